@@ -1,0 +1,26 @@
+"""Visual Jigsaw: post-training that makes multimodal models see better, without labels."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jigsaw.puzzle import Plan, Puzzle
+    from jigsaw.tasks import build_puzzle, cut, plan
+
+__all__ = ["Plan", "Puzzle", "build_puzzle", "cut", "plan"]
+
+try:
+    __version__ = version("visual-jigsaw")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: `import jigsaw` and the reward stay free of Pillow and NumPy.
+    if name in ("Plan", "Puzzle"):
+        import jigsaw.puzzle as module
+    elif name in __all__:
+        import jigsaw.tasks as module
+    else:
+        raise AttributeError(f"module 'jigsaw' has no attribute {name!r}")
+    return getattr(module, name)

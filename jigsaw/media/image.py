@@ -1,0 +1,102 @@
+"""Pictures: open any still picture as 8-bit RGB, upright; resize, crop and cut it into tiles."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jigsaw.errors import MediaError
+
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels; right and bottom are exclusive."""
+
+# Orientation is EXIF tag 274; its values 5 to 8 turn the picture by a quarter, which swaps the sides.
+_EXIF_ORIENTATION = 274
+_QUARTER_TURNS = (5, 6, 7, 8)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open a still picture; turn all that Pillow may raise on a bad file into one clear MediaError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                # A multi-picture JPEG (MPO, from phones) is a still with extras behind it, not an animation.
+                if getattr(image, "is_animated", False) and image.format != "MPO":
+                    raise MediaError(f"{path}: is animated; save the frame you want as a still picture")
+                yield image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise MediaError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down first") from error
+    except Image.UnidentifiedImageError as error:
+        raise MediaError(f"{path}: is not a picture that can be read; remove or replace it") from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, ZeroDivisionError) as error:
+        raise MediaError(f"{path}: cannot be decoded ({error}); remove or replace it") from error
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of the upright picture in pixels, from the header alone.
+
+    Raises:
+        MediaError: if the file is no still picture or is too large to be safe.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        if image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
+            return height, width
+        return width, height
+
+
+def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
+    """Decode a picture to 8-bit RGB, upright.
+
+    Transparency is laid over white, 16-bit grey is scaled to 8 bits, palettes and CMYK are converted and the
+    EXIF orientation is applied.
+
+    Raises:
+        MediaError: if the file is no still picture, is damaged or is too large to be safe.
+    """
+    with _opened(path) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        return _to_rgb(upright)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        # Drop the subclass (and the open file) that Pillow's readers return.
+        return image.copy()
+    if image.mode.startswith("I"):  # I;16 and its kin, and I: 16-bit grey in files
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def center_crop_box(size: tuple[int, int], crop: tuple[int, int]) -> Box:
+    """The centred box of ``crop`` = (width, height) in a picture of ``size`` = (width, height)."""
+    left, top = (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
+    return left, top, left + crop[0], top + crop[1]
+
+
+def tile_boxes(size: tuple[int, int], rows: int, columns: int) -> list[Box]:
+    """The boxes of a ``rows`` × ``columns`` tiling of a picture, in raster order, without gap or overlap.
+
+    Where a side does not divide, its first tiles are one pixel longer.
+
+    Args:
+        size: (width, height) in pixels; at least (columns, rows).
+    """
+    xs, ys = _edges(size[0], columns), _edges(size[1], rows)
+    return [(xs[c], ys[r], xs[c + 1], ys[r + 1]) for r in range(rows) for c in range(columns)]
+
+
+def _edges(length: int, parts: int) -> list[int]:
+    base, extra = divmod(length, parts)
+    return [i * base + min(i, extra) for i in range(parts + 1)]

@@ -1,0 +1,80 @@
+"""What a row becomes: a plan (text, order, answer) and then a puzzle (the same with pixels)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from jigsaw.rows import AnswerFormat
+
+Message = dict[str, Any]
+Spec = dict[str, Any]
+"""What ``cut`` needs to make one piece: plain JSON values, the path relative to the media root."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A puzzle before any pixel is read.
+
+    Attributes:
+        task: name of the task, a key of ``jigsaw.tasks.TASKS``.
+        id: the row's id.
+        order: 0-based; ``order[j]`` is the piece shown at place j.
+        answer: 1-based; ``answer[i]`` is the place where piece i is shown.
+        answer_format: how the prompt asks for the answer.
+        messages: chat messages; their content is a list of ``{"type": "text", "text"}`` and
+            ``{"type": "image", "image": spec}``, the media in the order shown.
+    """
+
+    task: str
+    id: str
+    order: tuple[int, ...]
+    answer: tuple[int, ...]
+    answer_format: AnswerFormat
+    messages: list[Message]
+
+
+@dataclass(frozen=True)
+class Puzzle(Plan):
+    """A puzzle with its pixels.
+
+    Attributes:
+        media: everything the model is shown, in prompt order.
+        pieces: what was shuffled, in the order shown; RGB images for the image task.
+        grid: (rows, columns) of a tiling, else None.
+    """
+
+    media: list[Any] = field(repr=False)
+    pieces: list[Any] = field(repr=False)
+    grid: tuple[int, int] | None = None
+
+    def reassemble(self) -> Image.Image:
+        """Put the tiles back by the answer: the source after its resize and crop, pixel for pixel.
+
+        Raises:
+            TypeError: if the puzzle is not a tiling.
+        """
+        if self.grid is None:
+            raise TypeError(f"a {self.task} puzzle is not a tiling and cannot be reassembled into a picture")
+        rows, columns = self.grid
+        tiles = [self.pieces[place - 1] for place in self.answer]
+        widths = [tile.width for tile in tiles[:columns]]
+        heights = [tiles[row * columns].height for row in range(rows)]
+        whole = Image.new("RGB", (sum(widths), sum(heights)))
+        for index, tile in enumerate(tiles):
+            row, column = divmod(index, columns)
+            whole.paste(tile, (sum(widths[:column]), sum(heights[:row])))
+        return whole
+
+
+def media_specs(messages: list[Message]) -> list[Spec]:
+    """The specs of all media in chat messages, in prompt order."""
+    return [
+        item[item["type"]]
+        for message in messages
+        if isinstance(message["content"], list)
+        for item in message["content"]
+        if item["type"] != "text"
+    ]
+
+

@@ -1,0 +1,138 @@
+"""The row: one line of a parquet file, text only. Its schema, ids, answer format and paths.
+
+A row is a dict in verl's format, a superset of the released training data:
+
+=================  =========================================================================================
+``data_source``    names the task: contains ``jigsaw``
+``prompt``         chat list of ``{"role", "content"}``; the text carries one ``<image>`` mark a piece
+``images``         image rows: one struct ``{path, jigsaw_config: [rows, columns], resize_size, crop_size}``
+``reward_model``   ``{"style", "ground_truth"}``; the truth is written when the order is drawn
+``extra_info``     ``id, index, split, answer_format`` and what the task needs
+=================  =========================================================================================
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from jigsaw.errors import JigsawError, MediaError, RowError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = Mapping[str, Any]
+AnswerFormat = Literal["answer_tag", "boxed", "plain"]
+ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
+
+REQUIRED_COLUMNS = ("data_source", "prompt")
+MEDIA_COLUMNS = ("images", "videos")
+
+
+def extra_info(row: Row) -> Mapping[str, Any]:
+    """The row's ``extra_info``, empty where the column is absent or null."""
+    return row.get("extra_info") or {}
+
+
+def row_id(row: Row, index: int) -> str:
+    """The row's id: ``extra_info.id``, else a hash of its source, its cut and its place in the file.
+
+    Args:
+        row: the row.
+        index: 0-based place of the row in its file.
+    """
+    if (given := extra_info(row).get("id")) is not None:
+        return str(given)
+    cut = {column: row.get(column) for column in MEDIA_COLUMNS}
+    key = json.dumps([row.get("data_source"), cut, index], sort_keys=True, default=str)
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def row_split(row: Row) -> str:
+    """The row's split; a row that names none is a training row."""
+    return str(extra_info(row).get("split") or "train")
+
+
+def prompt_text(row: Row) -> str:
+    """All text of the row's prompt, joined by line ends."""
+    prompt = row.get("prompt")
+    if prompt is None:
+        return ""
+    return "\n".join(str(message["content"]) for message in prompt)
+
+
+def answer_format(row: Row) -> AnswerFormat:
+    r"""The format in which the row's prompt asks for the answer.
+
+    ``extra_info.answer_format`` if given; else what the prompt asks for (``\boxed`` → boxed,
+    ``<answer>`` → answer_tag); else plain where ``data_source`` contains ``nothink``.
+
+    Raises:
+        RowError: if none of these decides, or the given name is unknown.
+    """
+    given = extra_info(row).get("answer_format")
+    if given is not None:
+        for known in ANSWER_FORMATS:
+            if given == known:
+                return known
+        raise RowError(f"extra_info.answer_format is {given!r}; it must be one of {', '.join(ANSWER_FORMATS)}")
+    text = prompt_text(row)
+    if "\\boxed" in text:
+        return "boxed"
+    if "<answer>" in text:
+        return "answer_tag"
+    if "nothink" in str(row.get("data_source")):
+        return "plain"
+    raise RowError(
+        "the row does not say how it wants its answer: set extra_info.answer_format to one of "
+        + ", ".join(ANSWER_FORMATS)
+    )
+
+
+def media_path(path: str, media_root: str | os.PathLike[str]) -> Path:
+    """The file that a row's ``path`` names, below ``media_root``.
+
+    Raises:
+        MediaError: if the path is absolute, leaves the media root (``..`` or a symbolic link), or is missing.
+    """
+    root = Path(os.path.realpath(media_root))
+    if os.path.isabs(path):
+        raise MediaError(f"{path}: absolute paths are not allowed in rows; make it relative to the media root {root}")
+    resolved = Path(os.path.realpath(root / path))
+    if not resolved.is_relative_to(root):
+        raise MediaError(f"{path}: leaves the media root {root}; move the file below it or choose another root")
+    if not resolved.is_file():
+        raise MediaError(f"{path}: no such file below the media root {root}")
+    return resolved
+
+
+def read_table(path: str | os.PathLike[str]) -> "pa.Table":
+    """Read a parquet file of rows, memory-mapped where possible.
+
+    Raises:
+        JigsawError: if the file is missing, is no parquet file, has no rows or lacks a column that rows need.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise JigsawError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise JigsawError(f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})") from error
+    missing = [column for column in REQUIRED_COLUMNS if column not in table.column_names]
+    if not any(column in table.column_names for column in MEDIA_COLUMNS):
+        missing.append(" or ".join(MEDIA_COLUMNS))
+    if missing:
+        raise JigsawError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(table.column_names)}")
+    if table.num_rows == 0:
+        raise JigsawError(f"{path}: holds no rows")
+    return table
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """All rows of a parquet file as dicts. See :func:`read_table` for the errors."""
+    return read_table(path).to_pylist()

@@ -1,0 +1,132 @@
+"""The one door from rows to puzzles, and the table of tasks behind it.
+
+A task is a module with ``pieces(row)``, ``grid(row)``, ``specs(row, order)`` and ``cut(specs, media_root)``.
+``plan`` draws the order and writes the messages without reading a pixel; ``cut`` adds the pixels.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from itertools import groupby
+from types import ModuleType
+from typing import Any
+
+from jigsaw.errors import RowError
+from jigsaw.permutation import answer_of, draw
+from jigsaw.puzzle import Message, Plan, Puzzle, Spec, media_specs
+from jigsaw.rows import Row, answer_format, row_id, row_split
+from jigsaw.tasks import image
+
+TASKS: dict[str, ModuleType] = {"image": image}
+
+_MARK = re.compile(r"<(image|video)>")
+
+
+def task_of(row: Row) -> str:
+    """Name of the row's task.
+
+    Raises:
+        RowError: if the row belongs to no known task.
+    """
+    data_source = str(row.get("data_source"))
+    if "jigsaw" in data_source and "depth" not in data_source and row.get("images") is not None:
+        return "image"
+    raise RowError(f"data_source {data_source!r} names no task that is known; known are {', '.join(TASKS)}")
+
+
+def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
+    """Draw the order of a row's puzzle and write its messages; no media is opened.
+
+    Args:
+        row: a row, see :mod:`jigsaw.rows`.
+        seed: the run's seed.
+        epoch: 0-based pass over the data.
+        index: 0-based place of the row in its file; only rows without an id need it.
+
+    Raises:
+        RowError: if the row is not a puzzle row; the message names the row's id.
+    """
+    name = row_id(row, index)
+    try:
+        task = task_of(row)
+        module = TASKS[task]
+        order = draw(module.pieces(row), seed=seed, split=row_split(row), sample_id=name, epoch=epoch)
+        return Plan(
+            task=task,
+            id=name,
+            order=order,
+            answer=answer_of(order),
+            answer_format=answer_format(row),
+            messages=_messages(row, module.MEDIA_TYPE, module.specs(row, order)),
+        )
+    except RowError as error:
+        raise RowError(f"row {name}: {error}") from error
+
+
+def _messages(row: Row, media_type: str, specs: Sequence[Spec]) -> list[Message]:
+    """The row's chat messages with a media item at every mark."""
+    waiting = iter(specs)
+    marks = 0
+    messages: list[Message] = []
+    for message in row["prompt"]:
+        content: list[dict[str, Any]] = []
+        for place, part in enumerate(_MARK.split(message["content"])):
+            if place % 2 == 0:
+                if part:
+                    content.append({"type": "text", "text": part})
+                continue
+            marks += 1
+            spec = next(waiting, None)
+            if part == media_type and spec is not None:
+                content.append({"type": media_type, media_type: spec})
+        messages.append({"role": message["role"], "content": content})
+    if marks != len(specs) or len(media_specs(messages)) != len(specs):
+        raise RowError(f"its prompt must hold {len(specs)} <{media_type}> marks, one a piece; it holds {marks} marks")
+    return messages
+
+
+def cut_media(messages: list[Message], media_root: str | os.PathLike[str]) -> list[Any]:
+    """The media of chat messages with specs, in prompt order; what the messages say is all it needs.
+
+    Raises:
+        MediaError: if a file is missing, outside the media root or cannot be used.
+    """
+    media: list[Any] = []
+    for task, specs in groupby(media_specs(messages), key=lambda spec: spec["task"]):
+        media.extend(TASKS[task].cut(list(specs), media_root))
+    return media
+
+
+def cut(plan: Plan, media_root: str | os.PathLike[str]) -> Puzzle:
+    """Add the pixels to a plan.
+
+    Raises:
+        MediaError: if a file is missing, outside the media root or cannot be used.
+    """
+    media = cut_media(plan.messages, media_root)
+    waiting = iter(media)
+    messages = [
+        {
+            "role": message["role"],
+            "content": [
+                item if item["type"] == "text" else {"type": item["type"], item["type"]: next(waiting)}
+                for item in message["content"]
+            ],
+        }
+        for message in plan.messages
+    ]
+    known = {entry.name: getattr(plan, entry.name) for entry in fields(Plan)}
+    return Puzzle(**{**known, "messages": messages}, media=media, pieces=media, grid=_grid(plan))
+
+
+def _grid(plan: Plan) -> tuple[int, int] | None:
+    grid = media_specs(plan.messages)[0].get("grid")
+    return None if grid is None else (grid[0], grid[1])
+
+
+def build_puzzle(
+    row: Row, media_root: str | os.PathLike[str], *, seed: int = 0, epoch: int = 0, index: int = 0
+) -> Puzzle:
+    """The whole way from a row to a puzzle with pixels: :func:`plan`, then :func:`cut`."""
+    return cut(plan(row, seed=seed, epoch=epoch, index=index), media_root)
