@@ -14,7 +14,7 @@ light that the left of the sky has more than the right is taken back on the grou
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -33,16 +33,16 @@ Colour = tuple[float, float, float]
 
 PALETTES: tuple[tuple[str, Colour, Colour], ...] = (
     # (setting, sky, ground); the two rows of a pair are each other's reverse.
-    ("day", (0.44, 0.62, 0.84), (0.46, 0.58, 0.36)),
-    ("sea", (0.46, 0.58, 0.36), (0.44, 0.62, 0.84)),
+    ("day", (0.44, 0.62, 0.84), (0.48, 0.58, 0.40)),
+    ("sea", (0.48, 0.58, 0.40), (0.44, 0.62, 0.84)),
     ("day", (0.76, 0.77, 0.78), (0.42, 0.47, 0.38)),
     ("snow", (0.42, 0.47, 0.38), (0.76, 0.77, 0.78)),
     ("day", (0.26, 0.31, 0.48), (0.27, 0.46, 0.34)),
     ("night", (0.27, 0.46, 0.34), (0.26, 0.31, 0.48)),
     ("dusk", (0.80, 0.52, 0.30), (0.34, 0.25, 0.31)),
     ("sand", (0.34, 0.25, 0.31), (0.80, 0.52, 0.30)),
-    ("dusk", (0.76, 0.54, 0.57), (0.32, 0.39, 0.52)),
-    ("snow", (0.32, 0.39, 0.52), (0.76, 0.54, 0.57)),
+    ("dusk", (0.75, 0.58, 0.60), (0.32, 0.39, 0.52)),
+    ("snow", (0.32, 0.39, 0.52), (0.75, 0.58, 0.60)),
     ("dusk", (0.78, 0.67, 0.45), (0.36, 0.50, 0.70)),
     ("sand", (0.36, 0.50, 0.70), (0.78, 0.67, 0.45)),
     ("snow", (0.45, 0.60, 0.78), (0.76, 0.78, 0.81)),
@@ -85,8 +85,8 @@ def render_scene(seed: int, index: int, size: int = 112) -> Image.Image:
     rng = np.random.default_rng(list(hashlib.sha256(f"scene/{seed}/{index}".encode()).digest()))
     setting, sky_mean, ground_mean = PALETTES[rng.integers(len(PALETTES))]
     exposure = rng.uniform(0.9, 1.1)
-    sky_colour = np.float32(exposure * (np.array(sky_mean) + rng.normal(0, 0.035, 3)))
-    ground_colour = np.float32(exposure * (np.array(ground_mean) + rng.normal(0, 0.035, 3)))
+    jitter = rng.normal(0, 0.035, (2, 3))
+    sky_colour, ground_colour = (exposure * (np.array([sky_mean, ground_mean]) + jitter)).astype(np.float32)
 
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
     horizon = _horizon(rng, setting, x[0])
@@ -96,12 +96,13 @@ def render_scene(seed: int, index: int, size: int = 112) -> Image.Image:
     # One pixel of blending keeps the horizon from looking cut with scissors.
     below = np.clip((y - horizon) * size, 0, 1)[..., None]
 
-    shadows, objects = _objects(rng, setting, size, horizon, sky_colour, ground_colour)
+    shadows, objects = _objects(rng, setting, size, horizon, sky_colour)
     ground *= 1 - 0.45 * shadows[..., None]
-    sky, ground = _level(sky, ground, sky_colour, ground_colour, below, objects, rng.normal(0, 0.02, 3))
-    picture = sky * (1 - below) + ground * below
-    picture = picture * (1 - objects[..., 3:]) + objects[..., :3] * objects[..., 3:]
-    picture += rng.normal(0, 0.008, picture.shape)
+    brightness = float(sky_colour.mean()), float(ground_colour.mean())
+    _level(sky, ground, below, objects, brightness, lean=rng.normal(0, 0.03))
+    picture = sky + (ground - sky) * below
+    picture += (objects[..., :3] - picture) * objects[..., 3:]
+    picture += 0.008 * rng.standard_normal(picture.shape, np.float32)
     return Image.fromarray((picture.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
@@ -112,8 +113,8 @@ def _horizon(rng: np.random.Generator, setting: str, x: Array) -> Array:
         return height
     height += np.float32(rng.uniform(-0.03, 0.03)) * (x - 0.5)
     for waves in (1, 2, 4):
-        height += np.float32(rng.normal(0, 0.006)) * np.sin(2 * np.pi * (waves * x + rng.uniform()), dtype=np.float32)
-    return height.clip(0.38, 0.62)
+        height += np.float32(rng.normal(0, 0.011)) * np.sin(2 * np.pi * (waves * x + rng.uniform()), dtype=np.float32)
+    return np.clip(height, 0.38, 0.62)
 
 
 def _noise(rng: np.random.Generator, size: int, cells: tuple[int, int]) -> Array:
@@ -127,9 +128,9 @@ def _sky(rng: np.random.Generator, setting: str, x: Array, y: Array, horizon: Ar
     size = len(x)
     distance = np.hypot(x - light[0], y - light[1]).astype(np.float32)
     # Paler towards the horizon, darker away from the light.
-    tone = 0.30 * (y / horizon) ** 2 - 0.16 * x + 0.22 * np.exp(-((distance / 0.16) ** 2))
-    warm = np.array([1.0, 0.9, 0.7], np.float32)
-    sky = np.multiply.outer(tone, np.ones(3, np.float32)) + 0.12 * np.exp(-distance / 0.3)[..., None] * warm
+    tone = 0.30 * (y / horizon) ** 2 - 0.12 * x + 0.22 * np.exp(-((distance / 0.16) ** 2))
+    warm = np.array([1.0, 0.95, 0.85], np.float32)
+    sky = tone[..., None] + 0.10 * np.exp(-distance / 0.3)[..., None] * warm
 
     cover = rng.uniform(0.0, 0.5) if setting == "night" else rng.uniform(0.2, 1.0)
     cloud = _noise(rng, size, (6, 4)) + 0.5 * _noise(rng, size, (14, 8))
@@ -140,8 +141,9 @@ def _sky(rng: np.random.Generator, setting: str, x: Array, y: Array, horizon: Ar
     if rng.uniform() < 0.8:  # else the light stands behind clouds and shows by its glow alone
         radius = rng.uniform(0.035, 0.06)
         disc = ((radius - distance) * size + 0.5).clip(0, 1)[..., None]
-        sky += disc * np.array([0.45, 0.42, 0.30], np.float32)
-    return sky.astype(np.float32)
+        sky += disc * np.array([0.45, 0.43, 0.36], np.float32)
+    added: Array = sky.astype(np.float32)
+    return added
 
 
 def _ground(rng: np.random.Generator, setting: str, x: Array, y: Array, horizon: Array, light: Array) -> Array:
@@ -157,163 +159,150 @@ def _ground(rng: np.random.Generator, setting: str, x: Array, y: Array, horizon:
     ripples = depth * np.float32(rng.uniform(5, 7)) + 0.5 * drift + across * np.float32(rng.uniform(-0.15, 0.15))
     tone += bands * _wave(ripples, 6 * depth**2 / size)
     patches = rng.normal(0, 1, (64, 64)).astype(np.float32)
-    tone += grain * near**0.5 * patches[(24 * depth).astype(int) % 64, (16 * across).astype(int) % 64]
+    tone += grain * near**0.5 * patches[(30 * depth).astype(int) % 64, (40 * across).astype(int) % 64]
     # Haze pales the distance; the light lies on the ground below it.
     tone += 0.24 * (1 - near) ** 2
     tone += 0.10 * np.exp(-(((x - light[0]) / (0.05 + 0.15 * near)) ** 2))
-    return np.multiply.outer(tone, np.ones(3, np.float32)).astype(np.float32)
+    return np.repeat(tone[..., None], 3, axis=2).astype(np.float32)
 
 
 def _wave(phase: Array, frequency: Array) -> Array:
     """A wave of ``phase`` in turns, faded out where its ``frequency`` in turns a pixel is too high to be drawn."""
-    return np.sin(2 * np.pi * phase, dtype=np.float32) * (1.4 - 3 * frequency).clip(0, 1)
+    wave: Array = np.sin(2 * np.pi * phase, dtype=np.float32) * (1.4 - 3 * frequency).clip(0, 1)
+    return wave
 
 
-def _level(
-    sky: Array, ground: Array, sky_colour: Array, ground_colour: Array, below: Array, objects: Array, lean: Array
-) -> tuple[Array, Array]:
-    """Give sky and ground, objects included, the means of their palette, and left and right the same mean but ``lean``.
+def _level(sky: Array, ground: Array, below: Array, objects: Array, wanted: Sequence[float], lean: float) -> None:
+    """Move sky and ground, in place, to the ``wanted`` brightness, and right minus left to ``lean``.
 
-    Only the background is moved, twice: what is clipped at black and white in the first round is made up for in the
-    second.
+    Objects count, but only the background moves. It takes rounds: what is clipped at black and white does not count.
     """
-    cover = objects[..., 3:]
-    ramp = np.linspace(-1, 1, len(sky), dtype=np.float32)[None, :, None]
-    for _ in range(2):
-        for layer, colour, weight in ((sky, sky_colour, 1 - below), (ground, ground_colour, below)):
-            seen = (layer.clip(0, 1) * (1 - cover) + objects[..., :3] * cover) * weight
-            layer += (colour * weight.sum() - seen.sum((0, 1))) / (weight * (1 - cover)).sum()
-        picture = (sky * (1 - below) + ground * below).clip(0, 1) * (1 - cover) + objects[..., :3] * cover
-        half = len(sky) // 2
-        gap = picture[:, half:].mean((0, 1)) - picture[:, :half].mean((0, 1)) - lean
-        ground -= ramp * (gap / (ramp[:, half:] * below[:, half:] * (1 - cover[:, half:])).mean() / 2).astype(
-            np.float32
-        )
-    return sky, ground
+    thin = np.s_[::2, ::2]  # every other pixel is enough to measure
+    low, cover = below[thin][..., 0], objects[thin][..., 3]
+    painted = objects[thin][..., :3].mean(-1) * cover
+    ramp = np.linspace(-1, 1, len(sky), dtype=np.float32)[:, None]
+    free = low * (1 - cover)
+    reach = 2 * float((np.abs(ramp[::2, 0]) * free).mean())  # what a ramp of 1 on the ground moves between the halves
+    for _ in range(3):
+        upper, lower = (layer[thin].clip(0, 1).mean(-1) * (1 - cover) + painted for layer in (sky, ground))
+        sky += (wanted[0] * (1 - low).sum() - (upper * (1 - low)).sum()) / ((1 - low) * (1 - cover)).sum()
+        whole = upper * (1 - low) + lower * low
+        half = whole.shape[1] // 2
+        gap = lean - float(whole[:, half:].mean() - whole[:, :half].mean())
+        ground += (wanted[1] * low.sum() - (lower * low).sum()) / free.sum() + np.float32(gap / reach) * ramp
 
 
-Painter = Callable[[ImageDraw.ImageDraw, float, float, float, Colour, bool], None]
-"""Draws one object: canvas, x and y of its foot, height (pixels), colour, whether it is night."""
+_MATERIALS: dict[str, Colour] = {
+    "leaf": (0.30, 0.46, 0.26),
+    "wood": (0.30, 0.22, 0.16),
+    "stone": (0.50, 0.46, 0.42),
+    "wall": (0.85, 0.80, 0.72),
+    "tile": (0.62, 0.28, 0.22),
+    "pane": (0.25, 0.30, 0.40),
+    "sail": (0.97, 0.97, 0.95),
+    "cloth": (0.75, 0.35, 0.30),
+    "skin": (0.80, 0.62, 0.50),
+}
+_LAMPLIGHT: Colour = (1.0, 0.85, 0.4)
+_LIT, _SHADED = 1.2, 0.55
+
+Points = tuple[tuple[float, float], ...]
+"""(right, up) from an object's foot, in units of its height: two are the top left and lower right of an ellipse, more
+are a polygon."""
 
 
-def _fill(colour: Sequence[float], gain: float) -> tuple[int, int, int, int]:
-    red, green, blue = (int(255 * min(1.0, max(0.0, channel * gain))) for channel in colour)
-    return red, green, blue, 255
+def _box(left: float, low: float, right: float, high: float) -> Points:
+    return (left, low), (right, low), (right, high), (left, high)
 
 
-def _tree(draw: ImageDraw.ImageDraw, x: float, y: float, height: float, colour: Colour, night: bool) -> None:
-    crown = 0.32 * height
-    draw.rectangle((x - 0.05 * height, y - 0.5 * height, x + 0.05 * height, y), fill=_fill((0.3, 0.22, 0.16), 0.9))
-    draw.ellipse((x - crown, y - height, x + crown, y - 0.3 * height), fill=_fill(colour, 0.55))
-    draw.ellipse((x - crown, y - height, x + 0.3 * crown, y - 0.45 * height), fill=_fill(colour, 1.25))
-
-
-def _pine(draw: ImageDraw.ImageDraw, x: float, y: float, height: float, colour: Colour, night: bool) -> None:
-    for top, foot, half in ((1.0, 0.55, 0.17), (0.75, 0.3, 0.23), (0.5, 0.08, 0.29)):
-        peak, base = (x, y - top * height), y - foot * height
-        draw.polygon([peak, (x - half * height, base), (x + half * height, base)], fill=_fill(colour, 0.5))
-        draw.polygon([peak, (x - half * height, base), (x - 0.05 * height, base)], fill=_fill(colour, 1.2))
-    draw.rectangle((x - 0.03 * height, y - 0.09 * height, x + 0.03 * height, y), fill=_fill((0.3, 0.22, 0.16), 0.8))
-
-
-def _house(draw: ImageDraw.ImageDraw, x: float, y: float, height: float, colour: Colour, night: bool) -> None:
-    half, wall = 0.55 * height, 0.55 * height
-    edge = x + 0.2 * half
-    draw.rectangle((x - half, y - wall, edge, y), fill=_fill((0.85, 0.80, 0.72), 0.55 if night else 1.0))
-    draw.rectangle((edge, y - wall, x + half, y), fill=_fill((0.85, 0.80, 0.72), 0.25 if night else 0.5))
-    roof = (0.62, 0.28, 0.22)
-    peak = x - 0.4 * half
-    draw.polygon([(x - 1.1 * half, y - wall), (peak, y - height), (edge, y - wall)], fill=_fill(roof, 1.2))
-    ridge = [(peak, y - height), (x + 0.6 * half, y - height), (x + 1.1 * half, y - wall), (edge, y - wall)]
-    draw.polygon(ridge, fill=_fill(roof, 0.55))
-    pane = _fill((1.0, 0.85, 0.4), 1.0) if night else _fill((0.25, 0.3, 0.4), 1.0)
-    draw.rectangle((x - 0.6 * half, y - 0.75 * wall, x - 0.2 * half, y - 0.35 * wall), fill=pane)
-
-
-def _rock(draw: ImageDraw.ImageDraw, x: float, y: float, height: float, colour: Colour, night: bool) -> None:
-    top = (x - 0.1 * height, y - 0.6 * height)
-    right = [(x + 0.4 * height, y - 0.45 * height), (x + 0.65 * height, y)]
-    draw.polygon([(x - 0.6 * height, y), top, *right], fill=_fill(colour, 0.45))
-    draw.polygon([(x - 0.6 * height, y), (x - 0.45 * height, y - 0.4 * height), top, (x, y)], fill=_fill(colour, 1.2))
-
-
-def _cactus(draw: ImageDraw.ImageDraw, x: float, y: float, height: float, colour: Colour, night: bool) -> None:
-    thick = 0.09 * height
-    for left, gain in ((-1.0, 1.3), (0.0, 0.6)):
-        draw.rectangle((x + left * thick, y - height, x + (left + 1) * thick, y), fill=_fill(colour, gain))
-    draw.rectangle((x - 0.32 * height, y - 0.75 * height, x - 0.2 * height, y - 0.4 * height), fill=_fill(colour, 1.2))
-    draw.rectangle((x - 0.32 * height, y - 0.5 * height, x, y - 0.4 * height), fill=_fill(colour, 0.9))
-    draw.rectangle((x + 0.2 * height, y - 0.85 * height, x + 0.32 * height, y - 0.5 * height), fill=_fill(colour, 0.6))
-    draw.rectangle((x, y - 0.6 * height, x + 0.32 * height, y - 0.5 * height), fill=_fill(colour, 0.6))
-
-
-def _boat(draw: ImageDraw.ImageDraw, x: float, y: float, height: float, colour: Colour, night: bool) -> None:
-    hull = [(-0.4, -0.16), (0.4, -0.16), (0.26, 0.0), (-0.26, 0.0)]
-    draw.polygon([(x + a * height, y + b * height) for a, b in hull], fill=_fill((0.5, 0.25, 0.2), 0.9))
-    draw.polygon(
-        [(x, y - height), (x - 0.36 * height, y - 0.2 * height), (x, y - 0.2 * height)], fill=_fill((1, 1, 1), 0.95)
-    )
-    draw.polygon(
-        [(x, y - height), (x + 0.3 * height, y - 0.2 * height), (x, y - 0.2 * height)], fill=_fill((1, 1, 1), 0.5)
-    )
-
-
-def _person(draw: ImageDraw.ImageDraw, x: float, y: float, height: float, colour: Colour, night: bool) -> None:
-    half, head = 0.13 * height, 0.11 * height
-    draw.rectangle((x - half, y - 0.72 * height, x, y), fill=_fill((0.75, 0.35, 0.3), 1.1))
-    draw.rectangle((x, y - 0.72 * height, x + half, y), fill=_fill((0.75, 0.35, 0.3), 0.5))
-    draw.ellipse((x - head, y - height, x + head, y - height + 2 * head), fill=_fill((0.8, 0.62, 0.5), 0.9))
-
-
-# What stands in each setting, with its height in units of the eye's height above the ground.
-_OBJECTS: dict[str, tuple[tuple[Painter, float], ...]] = {
-    "day": ((_tree, 1.3), (_tree, 0.9), (_house, 0.9), (_person, 0.45), (_rock, 0.4)),
-    "dusk": ((_tree, 1.3), (_pine, 1.2), (_house, 0.9), (_person, 0.45)),
-    "night": ((_pine, 1.3), (_house, 0.9), (_tree, 1.0)),
-    "snow": ((_pine, 1.4), (_pine, 0.9), (_house, 0.8), (_person, 0.45)),
-    "sand": ((_cactus, 0.9), (_rock, 0.6), (_rock, 0.4), (_person, 0.45)),
-    "sea": ((_boat, 1.0), (_boat, 0.7), (_rock, 0.4)),
+_SHADOW: Points = ((0, 0.12), (0.9, -0.05), (0.9, -0.2), (0, -0.12))
+# Each object as (material, light, points), painted in this order.
+_SHAPES: dict[str, tuple[tuple[str, float, Points], ...]] = {
+    "tree": (
+        ("wood", 0.9, _box(-0.05, 0, 0.05, 0.5)),
+        ("leaf", _SHADED, ((-0.32, 1.0), (0.32, 0.30))),
+        ("leaf", _LIT, ((-0.32, 1.0), (0.10, 0.45))),
+    ),
+    "pine": (
+        ("wood", 0.8, _box(-0.03, 0, 0.03, 0.1)),
+        *(
+            ("leaf", light, ((0, top), (-half, foot), (right * half, foot)))
+            for top, foot, half in ((0.5, 0.08, 0.29), (0.75, 0.3, 0.23), (1.0, 0.55, 0.17))
+            for light, right in ((_SHADED, 1.0), (_LIT, -0.2))
+        ),
+    ),
+    "house": (
+        ("wall", 1.0, _box(-0.55, 0, 0.11, 0.55)),
+        ("wall", 0.5, _box(0.11, 0, 0.55, 0.55)),
+        ("tile", _LIT, ((-0.60, 0.55), (-0.22, 1.0), (0.11, 0.55))),
+        ("tile", _SHADED, ((-0.22, 1.0), (0.33, 1.0), (0.60, 0.55), (0.11, 0.55))),
+        ("pane", 1.0, _box(-0.33, 0.19, -0.11, 0.41)),
+    ),
+    "rock": (
+        ("stone", _SHADED, ((-0.95, 0), (-0.15, 1.0), (0.65, 0.75), (1.0, 0))),
+        ("stone", _LIT, ((-0.95, 0), (-0.70, 0.65), (-0.15, 1.0), (0, 0))),
+    ),
+    "cactus": (
+        ("leaf", _LIT, _box(-0.09, 0, 0, 1.0)),
+        ("leaf", _SHADED, _box(0, 0, 0.09, 1.0)),
+        ("leaf", _LIT, _box(-0.32, 0.4, -0.2, 0.75)),
+        ("leaf", 0.9, _box(-0.32, 0.4, -0.09, 0.5)),
+        ("leaf", _SHADED, _box(0.2, 0.5, 0.32, 0.85)),
+        ("leaf", _SHADED, _box(0.09, 0.5, 0.32, 0.6)),
+    ),
+    "boat": (
+        ("wood", 1.5, ((-0.4, 0.16), (0.4, 0.16), (0.26, 0), (-0.26, 0))),
+        ("sail", 1.0, ((0, 1.0), (-0.36, 0.2), (0, 0.2))),
+        ("sail", 0.5, ((0, 1.0), (0.3, 0.2), (0, 0.2))),
+    ),
+    "person": (
+        ("cloth", _LIT, _box(-0.13, 0, 0, 0.75)),
+        ("cloth", _SHADED, _box(0, 0, 0.13, 0.75)),
+        ("skin", 1.0, ((-0.11, 1.0), (0.11, 0.76))),
+    ),
+}
+# What stands in each setting, with its height in units of the eye's height above the ground: what is taller than 1
+# crosses the horizon wherever it stands.
+_OBJECTS: dict[str, tuple[tuple[str, float], ...]] = {
+    "day": (("tree", 1.3), ("tree", 0.9), ("house", 0.9), ("person", 0.45), ("rock", 0.25)),
+    "dusk": (("tree", 1.3), ("pine", 1.2), ("house", 0.9), ("person", 0.45)),
+    "night": (("pine", 1.3), ("house", 0.9), ("tree", 1.0)),
+    "snow": (("pine", 1.4), ("pine", 0.9), ("house", 0.8), ("person", 0.45)),
+    "sand": (("cactus", 0.9), ("rock", 0.35), ("rock", 0.25), ("person", 0.45)),
+    "sea": (("boat", 1.1), ("boat", 0.7), ("rock", 0.25)),
 }
 
 
 def _objects(
-    rng: np.random.Generator, setting: str, size: int, horizon: Array, sky_colour: Array, ground_colour: Array
+    rng: np.random.Generator, setting: str, size: int, horizon: Array, sky_colour: Array
 ) -> tuple[Array, Array]:
     """Shadows (size, size) and objects (size, size, RGB and cover), all 0..1; far ones first, feet on the ground."""
-    scale = size * _SUPERSAMPLING
-    shade = Image.new("L", (scale, scale))
-    layer = Image.new("RGBA", (scale, scale))
+    side = size * _SUPERSAMPLING
+    shade, layer = Image.new("L", (side, side)), Image.new("RGBA", (side, side))
     shade_draw, draw = ImageDraw.Draw(shade), ImageDraw.Draw(layer)
-    night = setting == "night"
-    green = (0.30, 0.46, 0.26)
-    for near in np.sort(rng.uniform(0.12, 0.85, rng.integers(5, 10)) ** 1.6):
-        paint, tallness = _OBJECTS[setting][rng.integers(len(_OBJECTS[setting]))]
+    for near in np.sort(rng.uniform(0.12, 0.75, rng.integers(5, 10)) ** 1.7):
+        name, tallness = _OBJECTS[setting][rng.integers(len(_OBJECTS[setting]))]
         x = rng.uniform(0.03, 0.97)
         level = float(horizon[int(x * size)])
-        foot = level + (1 - level) * near
-        height = (1 - level) * (near + 0.04) * tallness * rng.uniform(0.8, 1.2)
-        base = green if paint in (_tree, _pine, _cactus) else (0.5, 0.46, 0.42)
-        # Distance takes an object's colour towards the haze at the horizon.
+        foot = (x * side, (level + (1 - level) * near) * side)
+        height = (1 - level) * near * tallness * rng.uniform(0.85, 1.15) * side
+        shade_draw.polygon(_placed(_SHADOW, foot, height), fill=255)
+        # Distance takes an object's colour towards that of the sky.
         haze = 0.6 * (1 - near) ** 3
-        colour = tuple(
-            (1 - haze) * channel * (0.6 if night else 1.0) + haze * far
-            for channel, far in zip(base, sky_colour, strict=True)
-        )
-        x, foot, height = x * scale, foot * scale, height * scale
-        thick = 0.12 * height
-        shade_draw.polygon(
-            [
-                (x, foot - thick),
-                (x + 0.9 * height, foot + 0.05 * height),
-                (x + 0.9 * height, foot + 0.2 * height),
-                (x, foot + thick),
-            ],
-            fill=255,
-        )
-        paint(draw, x, foot, height, colour, night)
-    small = (size, size)
-    shadows = np.asarray(shade.resize(small, Image.Resampling.BOX), np.float32) / 255
-    return shadows, np.asarray(layer.resize(small, Image.Resampling.BOX), np.float32) / 255
+        for material, light, points in _SHAPES[name]:
+            colour = np.array(_MATERIALS[material]) * light
+            if setting == "night":
+                colour = np.array(_LAMPLIGHT) if material == "pane" else 0.6 * colour
+            red, green, blue = (int(255 * tone) for tone in (colour + haze * (sky_colour - colour)).clip(0, 1))
+            paint = draw.ellipse if len(points) == 2 else draw.polygon
+            paint(_placed(points, foot, height), fill=(red, green, blue, 255))
+    shadows, objects = (picture.resize((size, size), Image.Resampling.BOX) for picture in (shade, layer))
+    return np.asarray(shadows, np.float32) / 255, np.asarray(objects, np.float32) / 255
+
+
+def _placed(points: Points, foot: tuple[float, float], height: float) -> list[tuple[float, float]]:
+    """Pixels (x, y) of points (right, up) of an object of this foot and height in pixels."""
+    return [(foot[0] + right * height, foot[1] - up * height) for right, up in points]
 
 
 def write_scenes(
