@@ -108,8 +108,9 @@ def compute_score(
     elif shape not in SHAPES:
         raise ValueError(f"shape is {shape!r}; it must be one of {', '.join(SHAPES)}")
     if length_reward is not None:
+        # What lies between a right answer that takes every other penalty and the best wrong one.
         room = 1.0 - gamma - (REPETITION_PENALTY if profile == "released" else 0.0)
-        _check_length_reward(length_reward, room)
+        _check_length_reward(length_reward, round(room, 9))
     truth = _truth(ground_truth)
     k = len(truth)
     grid = _grid(extra_info, k) if shape == "adjacency" else None
