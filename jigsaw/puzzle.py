@@ -22,6 +22,7 @@ class Plan:
         order: 0-based; ``order[j]`` is the piece shown at place j.
         answer: 1-based; ``answer[i]`` is the place where piece i is shown.
         answer_format: how the prompt asks for the answer.
+        grid: (rows, columns) of a tiling, else None.
         messages: chat messages; their content is a list of ``{"type": "text", "text"}`` and
             ``{"type": "image", "image": spec}``, the media in the order shown.
     """
@@ -31,6 +32,7 @@ class Plan:
     order: tuple[int, ...]
     answer: tuple[int, ...]
     answer_format: AnswerFormat
+    grid: tuple[int, int] | None
     messages: list[Message]
 
 
@@ -41,12 +43,10 @@ class Puzzle(Plan):
     Attributes:
         media: everything the model is shown, in prompt order.
         pieces: what was shuffled, in the order shown; RGB images for the image task.
-        grid: (rows, columns) of a tiling, else None.
     """
 
     media: list[Any] = field(repr=False)
     pieces: list[Any] = field(repr=False)
-    grid: tuple[int, int] | None = None
 
     def reassemble(self) -> Image.Image:
         """Put the tiles back by the answer: the source after its resize and crop, pixel for pixel.

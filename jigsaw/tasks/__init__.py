@@ -1,6 +1,7 @@
 """The one door from rows to puzzles, and the table of tasks behind it.
 
-A task is a module with ``pieces(row)``, ``grid(row)``, ``specs(row, order)`` and ``cut(specs, media_root)``.
+A task is a module with ``pieces(row)``, ``grid(row)`` (None unless it is a tiling), ``specs(row, order)`` and
+``cut(specs, media_root)``.
 ``plan`` draws the order and writes the messages without reading a pixel; ``cut`` adds the pixels.
 """
 
@@ -58,6 +59,7 @@ def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
             order=order,
             answer=answer_of(order),
             answer_format=answer_format(row),
+            grid=module.grid(row),
             messages=_messages(row, module.MEDIA_TYPE, module.specs(row, order)),
         )
     except RowError as error:
@@ -117,12 +119,7 @@ def cut(plan: Plan, media_root: str | os.PathLike[str]) -> Puzzle:
         for message in plan.messages
     ]
     known = {entry.name: getattr(plan, entry.name) for entry in fields(Plan)}
-    return Puzzle(**{**known, "messages": messages}, media=media, pieces=media, grid=_grid(plan))
-
-
-def _grid(plan: Plan) -> tuple[int, int] | None:
-    grid = media_specs(plan.messages)[0].get("grid")
-    return None if grid is None else (grid[0], grid[1])
+    return Puzzle(**{**known, "messages": messages}, media=media, pieces=media)
 
 
 def build_puzzle(

@@ -1,0 +1,110 @@
+"""The supervised start of the tiny model: the answer's format and a few words for what it sees, never the order.
+
+A model with random weights answers nothing that a reward could tell apart. So it first learns, from single tiles,
+to name what they show, and from whole puzzles to answer in the right form, with orders drawn at random: what it
+knows about order afterwards is chance, and everything above it comes from GRPO.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from jigsaw.permutation import answer_of
+from jigsaw.puzzle import Message, Plan
+from jigsaw.tasks import cut
+
+IGNORED = -100
+"""The label that the loss leaves out."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A chat with its media in place, and the reply to learn."""
+
+    messages: list[Message]
+    media: list[Image.Image]
+    reply: str
+
+
+def order_example(plan: Plan, media_root: str, rng: random.Random) -> Example:
+    """A puzzle with a reply of the right form whose order is drawn at random, whatever the pixels show."""
+    puzzle = cut(plan, media_root)
+    order = list(range(len(plan.order)))
+    rng.shuffle(order)
+    answer = ", ".join(str(place) for place in answer_of(order))
+    return Example(plan.messages, puzzle.media, f"<think>Look.</think><answer>{answer}</answer>")
+
+
+def naming_example(tile: Image.Image, name: str) -> Example:
+    """A single tile and what it shows."""
+    content = [{"type": "image", "image": {}}, {"type": "text", "text": NAMING_PROMPT}]
+    return Example([{"role": "user", "content": content}], [tile], name)
+
+
+NAMING_PROMPT = "\nWhat is this?"
+
+
+def collate(processor: Any, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Right-padded model inputs with labels on the replies alone.
+
+    Returns:
+        The processor's tensors and ``labels``, int64 (batch, length).
+    """
+    prompts = [
+        processor.apply_chat_template(example.messages, add_generation_prompt=True, tokenize=False)
+        for example in examples
+    ]
+    processor.tokenizer.padding_side = "right"
+    end = processor.tokenizer.eos_token
+    inputs = processor(
+        text=[prompt + example.reply + end for prompt, example in zip(prompts, examples, strict=True)],
+        images=[tile for example in examples for tile in example.media],
+        padding=True,
+        return_tensors="pt",
+    )
+    labels = inputs["input_ids"].clone()
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    for row, example in enumerate(examples):
+        reply = len(processor.tokenizer(example.reply + end)["input_ids"])
+        labels[row, : lengths[row] - reply] = IGNORED
+        labels[row, lengths[row] :] = IGNORED
+    return {**inputs, "labels": labels}
+
+
+def train(
+    model: torch.nn.Module,
+    processor: Any,
+    batch_of: Callable[[int], list[Example]],
+    *,
+    steps: int,
+    learning_rate: float = 1e-3,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Plain next-token training, AdamW with a linear warm-up over the first 20 steps and a linear decay.
+
+    Args:
+        model: a Qwen2.5-VL, changed in place.
+        processor: its processor.
+        batch_of: the examples of a step, 0-based.
+        steps: number of steps.
+        learning_rate: the highest.
+        on_step: called with the step and its loss.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / 20, 1.0) * max(1.0 - step / steps, 0.05)
+    )
+    model.train()
+    for step in range(steps):
+        loss = model(**collate(processor, batch_of(step))).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        on_step(step, float(loss))
+    model.eval()

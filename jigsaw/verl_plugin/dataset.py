@@ -1,0 +1,128 @@
+"""The dataset that verl trains on: rows become plans here, and pixels only where verl asks for them."""
+
+import asyncio
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch.utils.data import Dataset
+
+from jigsaw.errors import JigsawError, RowError
+from jigsaw.puzzle import Message
+from jigsaw.rows import read_table, row_split
+from jigsaw.tasks import cut_media, plan
+
+
+class JigsawDataset(Dataset[dict[str, Any]]):
+    """Plans of puzzles, in the form that verl's trainer and agent loop take.
+
+    verl never tells a dataset which epoch it is. So the training data is ``data.epochs`` × rows long and shuffled
+    inside, one permutation of the rows an epoch: the index alone says epoch and row, and with it the order of the
+    pieces. Validation data is one pass, in the order of the file, always with the orders of epoch 0.
+
+    Args:
+        data_files: parquet file or files of rows; files of different columns may be mixed.
+        tokenizer: not used; verl passes it.
+        config: verl's ``data`` config with ``media_root``, ``epochs`` and ``seed``.
+        processor: verl's processor; None means that the model takes no pictures.
+        max_samples: use the first so many rows; all if not positive.
+
+    Raises:
+        JigsawError: for data or a model that cannot be trained on; the message names the file and the row.
+    """
+
+    def __init__(
+        self,
+        data_files: str | Sequence[str],
+        tokenizer: Any,
+        config: DictConfig,
+        processor: Any = None,
+        max_samples: int = -1,
+    ) -> None:
+        files = _as_list(data_files)
+        if processor is None:
+            raise JigsawError("the model has no image processor; set actor_rollout_ref.model.path to a Qwen2.5-VL model")
+        training, validation = _as_list(config.train_files), _as_list(config.val_files)
+        if training == validation:
+            raise JigsawError(f"data.train_files and data.val_files are the same ({', '.join(files)}); hold some rows out")
+        self._seed = int(config.seed or 0)
+        self._files = files
+        self._tables = [read_table(file) for file in files]
+        self._ends: list[int] = []
+        for table in self._tables:
+            self._ends.append((self._ends[-1] if self._ends else 0) + table.num_rows)
+        self._rows = min(self._ends[-1], max_samples) if max_samples > 0 else self._ends[-1]
+        self._training = files == training
+        self._epochs = int(config.epochs) if self._training else 1
+        self._shuffled: tuple[int, list[int]] | None = None
+        if self._training and self._rows < config.train_batch_size:
+            raise JigsawError(
+                f"{', '.join(files)}: {self._rows} rows are fewer than data.train_batch_size="
+                f"{config.train_batch_size}; add rows or lower the batch size"
+            )
+        for row in range(self._rows):
+            self._plan(row, epoch=0)
+
+    def __len__(self) -> int:
+        return self._rows * self._epochs
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The plan of one puzzle, as verl wants it: ``raw_prompt`` holds the messages with media specs."""
+        epoch, place = divmod(index, self._rows)
+        row_index = self._order(epoch)[place] if self._training else place
+        row, planned = self._plan(row_index, epoch)
+        return {
+            "data_source": row["data_source"],
+            "raw_prompt": planned.messages,
+            "reward_model": {"style": "rule", "ground_truth": list(planned.answer)},
+            "extra_info": {
+                "id": planned.id,
+                "index": row_index,
+                "split": row_split(row),
+                "epoch": epoch,
+                "task": planned.task,
+                "answer_format": planned.answer_format,
+                **({} if planned.grid is None else {"grid": list(planned.grid)}),
+            },
+            "index": row_index,
+            # verl's collate wants one tensor to know the batch size by.
+            "dummy_tensor": torch.tensor([0], dtype=torch.uint8),
+        }
+
+    def _plan(self, row_index: int, epoch: int) -> tuple[dict[str, Any], Any]:
+        file = bisect_right(self._ends, row_index)
+        place = row_index - (self._ends[file - 1] if file else 0)
+        row = self._tables[file].slice(place, 1).to_pylist()[0]
+        try:
+            return row, plan(row, self._seed, epoch, index=place)
+        except RowError as error:
+            raise JigsawError(f"{self._files[file]}, row {place}: {error}") from error
+
+    def _order(self, epoch: int) -> list[int]:
+        """The rows of an epoch in the order in which they are trained on."""
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            keys = [hashlib.blake2b(f"{self._seed}/{epoch}/{row}".encode()).digest() for row in range(self._rows)]
+            self._shuffled = epoch, sorted(range(self._rows), key=keys.__getitem__)
+        return self._shuffled[1]
+
+    @classmethod
+    async def process_multi_modal_info(
+        cls, messages: list[Message], image_patch_size: int, config: DictConfig
+    ) -> tuple[list[Any] | None, list[Any] | None, list[Any] | None]:
+        """(images, videos, audios) of a prompt, cut from the specs in its messages; verl calls it by this name.
+
+        Raises:
+            MediaError: if a file is missing, outside ``data.media_root`` or cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        media = await loop.run_in_executor(None, cut_media, messages, config.media_root)
+        return media, None, None
+
+
+def _as_list(files: str | Sequence[str]) -> list[str]:
+    return [files] if isinstance(files, str) else [str(file) for file in files]
+
+

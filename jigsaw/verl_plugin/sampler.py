@@ -1,0 +1,61 @@
+"""verl's replay buffer, with failed groups left out, counted and limited, and without its two-second pause."""
+
+from typing import Any
+
+import transfer_queue as tq
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from jigsaw.errors import JigsawError
+
+# The share of failed prompts is taken of at least so many, so that one bad file never ends a short run.
+_SMALLEST_BASE = 100
+
+
+class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
+    """Samples whole groups only.
+
+    A prompt whose media cannot be read gives no response; verl pads the step. A prompt of which only some responses
+    failed would enter the step as a smaller group; here it is left out too. ``sampler_kwargs``:
+
+    * ``max_failed_share``: the run stops when more than this share of its prompts failed (one is always allowed);
+    * ``poll_interval``: seconds between two looks at the queue. verl 0.9.1 waits 2.0 s, which is most of a step of
+      a small model.
+    """
+
+    def __init__(self, *, sampler_kwargs: Any, **kwargs: Any) -> None:
+        super().__init__(sampler_kwargs=sampler_kwargs, poll_interval=sampler_kwargs.poll_interval, **kwargs)
+        self._max_failed_share = float(sampler_kwargs.max_failed_share)
+        self._seen = 0
+        self._failed = 0
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
+        """verl's sample, with ``training/failed_prompts`` (this step) and ``…_total`` among its metrics.
+
+        Raises:
+            JigsawError: if too many prompts failed so far, or all of this step's.
+        """
+        before = self._failed
+        batch, metrics = super().sample(global_steps, partition_id, batch_size)
+        if partition_id == "train":
+            self._seen += batch_size
+            failed = self._failed - before
+            metrics["training/failed_prompts"] = failed
+            metrics["training/failed_prompts_total"] = self._failed
+            if self._failed > self._max_failed_share * max(self._seen, _SMALLEST_BASE) or failed == batch_size:
+                raise JigsawError(
+                    f"{self._failed} of {self._seen} prompts failed, more than max_failed_share="
+                    f"{self._max_failed_share}; failed_prompts.jsonl in the run's folder says which and why"
+                )
+        return batch, metrics
+
+    def _materialize_batch(
+        self, partition_id: str, selected_prompt_uids: list[str], partition_snapshot: dict[str, dict[str, Any]]
+    ) -> Any:
+        failed = {uid for uid in selected_prompt_uids if uid in self.failure_keys[partition_id]}
+        if partition_id == "train":
+            self._failed += len(failed)
+        partial = [key for key in partition_snapshot if key.split("_")[0] in failed]
+        if partial:
+            tq.kv_clear(partition_id=partition_id, keys=partial)
+        whole = {key: tag for key, tag in partition_snapshot.items() if key not in partial}
+        return super()._materialize_batch(partition_id, selected_prompt_uids, whole)
