@@ -1,0 +1,49 @@
+"""Checkpoints that are known to be whole.
+
+verl 0.9.1 names the newest checkpoint in a tracker file that it rewrites in place: a run that is killed in that
+moment leaves it empty, and the next start fails on it. So each finished checkpoint is marked, and a run resumes from
+the newest marked one.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
+
+MARKER = "WHOLE"
+
+
+class MarkWhole(CheckpointCallback):  # type: ignore[misc]
+    """Marks a checkpoint once verl has written all of it (``trainer.checkpoint_callback_class``)."""
+
+    def on_save(
+        self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **_: Any
+    ) -> None:
+        """Called by verl's trainer after each save."""
+        if async_save:  # workers may still be writing
+            return
+        for path in sorted(Path(checkpoint_dir).rglob("*")):
+            if path.is_file():
+                _flush(path)
+        (Path(checkpoint_dir) / MARKER).touch()
+
+
+def _flush(path: Path) -> None:
+    """Have the file on the disk before the marker says so."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The newest whole checkpoint ``global_step_N`` below a run's checkpoint folder, None where there is none."""
+    whole = [path.parent for path in folder.glob(f"global_step_*/{MARKER}")]
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The training step of a checkpoint folder."""
+    return int(checkpoint.name.rpartition("_")[2])

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Makes .venv with exact versions of all that training, evaluation and the tests need. Does nothing when it is there.
+#
+#   bash train_scripts/setup.sh        the CPU set
+#   bash train_scripts/setup.sh gpu    the CUDA set: the same versions with vLLM's CUDA build; no compiler, no flash-attn
+#
+# PYTHON=/path/to/python3.11 chooses the interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() {
+    printf 'setup: %s\n' "$1" >&2
+    exit 1
+}
+
+machine=${1:-cpu}
+[[ $machine == cpu || $machine == gpu ]] || fail "unknown set '$machine'; it is cpu (default) or gpu"
+
+stamp=.venv/.set-up
+want="$machine $(cat pyproject.toml constraints/"$machine".txt train_scripts/setup.sh | sha256sum | cut -d' ' -f1)"
+if [[ -f $stamp && $(<"$stamp") == "$want" ]]; then
+    exit 0
+fi
+
+python=
+for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+[[ -n $python ]] || fail "needs Python 3.11 or 3.12 with venv and pip; install one or name it: PYTHON=/path/to/python3.11"
+
+free_gib=$(df --output=avail -BG . | tail -n 1 | tr -dc 0-9)
+((free_gib >= 12)) || fail "only $free_gib GiB are free here, 12 are needed; free some or clone to a larger disk"
+
+echo "setup: installing the $machine set into .venv (about 7 GB; minutes on the first run) …"
+rm -f "$stamp"
+[[ -x .venv/bin/python ]] || "$python" -m venv --clear .venv || fail "could not make .venv with $python; is its venv module installed?"
+log=.venv/setup.log
+.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 >"$log" 2>&1 ||
+    fail "could not install uv; is the package index reachable? The end of $log says why: $(tail -n 1 "$log")"
+# Compiled here once: processes that start without byte code compile it anew each time (vLLM: minutes).
+UV_HTTP_TIMEOUT=300 .venv/bin/uv pip install --python .venv/bin/python --compile-bytecode \
+    --constraints constraints/"$machine".txt --editable ".[$machine,eval,dev]" >>"$log" 2>&1 || {
+    tail -n 15 "$log" >&2
+    fail "the install failed, see above and $log. Often: no network, a full disk, or a mirror that lacks a version. Run it again to go on."
+}
+echo "$want" >"$stamp"
+echo "setup: done"
