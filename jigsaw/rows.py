@@ -100,10 +100,12 @@ def media_path(path: str, media_root: str | os.PathLike[str]) -> Path:
     root = Path(os.path.realpath(media_root))
     if os.path.isabs(path):
         raise MediaError(f"{path}: absolute paths are not allowed in rows; make it relative to the media root {root}")
+    if "\0" in path:
+        raise MediaError(f"{path!r}: holds a zero byte, so it is no path; make it relative to the media root {root}")
     resolved = Path(os.path.realpath(root / path))
     if not resolved.is_relative_to(root):
         raise MediaError(f"{path}: leaves the media root {root}; move the file below it or choose another root")
-    if not resolved.is_file():
+    if not os.path.isfile(resolved):  # not Path.is_file, which raises on a name that is too long
         raise MediaError(f"{path}: no such file below the media root {root}")
     return resolved
 
@@ -121,8 +123,8 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
         raise JigsawError(f"{path}: no such file")
     try:
         table = pq.read_table(path, memory_map=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise JigsawError(f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})") from error
+    except (pa.ArrowException, OSError) as error:
+        raise JigsawError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())})") from error
     missing = [column for column in REQUIRED_COLUMNS if column not in table.column_names]
     if not any(column in table.column_names for column in MEDIA_COLUMNS):
         missing.append(" or ".join(MEDIA_COLUMNS))

@@ -1,17 +1,39 @@
 """Pictures: open any still picture as 8-bit RGB, upright; resize, crop and cut it into tiles."""
 
 import os
-import warnings
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jigsaw.errors import MediaError
 
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels; right and bottom are exclusive."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+"""Pillow's names of the formats that are read, whatever a file's suffix says. The list is closed because Pillow hands
+some others to programs of the system: an EPS file runs Ghostscript."""
+
+# What Pillow's readers are seen to raise on damaged files, besides its own errors.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 # Orientation is EXIF tag 274; its values 5 to 8 turn the picture by a quarter, which swaps the sides.
 _EXIF_ORIENTATION = 274
@@ -22,19 +44,22 @@ _QUARTER_TURNS = (5, 6, 7, 8)
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open a still picture; turn all that Pillow may raise on a bad file into one clear MediaError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                # A multi-picture JPEG (MPO, from phones) is a still with extras behind it, not an animation.
-                if getattr(image, "is_animated", False) and image.format != "MPO":
-                    raise MediaError(f"{path}: is animated; save the frame you want as a still picture")
-                yield image
+        with Image.open(path, formats=FORMATS) as image:
+            # Pillow only warns up to twice its limit. Asked here, as a warnings filter is not thread-safe.
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            # A multi-picture JPEG (MPO, from phones) is a still with extras behind it, not an animation.
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                raise MediaError(f"{path}: is animated; save the frame you want as a still picture")
+            yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise MediaError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down first") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise MediaError(f"{path}: is not a picture that can be read; remove or replace it") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, ZeroDivisionError) as error:
-        raise MediaError(f"{path}: cannot be decoded ({error}); remove or replace it") from error
+    except _DAMAGE as error:
+        # The system's own words without the path, which the message names already.
+        why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        raise MediaError(f"{path}: cannot be decoded ({' '.join(why.split())}); remove or replace it") from error
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -45,9 +70,32 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _opened(path) as image:
         width, height = image.size
-        if image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
+        # Pillow gives the upright size of a TIFF right away.
+        if image.format != "TIFF" and _exif(image, path).get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
             return height, width
         return width, height
+
+
+def _exif(image: Image.Image, path: str | os.PathLike[str]) -> Image.Exif:
+    """The EXIF data of a picture that is open; its pixels are decoded only where there is no other way."""
+    if image.format == "PNG" and not _png_metadata_after_pixels(Path(path)):
+        # Pillow's own method for PNG decodes all pixels first, to find metadata that stands behind them.
+        return Image.Image.getexif(image)
+    return image.getexif()
+
+
+def _png_metadata_after_pixels(path: Path) -> bool:
+    """Whether a PNG holds EXIF, XMP or text behind its first pixel data. Reads the heads of its chunks alone."""
+    pixels_seen = False
+    with path.open("rb") as file:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            pixels_seen |= kind == b"IDAT"
+            if pixels_seen and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            file.seek(length + 4, os.SEEK_CUR)  # and its checksum
+    return False
 
 
 def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
@@ -61,8 +109,8 @@ def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """
     with _opened(path) as image:
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _to_rgb(upright)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

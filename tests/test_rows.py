@@ -1,0 +1,206 @@
+"""Rows: their ids, splits and formats, paths that stay inside the media root, parquet files that are none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jigsaw.errors import JigsawError, MediaError, RowError
+from jigsaw.rows import answer_format, media_path, read_rows, read_table, row_id, row_split
+
+ROW = {
+    "data_source": "visual_jigsaw_image",
+    "prompt": [{"role": "user", "content": "<image><image>"}],
+    "images": [{"path": "a.jpg", "jigsaw_config": [1, 2]}],
+}
+
+
+def with_prompt(text: str, **more) -> dict:
+    return {**ROW, "prompt": [{"role": "user", "content": text}], **more}
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.jpg").write_bytes(b"x")
+    root = tmp_path / "root"
+    (root / "deep").mkdir(parents=True)
+    (root / "deep" / "picture.jpg").write_bytes(b"x")
+    return root
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, jigsaw, jigsaw.rows, jigsaw.permutation; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "verl", "ray", "numpy", "PIL", "pyarrow"} & set(modules)
+
+
+def test_making_puzzles_needs_no_training_stack():
+    code = "import sys, jigsaw; jigsaw.build_puzzle; import jigsaw.prepare.images; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "verl", "ray", "transformers"} & set(modules)
+
+
+def test_a_given_id_is_the_id():
+    assert row_id({**ROW, "extra_info": {"id": 7}}, 3) == "7"
+
+
+def test_a_row_without_id_gets_one_of_its_content_and_place():
+    ids = {row_id(ROW, 0), row_id(ROW, 1), row_id({**ROW, "images": [{"path": "b.jpg"}]}, 0)}
+    assert len(ids) == 3
+    assert row_id(dict(ROW), 0) == row_id({**ROW, "extra_info": None}, 0)
+
+
+def test_split():
+    assert row_split(ROW) == "train"
+    assert row_split({**ROW, "extra_info": {"split": "val"}}) == "val"
+    assert row_split({**ROW, "extra_info": {"split": None}}) == "train"
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (with_prompt("… in \\boxed{}"), "boxed"),
+        (with_prompt("… in <answer> </answer>"), "answer_tag"),
+        (with_prompt("numbers", data_source="jigsaw_nothink"), "plain"),
+        (with_prompt("… in \\boxed{}", extra_info={"answer_format": "plain"}), "plain"),
+    ],
+)
+def test_answer_format(row, expected):
+    assert answer_format(row) == expected
+
+
+@pytest.mark.parametrize("row", [ROW, with_prompt("x", extra_info={"answer_format": "xml"}), {"data_source": "a"}])
+def test_answer_format_that_nothing_decides(row):
+    with pytest.raises(RowError, match="answer_tag, boxed, plain"):
+        answer_format(row)
+
+
+def test_a_path_below_the_root(root):
+    assert media_path("deep/picture.jpg", root) == (root / "deep" / "picture.jpg").resolve()
+    assert media_path("deep/../deep/picture.jpg", root) == (root / "deep" / "picture.jpg").resolve()
+
+
+@pytest.mark.parametrize("path", ["../outside/secret.jpg", "deep/../../outside/secret.jpg", "..", "deep/../.."])
+def test_a_path_that_climbs_out(root, path):
+    with pytest.raises(MediaError, match="leaves the media root"):
+        media_path(path, root)
+
+
+def test_an_absolute_path(root):
+    with pytest.raises(MediaError, match="absolute"):
+        media_path(str(root / "deep" / "picture.jpg"), root)
+
+
+def test_links(root):
+    (root / "inside.jpg").symlink_to(root / "deep" / "picture.jpg")
+    (root / "outside.jpg").symlink_to(root.parent / "outside" / "secret.jpg")
+    (root / "folder").symlink_to(root.parent / "outside")
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
+    assert media_path("inside.jpg", root).name == "picture.jpg"
+    for path in ("outside.jpg", "folder/secret.jpg"):
+        with pytest.raises(MediaError, match="leaves the media root"):
+            media_path(path, root)
+    with pytest.raises(MediaError):
+        media_path("loop.jpg", root)
+
+
+def test_a_root_that_is_a_link(root):
+    link = root.parent / "link"
+    link.symlink_to(root)
+    assert media_path("deep/picture.jpg", link).is_file()
+
+
+@pytest.mark.parametrize("path", ["", ".", "none.jpg", "deep", "deep/picture.jpg/x", "x" * 300, "a\0b", "a/" * 3000])
+def test_a_path_that_names_no_file(root, path):
+    with pytest.raises(MediaError):
+        media_path(path, root)
+
+
+def test_unicode_names(root):
+    name = "Tür 图片 🧩.jpg"
+    (root / name).write_bytes(b"x")
+    assert media_path(name, root).name == name
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["..", ".", "deep", "picture.jpg", "outside", "secret.jpg", "/", "~", ""]), max_size=7))
+def test_no_path_ever_leaves_the_root(tmp_path_factory, parts):
+    base = tmp_path_factory.getbasetemp() / "escape"
+    root = base / "root"
+    for folder in (root / "deep", base / "outside"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (root / "deep" / "picture.jpg").write_bytes(b"x")
+    (base / "outside" / "secret.jpg").write_bytes(b"x")
+    try:
+        found = media_path("/".join(parts), root)
+    except MediaError:
+        return
+    assert found.is_relative_to(root.resolve())
+    assert found.is_file()
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_rows_go_through_parquet(tmp_path):
+    assert read_rows(write(tmp_path / "rows.parquet", [ROW, ROW])) == [ROW, ROW]
+
+
+@pytest.mark.parametrize("column", ["data_source", "prompt", "images"])
+def test_a_missing_column(tmp_path, column):
+    path = write(tmp_path / "rows.parquet", [{name: value for name, value in ROW.items() if name != column}])
+    with pytest.raises(JigsawError, match=rf"rows.parquet: column {column}.* is missing; found"):
+        read_table(path)
+
+
+def test_no_rows(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([ROW]).slice(0, 0), path)
+    with pytest.raises(JigsawError, match="holds no rows"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"PAR1", b"PAR1" + b"\0" * 50 + b"PAR1", b'{"data_source": 1}\n' * 99]
+)
+def test_a_file_that_is_no_parquet(tmp_path, content):
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(content)
+    with pytest.raises(JigsawError, match=r"^[^\n]*rows.parquet: cannot be read as parquet[^\n]*$"):
+        read_table(path)
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    for path in (tmp_path / "none.parquet", tmp_path):
+        with pytest.raises(JigsawError, match="no such file"):
+            read_table(path)
+
+
+def test_a_damaged_parquet_is_one_line(tmp_path):
+    whole = write(tmp_path / "rows.parquet", [ROW] * 50).read_bytes()
+    path = tmp_path / "damaged.parquet"
+
+    @settings(deadline=None, max_examples=150)
+    @given(st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+    def check(changes):
+        data = bytearray(whole)
+        for place, value in changes:
+            data[place] = value
+        path.write_bytes(data)
+        message = f"{path}"
+        try:
+            read_table(path)
+        except JigsawError as error:
+            message = str(error)
+        assert message.startswith(f"{path}")
+        assert "\n" not in message
+
+    check()
