@@ -1,0 +1,100 @@
+"""``jigsaw prepare``: raw data sets to rows."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from jigsaw.prepare.images import ImageOptions, Summary, parse_grid, prepare_images
+from jigsaw.prepare.runner import Progress as OnProgress
+from jigsaw.rows import AnswerFormat
+
+prepare = typer.Typer(help="Make rows (train.parquet, val.parquet) from raw data sets.", no_args_is_help=True)
+
+
+@prepare.callback()
+def _group() -> None:
+    # With a callback Typer keeps the command's name, also while there is one command alone.
+    pass
+
+
+@prepare.command()
+def image(
+    media_root: Annotated[Path, typer.Option(help="Folder of pictures; all below it are taken.")],
+    out: Annotated[Path, typer.Option(help="Output folder.")],
+    grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "3x3",
+    min_side: Annotated[int, typer.Option(help="Leave out pictures with a shorter side, in pixels.")] = 84,
+    val: Annotated[int, typer.Option(help="Number of pictures for val.parquet.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of --limit.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Number of processes; one a core if not given.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Decode every picture, not its header alone.")] = False,
+    answer_format: Annotated[AnswerFormat, typer.Option(help="How the prompt asks for the answer.")] = "answer_tag",
+    limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Image jigsaws from every picture below a folder. A run that was stopped goes on when started again."""
+    options = ImageOptions(parse_grid(grid), min_side, val, seed, verify, answer_format, limit)
+    try:
+        with _progress_bar("pictures") as progress:
+            summary = prepare_images(media_root, out, options, workers=workers, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo("stopped; what is finished is kept: start the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **asdict(summary)}))
+    else:
+        Console().print(_table(summary, out), soft_wrap=False)
+
+
+def _table(summary: Summary, out: Path) -> Table:
+    title = f"{out} is up to date" if summary.up_to_date else f"{out}"
+    table = Table(title=Text(title), show_header=False)
+    table.add_column("what")
+    table.add_column("pictures", justify="right")
+    table.add_row("found", f"{summary.found:,}")
+    if summary.sampled < summary.found:
+        table.add_row("sampled by --limit", f"{summary.sampled:,}")
+    for reason, count in summary.rejected.items():
+        table.add_row(Text(f"rejected: {reason}"), f"{count:,}")
+    table.add_row("kept", f"{summary.kept:,}", style="bold")
+    table.add_row("  train", f"{summary.train:,}")
+    table.add_row("  val", f"{summary.val:,}")
+    return table
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+
+@contextmanager
+def _progress_bar(noun: str) -> Iterator[OnProgress]:
+    """A bar on stderr with rate and time left; nothing where stderr is not a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn(noun), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal task
+            if task is None:  # what an earlier run has done is no part of this run's rate
+                task = bar.add_task(noun, completed=done, total=total)
+            bar.update(task, completed=done)
+
+        yield show
