@@ -1,0 +1,394 @@
+"""``jigsaw doctor``: is this machine ready, and what is there to do if not?"""
+
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Status = Literal["ok", "warning", "problem"]
+_STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+DISTRIBUTION = "visual-jigsaw"
+SETUP = "bash train_scripts/setup.sh"
+PYTHONS = ((3, 11), (3, 12))
+GIB = 2**30
+QUICKSTART_MEMORY = 12 * GIB
+SHARED_MEMORY = 2 * GIB  # Ray's object store and the weights on their way to vLLM live there
+DISK = 20 * GIB  # 7 GiB of packages, the rest for checkpoints
+DISK_AT_LEAST = 1 * GIB
+OPEN_FILES = 65536  # what Ray's documentation recommends
+# Ray writes the address of the last cluster that `ray start` made on this machine here.
+RAY_CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
+_PROBE_SECONDS = 60
+_DIAL_SECONDS = 2.0
+
+# Imports run in processes of their own: what a broken installation raises, prints or keeps of memory stays there.
+_PROBES = {
+    "torch": (
+        "import json, torch\n"
+        "gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]\n"
+        "print(json.dumps([[gpu.name, gpu.total_memory] for gpu in gpus]))"
+    ),
+    "ray": "import ray",
+    "verl": "import jigsaw.verl_plugin.dataset",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one look at the machine found.
+
+    Attributes:
+        name: what was looked at.
+        status: ok, warning (it runs, but) or problem (it will not run).
+        found: what is there.
+        advice: what to do; empty when ok.
+    """
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A requirement of the installed distribution.
+
+    Attributes:
+        package: its name.
+        operator: ``==`` or ``>=``.
+        wanted: the version.
+        extra: the extra that asks for it; empty for the core.
+    """
+
+    package: str
+    operator: str
+    wanted: str
+    extra: str
+
+    def met_by(self, installed: str) -> bool:
+        """Whether an installed version will do; a build tag such as ``+cpu`` does not count."""
+        plain = installed.partition("+")[0]
+        return plain == self.wanted if self.operator == "==" else _release(plain) >= _release(self.wanted)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The end of an import in a process of its own: what it printed, or the error that it died of (None if none)."""
+
+    printed: str
+    error: str | None
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")] = False,
+) -> None:
+    """Look at this machine: versions, GPUs, memory, limits, Ray. Exits with 1 if something will not run."""
+    checks = examine()
+    counts = Counter(check.status for check in checks)
+    if as_json:
+        summary = {"problems": counts["problem"], "warnings": counts["warning"]}
+        print(json.dumps({**summary, "checks": [asdict(check) for check in checks]}, indent=2))
+    else:
+        _print_table(checks)
+    if counts["problem"]:
+        raise typer.Exit(1)
+
+
+def _print_table(checks: Iterable[Check]) -> None:
+    table = Table()
+    for heading in ("what", "", "found", "what to do"):
+        table.add_column(heading)
+    for check in checks:
+        status = Text(check.status, style=_STYLES[check.status])
+        table.add_row(Text(check.name), status, Text(check.found), Text(check.advice))
+    Console().print(table)
+
+
+def examine() -> list[Check]:
+    """Look at everything. Starts no Ray and changes nothing; takes seconds, most of them torch's and verl's imports."""
+    with ThreadPoolExecutor(len(_PROBES)) as pool:
+        probes = {name: pool.submit(probe, code) for name, code in _PROBES.items() if find_spec(name) is not None}
+        memory, limit = psutil.virtual_memory(), memory_limit()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        checks = [
+            check_python(sys.version_info[:2]),
+            *check_packages(pins(), _installed),
+            check_memory(min(memory.total, limit), min(memory.available, limit)),
+            check_cores(_usable_cores()),
+            check_shared_memory(shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None),
+            check_open_files(soft, hard),
+            check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free),
+            check_gpus(_result(probes, "torch"), has_driver=shutil.which("nvidia-smi") is not None),
+        ]
+        if (imported := _result(probes, "ray")) is not None:
+            address = os.environ.get("RAY_ADDRESS", "")
+            checks.append(check_ray(imported, address, _last_cluster(), answers))
+        if (imported := _result(probes, "verl")) is not None:
+            checks.append(check_plugin(imported))
+    return checks
+
+
+def _result(probes: dict[str, Future[Probe]], name: str) -> Probe | None:
+    return probes[name].result() if name in probes else None
+
+
+def probe(code: str, seconds: float = _PROBE_SECONDS) -> Probe:
+    """Run a line of Python in a process of its own, with this Python and its paths.
+
+    Args:
+        code: what to run.
+        seconds: how long it may take.
+    """
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Probe("", f"took longer than {seconds:.0f} s")
+    if ended.returncode == 0:
+        return Probe(ended.stdout, None)
+    last = ended.stderr.strip().splitlines()[-1:] or [f"ended with exit code {ended.returncode}"]
+    return Probe(ended.stdout, last[0])
+
+
+def check_python(found: tuple[int, ...]) -> Check:
+    """Judge the Python version, given as (major, minor)."""
+    here = ".".join(map(str, found))
+    if found in PYTHONS:
+        return Check("Python", "ok", here)
+    wanted = " or ".join(".".join(map(str, python)) for python in PYTHONS)
+    return Check("Python", "problem", here, f"make the environment with Python {wanted}")
+
+
+def pins() -> list[Pin] | None:
+    """The requirements of the installed distribution; None if it is not installed.
+
+    Raises:
+        ValueError: if one is written in a way that is not understood here.
+    """
+    try:
+        written = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return None
+    return [parse_pin(line) for line in written]
+
+
+def parse_pin(requirement: str) -> Pin:
+    """Read a requirement such as ``ray[default]==2.60.0; extra == 'train'``.
+
+    Raises:
+        ValueError: for any but one ``==`` or ``>=`` and at most one extra.
+    """
+    found = re.fullmatch(
+        r"""([\w.-]+)(?:\[[^\]]*\])?\s*(==|>=)\s*([\d.]+)(?:\s*;\s*extra\s*==\s*['"]([\w-]+)['"])?""", requirement
+    )
+    if found is None:
+        raise ValueError(f"the requirement {requirement!r} is written in a way that is not understood here")
+    package, operator, wanted, extra = found.groups(default="")
+    return Pin(package, operator, wanted, extra)
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: 2.11.0rc1 → (2, 11, 0)."""
+    numbers = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in numbers[0].split(".")) if numbers else ()
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def check_packages(pins: list[Pin] | None, installed: Callable[[str], str | None]) -> list[Check]:
+    """Judge the installed packages against the pins: core, training with its vLLM, evaluation.
+
+    Args:
+        pins: see :func:`pins`.
+        installed: gives the installed version of a package, None if there is none.
+    """
+    if pins is None:
+        return [
+            Check(DISTRIBUTION, "warning", "not installed, so versions have no pins", f"{SETUP}, or pip install -e .")
+        ]
+    by_extra: dict[str, list[Pin]] = {}
+    for pin in pins:
+        by_extra.setdefault(pin.extra, []).append(pin)
+    checks = [_check_package(pin, installed) for pin in by_extra.get("", [])]
+
+    training = by_extra.get("train", [])
+    if installed("verl") is None:
+        checks.append(Check("training packages", "warning", "not installed", f"to train: {SETUP}"))
+    else:
+        checks += [_check_package(pin, installed) for pin in training]
+        # What the extras for CPU and GPU ask for beyond training is their build of vLLM.
+        known = {pin.package for pin in training}
+        engines = {pin.package: pin for name in ("cpu", "gpu") for pin in by_extra.get(name, ())}
+        present = [pin for name, pin in engines.items() if name not in known and installed(name) is not None]
+        checks += [_check_package(pin, installed) for pin in present]
+        if not present:
+            checks.append(Check("vLLM", "problem", "not installed", f"{SETUP} (or: {SETUP} gpu)"))
+    checks += [_check_package(pin, installed) for pin in by_extra.get("eval", []) if installed(pin.package) is not None]
+    return checks
+
+
+def _check_package(pin: Pin, installed: Callable[[str], str | None]) -> Check:
+    found = installed(pin.package)
+    if found is not None and pin.met_by(found):
+        return Check(pin.package, "ok", found)
+    wanted = f"{pin.package}{pin.operator}{pin.wanted}"
+    return Check(pin.package, "problem", found or "not installed", f"{SETUP}, or pip install '{wanted}'")
+
+
+def memory_limit() -> float:
+    """The container's memory limit in bytes (cgroup 2 or 1); infinite if there is none."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if Path(path).is_file() and (text := Path(path).read_text().strip()).isdecimal():
+            return int(text)
+    return float("inf")
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def check_memory(total: float, available: float) -> Check:
+    """Judge the memory, in bytes."""
+    found = f"{_gib(available)} free of {_gib(total)}"
+    if available >= QUICKSTART_MEMORY:
+        return Check("memory", "ok", found)
+    return Check("memory", "warning", found, f"the quickstart may need {_gib(QUICKSTART_MEMORY)}: end other programs")
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_cores(cores: int) -> Check:
+    """Judge the number of cores that this process may use."""
+    if cores >= 2:
+        return Check("CPU cores", "ok", str(cores))
+    return Check("CPU cores", "warning", str(cores), "training works but is slow; give it 2 cores or more")
+
+
+def check_shared_memory(size: int | None) -> Check:
+    """Judge the size of /dev/shm in bytes; None if there is none."""
+    advice = "Ray and vLLM will be slow or fail; in Docker: --shm-size=8g"
+    if size is None:
+        return Check("/dev/shm", "warning", "none", advice)
+    return (
+        Check("/dev/shm", "ok", _gib(size))
+        if size >= SHARED_MEMORY
+        else Check("/dev/shm", "warning", _gib(size), advice)
+    )
+
+
+def check_open_files(soft: int, hard: int) -> Check:
+    """Judge the limits on open files; ``resource.RLIM_INFINITY`` is none."""
+    if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
+        return Check("open files", "ok", "unlimited" if soft == resource.RLIM_INFINITY else str(soft))
+    if hard == resource.RLIM_INFINITY or hard >= OPEN_FILES:
+        return Check("open files", "warning", str(soft), f"for Ray on many cores: ulimit -n {OPEN_FILES}")
+    advice = f"for Ray on many cores: raise nofile to {OPEN_FILES} in /etc/security/limits.conf or by docker --ulimit"
+    return Check("open files", "warning", f"{soft} (at most {hard})", advice)
+
+
+def check_disk(folder: Path, free: int) -> Check:
+    """Judge the room in the working folder, in bytes."""
+    found = f"{_gib(free)} free in {folder}"
+    if free >= DISK:
+        return Check("disk", "ok", found)
+    status: Status = "warning" if free >= DISK_AT_LEAST else "problem"
+    return Check("disk", status, found, f"packages and checkpoints take about {_gib(DISK)}: make room")
+
+
+def check_gpus(imported: Probe | None, *, has_driver: bool) -> Check:
+    """Judge the GPUs that torch sees.
+
+    Args:
+        imported: the end of torch's probe; None if torch is not installed.
+        has_driver: whether NVIDIA's driver is installed.
+    """
+    if imported is None:
+        return Check("GPUs", "ok", "not looked for: torch is not installed")
+    if imported.error is not None:
+        return Check("GPUs", "problem", f"torch cannot be imported: {imported.error}", SETUP)
+    gpus = [f"{name} ({_gib(size)})" for name, size in json.loads(imported.printed.splitlines()[-1])]
+    if gpus:
+        return Check("GPUs", "ok", ", ".join(f"{count} × {gpu}" for gpu, count in Counter(gpus).items()))
+    if has_driver:
+        advice = f"look at nvidia-smi and CUDA_VISIBLE_DEVICES; then {SETUP} gpu"
+        return Check("GPUs", "warning", "there is a driver, but torch sees no GPU", advice)
+    return Check("GPUs", "ok", "no GPU: the CPU stack is used")
+
+
+def _last_cluster() -> str:
+    """Address of the last cluster that was started on this machine, running or not; empty if there is none."""
+    return RAY_CURRENT_CLUSTER.read_text().strip() if RAY_CURRENT_CLUSTER.is_file() else ""
+
+
+def answers(address: str) -> bool:
+    """Whether something listens at ``host:port``, with or without ``ray://`` in front."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return False
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_SECONDS):
+            return True
+    except (OSError, OverflowError):
+        return False
+
+
+def check_ray(imported: Probe, address: str, last_cluster: str, answers: Callable[[str], bool]) -> Check:
+    """Judge Ray and the cluster that a run would join.
+
+    Args:
+        imported: the end of Ray's probe.
+        address: the environment's RAY_ADDRESS; empty if not set.
+        last_cluster: address of the last cluster started on this machine; empty if none.
+        answers: whether something listens at an address.
+    """
+    if imported.error is not None:
+        return Check("Ray", "problem", f"cannot be imported: {imported.error}", SETUP)
+    if address not in ("", "auto", "local"):
+        if answers(address):
+            return Check("Ray", "ok", f"the cluster at RAY_ADDRESS={address} answers")
+        return Check(
+            "Ray", "problem", f"nothing answers at RAY_ADDRESS={address}", "start the cluster or unset RAY_ADDRESS"
+        )
+    if address != "local" and last_cluster and answers(last_cluster):
+        advice = "a run joins it; to have its own: RAY_ADDRESS=local, or end it: ray stop"
+        return Check("Ray", "warning", f"a cluster runs at {last_cluster}", advice)
+    if address == "auto":
+        return Check(
+            "Ray", "problem", "RAY_ADDRESS=auto, but no cluster runs here", "ray start --head, or unset RAY_ADDRESS"
+        )
+    return Check("Ray", "ok", "no cluster runs: a run starts its own")
+
+
+def check_plugin(imported: Probe) -> Check:
+    """Judge whether verl can load the project's dataset."""
+    if imported.error is None:
+        return Check("verl plug-in", "ok", "can be imported")
+    return Check("verl plug-in", "problem", f"cannot be imported: {imported.error}", SETUP)

