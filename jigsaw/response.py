@@ -196,7 +196,7 @@ def _in_order(text: str, opening: str, closing: str) -> bool:
     """
     end = text.rfind(closing)
     start = text.rfind(opening, 0, max(end, 0))
-    return text.startswith("<think>") and text.rfind("</think>", len("<think>"), max(start, 0)) >= 0
+    return text.startswith("<think>") and text.rfind("</think>", 0, max(start, 0)) >= 0
 
 
 def _closing_brace(text: str, start: int) -> int | None:
