@@ -1,9 +1,11 @@
 """``jigsaw prepare``: raw data sets to rows."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -78,23 +77,23 @@ def _table(summary: Summary, out: Path) -> Table:
     return table
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
-
-
 @contextmanager
 def _progress_bar(noun: str) -> Iterator[OnProgress]:
     """A bar on stderr with rate and time left; nothing where stderr is not a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn(noun), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (TextColumn(noun), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = None
+        begun, before = time.monotonic(), 0
 
         def show(done: int, total: int) -> None:
-            nonlocal task
+            # Rich's own rate looks at the last steps alone, which come in bursts here: a shard from every worker.
+            nonlocal task, begun, before
             if task is None:  # what an earlier run has done is no part of this run's rate
-                task = bar.add_task(noun, completed=done, total=total)
-            bar.update(task, completed=done)
+                begun, before = time.monotonic(), done
+                task = bar.add_task(noun, total=total, pace="")
+            rate = (done - before) / max(time.monotonic() - begun, 1e-9)
+            pace = f"{rate:,.0f}/s, {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
+            bar.update(task, completed=done, pace=pace)
 
         yield show
