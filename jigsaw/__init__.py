@@ -1,5 +1,6 @@
 """Visual Jigsaw: post-training that makes multimodal models see better, without labels."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,6 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: `import jigsaw` and the reward stay free of Pillow and NumPy.
-    if name in ("Plan", "Puzzle"):
-        import jigsaw.puzzle as module
-    elif name in __all__:
-        import jigsaw.tasks as module
-    else:
+    if name not in __all__:
         raise AttributeError(f"module 'jigsaw' has no attribute {name!r}")
-    return getattr(module, name)
+    return getattr(import_module("jigsaw.puzzle" if name in ("Plan", "Puzzle") else "jigsaw.tasks"), name)

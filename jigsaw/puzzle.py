@@ -76,5 +76,3 @@ def media_specs(messages: list[Message]) -> list[Spec]:
         for item in message["content"]
         if item["type"] != "text"
     ]
-
-

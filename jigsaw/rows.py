@@ -137,4 +137,5 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """All rows of a parquet file as dicts. See :func:`read_table` for the errors."""
-    return read_table(path).to_pylist()
+    rows: list[dict[str, Any]] = read_table(path).to_pylist()
+    return rows

@@ -1,0 +1,1 @@
+"""What people look at: the gallery of puzzles, the curves of a run."""

@@ -23,7 +23,9 @@ def source(row: Row) -> Spec:
     """
     images = row.get("images")
     if images is None or len(images) != 1:
-        raise RowError(f"an image row needs exactly one entry in 'images', found {0 if images is None else len(images)}")
+        raise RowError(
+            f"an image row needs exactly one entry in 'images', found {0 if images is None else len(images)}"
+        )
     struct = images[0]
     path = _unnest(struct.get("path"))
     if not isinstance(path, str) or not path:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from jigsaw.permutation import answer_of
-from jigsaw.puzzle import Message, Plan
+from jigsaw.puzzle import Message, Plan, Puzzle
 from jigsaw.tasks import cut
 
 IGNORED = -100
@@ -36,7 +36,7 @@ def order_example(plan: Plan, media_root: str, rng: random.Random) -> Example:
     order = list(range(len(plan.order)))
     rng.shuffle(order)
     answer = ", ".join(str(place) for place in answer_of(order))
-    return Example(plan.messages, puzzle.media, f"<think>Look.</think><answer>{answer}</answer>")
+    return Example(plan.messages, puzzle.media, f"<think>{THOUGHT}</think><answer>{answer}</answer>")
 
 
 def naming_example(tile: Image.Image, name: str) -> Example:
@@ -46,6 +46,15 @@ def naming_example(tile: Image.Image, name: str) -> Example:
 
 
 NAMING_PROMPT = "\nWhat is this?"
+THOUGHT = "Look."
+WORDS = ("sky", "ground", THOUGHT, NAMING_PROMPT)
+"""What the tokenizer should spell in few tokens."""
+
+
+def name_of(puzzle: Puzzle, place: int, *, scenes: bool) -> str:
+    """What the piece at a 0-based place shows."""
+    rows, columns = puzzle.grid or (1, 1)
+    return "sky" if puzzle.order[place] // columns < rows / 2 else "ground"
 
 
 def collate(processor: Any, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
@@ -82,8 +91,8 @@ def train(
     *,
     steps: int,
     learning_rate: float = 1e-3,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> None:
+    on_step: Callable[[int], None] = lambda step: None,
+) -> float:
     """Plain next-token training, AdamW with a linear warm-up over the first 20 steps and a linear decay.
 
     Args:
@@ -92,7 +101,10 @@ def train(
         batch_of: the examples of a step, 0-based.
         steps: number of steps.
         learning_rate: the highest.
-        on_step: called with the step and its loss.
+        on_step: called with each step when it is done.
+
+    Returns:
+        The last step's loss.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -106,5 +118,6 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        on_step(step, float(loss))
+        on_step(step)
     model.eval()
+    return float(loss.detach())

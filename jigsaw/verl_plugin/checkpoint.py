@@ -17,9 +17,7 @@ MARKER = "WHOLE"
 class MarkWhole(CheckpointCallback):  # type: ignore[misc]
     """Marks a checkpoint once verl has written all of it (``trainer.checkpoint_callback_class``)."""
 
-    def on_save(
-        self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **_: Any
-    ) -> None:
+    def on_save(self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **_: Any) -> None:
         """Called by verl's trainer after each save."""
         if async_save:  # workers may still be writing
             return

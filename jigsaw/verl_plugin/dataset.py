@@ -44,10 +44,14 @@ class JigsawDataset(Dataset[dict[str, Any]]):
     ) -> None:
         files = _as_list(data_files)
         if processor is None:
-            raise JigsawError("the model has no image processor; set actor_rollout_ref.model.path to a Qwen2.5-VL model")
+            raise JigsawError(
+                "the model has no image processor; set actor_rollout_ref.model.path to a Qwen2.5-VL model"
+            )
         training, validation = _as_list(config.train_files), _as_list(config.val_files)
         if training == validation:
-            raise JigsawError(f"data.train_files and data.val_files are the same ({', '.join(files)}); hold some rows out")
+            raise JigsawError(
+                f"data.train_files and data.val_files are the same ({', '.join(files)}); hold some rows out"
+            )
         self._seed = int(config.seed or 0)
         self._files = files
         self._tables = [read_table(file) for file in files]
@@ -124,5 +128,3 @@ class JigsawDataset(Dataset[dict[str, Any]]):
 
 def _as_list(files: str | Sequence[str]) -> list[str]:
     return [files] if isinstance(files, str) else [str(file) for file in files]
-
-

@@ -1,6 +1,7 @@
 """Mends of verl that every machine needs, one function a patch. Each goes when its test says so."""
 
-import torch
+from typing import Any
+
 from tensordict import TensorDict
 
 
@@ -16,8 +17,8 @@ def position_ids_of_equal_length() -> None:
     declare_ragged = tensordict_utils.maybe_fix_3d_position_ids
 
     def repack(data: TensorDict) -> None:
-        ids = data.get("position_ids", None)
-        if isinstance(ids, torch.Tensor) and ids.is_nested and ids.dim() == 3:
+        ids: Any = data.get("position_ids", None)
+        if ids is not None and ids.is_nested and ids.dim() == 3:
             values, offsets = ids.values(), ids.offsets()
             packed_rows = values.shape[0] == int(offsets[-1]) and values.shape[0] % ids.shape[0] == 0
             if packed_rows and len(offsets.diff().unique()) == 1:

@@ -29,7 +29,11 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         self._failed = 0
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        """verl's sample, with ``training/failed_prompts`` (this step) and ``…_total`` among its metrics.
+        """verl's sample, with the reward's metrics and the count of failed prompts among its own.
+
+        Added for training batches: ``reward/exact`` and so on, the mean over the batch of each metric that
+        :func:`jigsaw.reward.compute_score` returns (verl 0.9.1 averages them in validation alone), and
+        ``training/failed_prompts`` (this step) and ``training/failed_prompts_total``.
 
         Raises:
             JigsawError: if too many prompts failed so far, or all of this step's.
@@ -39,6 +43,7 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         if partition_id == "train":
             self._seen += batch_size
             failed = self._failed - before
+            metrics.update(_reward_metrics(batch))
             metrics["training/failed_prompts"] = failed
             metrics["training/failed_prompts_total"] = self._failed
             if self._failed > self._max_failed_share * max(self._seen, _SMALLEST_BASE) or failed == batch_size:
@@ -59,3 +64,11 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             tq.kv_clear(partition_id=partition_id, keys=partial)
         whole = {key: tag for key, tag in partition_snapshot.items() if key not in partial}
         return super()._materialize_batch(partition_id, selected_prompt_uids, whole)
+
+
+def _reward_metrics(batch: Any) -> dict[str, float]:
+    if not batch.keys:
+        return {}
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    scores = [fields["reward_extra_info"] for fields in data["extra_fields"].tolist()]
+    return {f"reward/{name}": sum(score[name] for score in scores) / len(scores) for name in scores[0]}

@@ -50,7 +50,7 @@ def keep_plain_weights() -> None:
         return
     from vllm.model_executor.layers import utils
 
-    def use_weight(layer: torch.nn.Module, remove_weight: bool) -> None:
+    def use_weight(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     utils.dispatch_cpu_unquantized_gemm = use_weight

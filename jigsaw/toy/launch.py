@@ -1,0 +1,151 @@
+"""Run verl's trainer as a child: noise to a log file, one line a step, nothing left behind when it stops."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from jigsaw.errors import JigsawError
+from jigsaw.show.training import Metrics, read_metrics
+
+_MARK = "JIGSAW_RUN"
+"""Environment variable that all processes of a run inherit, Ray's and vLLM's too; its value is the run's folder."""
+
+
+class Memory:
+    """The machine's memory use above what it was when this object was made, watched by a thread."""
+
+    def __init__(self) -> None:
+        self._start = _used()
+        self._peak = self._start
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self._peak = max(self._peak, _used())
+            time.sleep(0.5)
+
+    @property
+    def peak_gib(self) -> float:
+        """Largest growth so far in GiB."""
+        return (self._peak - self._start) / 2**30
+
+
+def _used() -> int:
+    memory = psutil.virtual_memory()
+    return int(memory.total - memory.available)
+
+
+def train_with_verl(
+    overrides: Sequence[str], *, run: Path, log: Path, metrics: Path, on_step: Callable[[int, Metrics], None]
+) -> None:
+    """Run ``python -m verl.trainer.main_ppo`` to its end.
+
+    Args:
+        overrides: arguments after ``--config-dir``.
+        run: the run's folder; it marks the processes.
+        log: file that takes everything the processes print.
+        metrics: JSON-lines file that verl's file logger writes.
+        on_step: called with each step and its metrics as they come.
+
+    Raises:
+        JigsawError: if the trainer fails; the message holds its last error and names the log.
+        KeyboardInterrupt: on Ctrl-C, after all processes are gone.
+    """
+    environment = {**os.environ, _MARK: str(run), "VERL_FILE_LOGGER_PATH": str(metrics), "PYTHONUNBUFFERED": "1"}
+    seen: set[int] = set()
+
+    def report() -> None:
+        for step, values in read_metrics([metrics]).items():
+            if step not in seen:
+                seen.add(step)
+                on_step(step, values)
+
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "verl.trainer.main_ppo", *overrides],
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others in order
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(0.5)
+                report()
+            report()
+        finally:
+            kill_leftovers(run)
+            process.wait()
+    if process.returncode != 0:
+        raise JigsawError(f"training stopped: {_last_error(log)} (all of it: {log})")
+
+
+def kill_leftovers(run: Path) -> None:
+    """End all processes of a run, Ray's and vLLM's included, politely first."""
+    mine = [process for process in psutil.process_iter() if _mark_of(process) == str(run)]
+    for process in mine:
+        _signal(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs(mine, timeout=10)
+    for process in alive:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=10)
+
+
+def _mark_of(process: psutil.Process) -> str | None:
+    if process.pid == os.getpid():
+        return None
+    try:
+        environment: Mapping[str, str] = process.environ()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # gone already, or another user's
+        return None
+    return environment.get(_MARK)
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:  # it ended by itself in the meantime
+        return
+
+
+def _last_error(log: Path) -> str:
+    """The last line of a log that names an error."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-400:]
+    errors = [line for line in lines if "Error" in line and not line.lstrip().startswith("File ")]
+    return errors[-1].strip() if errors else "no error was printed; the system may have killed it for its memory"
+
+
+def merge_checkpoint(checkpoint: Path, target: Path, *, log: Path) -> None:
+    """Turn a checkpoint of verl's FSDP engine into a Hugging Face folder, by rename.
+
+    Args:
+        checkpoint: its ``actor`` folder.
+        target: folder to make.
+        log: file that takes what verl's merger prints.
+
+    Raises:
+        JigsawError: if the merger fails.
+    """
+    draft = target.with_name(target.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    command = [
+        "-m",
+        "verl.model_merger",
+        "merge",
+        "--backend=fsdp",
+        f"--local_dir={checkpoint}",
+        f"--target_dir={draft}",
+    ]
+    with log.open("ab") as sink:
+        code = subprocess.run([sys.executable, *command], stdout=sink, stderr=subprocess.STDOUT, check=False).returncode
+    if code != 0:
+        raise JigsawError(f"{checkpoint} could not be merged: {_last_error(log)} (all of it: {log})")
+    draft.rename(target)

