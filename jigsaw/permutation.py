@@ -9,7 +9,9 @@ Two views of one permutation (FACTS: paper, section 3.1):
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import combinations, starmap
 from math import factorial
+from operator import gt
 
 
 def draw(k: int, *, seed: int, split: str, sample_id: str, epoch: int) -> tuple[int, ...]:
@@ -101,7 +103,7 @@ def kendall_tau(a: Sequence[int], b: Sequence[int]) -> float:
         return 1.0
     rank = {value: place for place, value in enumerate(b)}
     ranks = [rank[value] for value in a]
-    discordant = sum(ranks[i] > ranks[j] for i in range(k) for j in range(i + 1, k))
+    discordant = sum(starmap(gt, combinations(ranks, 2)))
     return 1.0 - 2.0 * discordant / pairs
 
 

@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from jigsaw.cli.doctor import doctor
 from jigsaw.cli.prepare import prepare
@@ -34,5 +35,5 @@ def main() -> None:
         message = f"{error.filename or 'input/output'}: {error.strerror or error}"
     else:
         return
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {message}", markup=True)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}")
     sys.exit(1)

@@ -71,7 +71,7 @@ def _messages(row: Row, media_type: str, specs: Sequence[Spec]) -> list[Message]
     waiting = iter(specs)
     marks = 0
     messages: list[Message] = []
-    for message in row["prompt"]:
+    for message in row.get("prompt") or ():
         content: list[dict[str, Any]] = []
         for place, part in enumerate(_MARK.split(message["content"])):
             if place % 2 == 0:

@@ -88,9 +88,14 @@ def train_with_verl(
         raise JigsawError(f"training stopped: {_last_error(log)} (all of it: {log})")
 
 
+def processes_of(run: Path) -> list[psutil.Process]:
+    """All processes of a run but this one."""
+    return [process for process in psutil.process_iter() if _mark_of(process) == str(run)]
+
+
 def kill_leftovers(run: Path) -> None:
     """End all processes of a run, Ray's and vLLM's included, politely first."""
-    mine = [process for process in psutil.process_iter() if _mark_of(process) == str(run)]
+    mine = processes_of(run)
     for process in mine:
         _signal(process, signal.SIGTERM)
     _, alive = psutil.wait_procs(mine, timeout=10)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -391,7 +392,7 @@ def main(
     try:
         summary = run(out.resolve(), settings, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0)))
     except JigsawError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {error}")
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped; started again with the same arguments it goes on from the last whole checkpoint")

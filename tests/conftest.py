@@ -1,0 +1,43 @@
+"""Options and fixtures that the tests share."""
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests are left out, not skipped, unless asked for; end-to-end tests run last."""
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 48 rendered scenes."""
+    from jigsaw.toy.scenes import write_scenes
+
+    folder = tmp_path_factory.mktemp("media") / "scenes"
+    write_scenes(folder, 48, seed=7)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen2.5-VL with random weights."""
+    from jigsaw.toy.model import build_tiny_model
+    from jigsaw.toy.warm_start import WORDS
+
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", words=WORDS)

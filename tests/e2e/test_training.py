@@ -1,0 +1,138 @@
+"""GRPO with verl, Ray and vLLM on the CPU: two steps, a save, a resume, a merge, a reload, and a broken picture."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jigsaw.errors import JigsawError
+from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.show.training import Metrics, heldout_exact, read_metrics
+from jigsaw.toy.launch import merge_checkpoint, processes_of, train_with_verl
+from jigsaw.toy.scenes import write_scenes
+from jigsaw.verl_plugin.checkpoint import last_whole
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+
+@dataclass
+class Run:
+    """A small run's places, and a way to train it on."""
+
+    folder: Path
+    media_root: Path
+    model: Path
+
+    def train(self, steps: int, *overrides: str) -> dict[int, Metrics]:
+        """Train up to ``steps``; the metrics of the steps of this call."""
+        checkpoint = last_whole(self.folder / "checkpoints")
+        resume = (
+            ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={checkpoint}"]
+            if checkpoint
+            else ["trainer.resume_mode=disable"]
+        )
+        metrics = self.folder / f"metrics-{steps}.jsonl"
+        train_with_verl(
+            [
+                "--config-dir=configs",
+                "--config-name=quickstart",
+                f"hydra.run.dir={self.folder / 'hydra'}",
+                f"data.train_files={self.folder / 'data/train.parquet'}",
+                f"data.val_files={self.folder / 'data/val.parquet'}",
+                f"data.media_root={self.media_root}",
+                "data.train_batch_size=8",
+                "actor_rollout_ref.rollout.n=4",
+                f"actor_rollout_ref.model.path={self.model}",
+                f"trainer.total_training_steps={steps}",
+                f"trainer.default_local_dir={self.folder / 'checkpoints'}",
+                "trainer.val_before_train=false",
+                "trainer.test_freq=2",
+                "trainer.save_freq=1",
+                *resume,
+                *overrides,
+            ],
+            run=self.folder,
+            log=self.folder / "verl.log",
+            metrics=metrics,
+            on_step=lambda step, values: None,
+        )
+        return read_metrics([metrics])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Run]:
+    """24 training pictures, one of which is broken after its row was made, and 8 held out."""
+    folder = tmp_path_factory.mktemp("run")
+    scenes = folder / "scenes"
+    write_scenes(scenes, 32, seed=3)
+    prepare_images(scenes, folder / "data", ImageOptions(grid=(2, 1), val=8), progress=lambda done, total: None)
+    yield Run(folder, scenes, tiny_model)
+    assert processes_of(folder) == []
+
+
+@pytest.fixture(scope="module")
+def first(run: Run) -> dict[int, Metrics]:
+    """Three steps: one pass over the 24 pictures, so the broken one comes up."""
+    import pyarrow.parquet as pq
+
+    row = pq.read_table(run.folder / "data/train.parquet").slice(5, 1).to_pylist()[0]
+    picture = run.media_root / row["images"][0]["path"]
+    picture.write_bytes(picture.read_bytes()[:500])
+    return run.train(3)
+
+
+def test_every_step_trains(first: dict[int, Metrics]) -> None:
+    assert sorted(first) == [1, 2, 3]
+    for values in first.values():
+        assert values["actor/grad_norm"] >= 0
+        assert 0 <= values["reward/exact"] <= 1
+
+
+def test_rollout_and_actor_see_the_same(first: dict[int, Metrics]) -> None:
+    assert max(values["training/rollout_probs_diff_max"] for values in first.values()) < 1e-3
+
+
+def test_validation_reports_held_out_exact_accuracy(first: dict[int, Metrics]) -> None:
+    assert [step for step, values in first.items() if heldout_exact(values) is not None] == [2, 3]
+
+
+def test_an_unreadable_picture_leaves_its_group_out_and_is_written_down(run: Run, first: dict[int, Metrics]) -> None:
+    assert sum(values["training/failed_prompts"] for values in first.values()) == 1
+    (line,) = (run.folder / "checkpoints/failed_prompts.jsonl").read_text().splitlines()
+    failure = json.loads(line)
+    assert "cannot be decoded" in failure["reason"]
+    assert failure["epoch"] == 0
+
+
+def test_a_run_resumes_merges_and_reloads(run: Run, first: dict[int, Metrics]) -> None:
+    checkpoint = last_whole(run.folder / "checkpoints")
+    assert checkpoint is not None and checkpoint.name == "global_step_3"
+    later = run.train(4)
+    assert list(later) == [4]
+
+    merged = run.folder / "merged"
+    checkpoint = last_whole(run.folder / "checkpoints")
+    assert checkpoint is not None and checkpoint.name == "global_step_4"
+    merge_checkpoint(checkpoint / "actor", merged, log=run.folder / "verl.log")
+    assert (merged / "preprocessor_config.json").is_file() or (merged / "processor_config.json").is_file()
+
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    AutoProcessor.from_pretrained(merged)
+    loaded = AutoModelForImageTextToText.from_pretrained(merged, dtype=torch.float32).state_dict()
+    shard = torch.load(checkpoint / "actor/model_world_size_1_rank_0.pt", weights_only=False)
+    for name, value in shard.items():
+        full = value.full_tensor() if hasattr(value, "full_tensor") else value
+        torch.testing.assert_close(loaded[name], full.to(loaded[name].dtype), rtol=8e-3, atol=8e-3)
+    assert load_file(next(merged.glob("*.safetensors")))
+
+
+def test_too_many_unreadable_pictures_stop_the_run_with_one_line(run: Run, first: dict[int, Metrics]) -> None:
+    for picture in sorted(run.media_root.iterdir())[::2]:
+        picture.write_bytes(b"")
+    with pytest.raises(JigsawError, match=r"prompts failed, more than max_failed_share"):
+        run.train(8)
