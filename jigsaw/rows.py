@@ -123,13 +123,15 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
         raise JigsawError(f"{path}: no such file")
     try:
         table = pq.read_table(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # text that is no UTF-8 would else fail later, far from the file's name
+        found = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise JigsawError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())})") from error
-    missing = [column for column in REQUIRED_COLUMNS if column not in table.column_names]
-    if not any(column in table.column_names for column in MEDIA_COLUMNS):
+    missing = [column for column in REQUIRED_COLUMNS if column not in found]
+    if not any(column in found for column in MEDIA_COLUMNS):
         missing.append(" or ".join(MEDIA_COLUMNS))
     if missing:
-        raise JigsawError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(table.column_names)}")
+        raise JigsawError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(found)}")
     if table.num_rows == 0:
         raise JigsawError(f"{path}: holds no rows")
     return table

@@ -275,7 +275,7 @@ def test_damage_is_either_harmless_or_one_clear_line(tmp_path, suffix):
     path = tmp_path / f"damaged.{suffix}"
     change = st.tuples(st.integers(0, min(len(whole), 400) - 1), st.integers(0, 255))
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(change, max_size=8), st.integers(0, len(whole)))
     def check(changes, length):
         data = bytearray(whole)
