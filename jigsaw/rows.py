@@ -123,7 +123,9 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
         raise JigsawError(f"{path}: no such file")
     try:
         table = pq.read_table(path, memory_map=True)
-        table.validate(full=True)  # text that is no UTF-8 would else fail later, far from the file's name
+        # Text that is no UTF-8 would else fail later, where nobody knows the file's name; so would names of fields.
+        table.validate(full=True)
+        table.slice(0, 1).to_pylist()
         found = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise JigsawError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())})") from error

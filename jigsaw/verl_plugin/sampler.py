@@ -70,5 +70,5 @@ def _reward_metrics(batch: Any) -> dict[str, float]:
     if not batch.keys:
         return {}
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-    scores = [fields["reward_extra_info"] for fields in data["extra_fields"].tolist()]
+    scores = [fields["reward_extra_info"] for fields in list(data["extra_fields"])]
     return {f"reward/{name}": sum(score[name] for score in scores) / len(scores) for name in scores[0]}

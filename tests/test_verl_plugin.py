@@ -1,0 +1,362 @@
+"""The plug-in without a run: dataset, shared prompts, sampler, and whether each patch is still needed."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, open_dict
+from transformers import AutoProcessor
+from verl.experimental.agent_loop.agent_loop import AgentLoopWorker, DictConfigWrap
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.workers.rollout.replica import TokenOutput
+
+from jigsaw.errors import JigsawError
+from jigsaw.permutation import is_answer
+from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.tasks import image
+from jigsaw.verl_plugin import agent_loop, patches, sampler
+from jigsaw.verl_plugin.dataset import JigsawDataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
+    """Rows of 40 training and 8 held-out scenes, 2×2."""
+    out = tmp_path_factory.mktemp("rows")
+    prepare_images(scenes, out, ImageOptions(grid=(2, 2), min_side=28, val=8), progress=lambda done, total: None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def config(repository: Path, data: Path, scenes: Path, tiny_model: Path) -> DictConfig:
+    """The quickstart's config, composed as verl composes it."""
+    with initialize_config_dir(str(repository / "configs"), version_base=None):
+        return compose(
+            "quickstart",
+            [
+                "hydra.searchpath=[pkg://verl.trainer.config]",
+                f"data.train_files={data / 'train.parquet'}",
+                f"data.val_files={data / 'val.parquet'}",
+                f"data.media_root={scenes}",
+                f"actor_rollout_ref.model.path={tiny_model}",
+                "data.epochs=3",
+            ],
+        )
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_model: Path) -> Any:
+    return AutoProcessor.from_pretrained(tiny_model)
+
+
+@pytest.fixture
+def dataset(config: DictConfig, processor: Any) -> JigsawDataset:
+    return JigsawDataset(config.data.train_files, processor.tokenizer, config.data, processor)
+
+
+# --- dataset ---------------------------------------------------------------------------------------------------
+
+
+def test_an_index_says_epoch_and_row(dataset: JigsawDataset) -> None:
+    assert len(dataset) == 3 * 40
+    items = [dataset[index] for index in range(len(dataset))]
+    for epoch in range(3):
+        of_epoch = items[40 * epoch : 40 * (epoch + 1)]
+        assert {item["extra_info"]["epoch"] for item in of_epoch} == {epoch}
+        assert len({item["extra_info"]["id"] for item in of_epoch}) == 40
+    orders = [tuple(item["extra_info"]["id"] for item in items[40 * e : 40 * (e + 1)]) for e in range(3)]
+    assert len(set(orders)) == 3  # shuffled anew
+
+
+def test_a_row_gets_another_order_in_another_epoch(dataset: JigsawDataset) -> None:
+    answers: dict[str, set[tuple[int, ...]]] = {}
+    for index in range(len(dataset)):
+        item = dataset[index]
+        truth = item["reward_model"]["ground_truth"]
+        assert is_answer(truth, 4)
+        answers.setdefault(item["extra_info"]["id"], set()).add(tuple(truth))
+    assert sum(len(different) > 1 for different in answers.values()) > 30
+
+
+def test_another_process_sees_the_same_data(dataset: JigsawDataset, config: DictConfig, processor: Any) -> None:
+    again = JigsawDataset(config.data.train_files, processor.tokenizer, config.data, processor)
+    for index in (0, 39, 40, 119):
+        assert again[index]["raw_prompt"] == dataset[index]["raw_prompt"]
+
+
+def test_messages_hold_specs_and_no_pixels(dataset: JigsawDataset) -> None:
+    assert json.loads(json.dumps(dataset[0]["raw_prompt"])) == dataset[0]["raw_prompt"]
+
+
+def test_validation_is_one_pass_in_file_order(config: DictConfig, processor: Any, data: Path) -> None:
+    held_out = JigsawDataset(config.data.val_files, processor.tokenizer, config.data, processor)
+    ids = [row["extra_info"]["id"] for row in pq.read_table(data / "val.parquet").to_pylist()]
+    assert [held_out[index]["extra_info"]["id"] for index in range(len(held_out))] == ids
+
+
+def test_max_samples_takes_the_first_rows(config: DictConfig, processor: Any) -> None:
+    assert len(JigsawDataset(config.data.val_files, processor.tokenizer, config.data, processor, max_samples=3)) == 3
+
+
+def _changed(config: DictConfig, **values: Any) -> DictConfig:
+    changed = config.data.copy()
+    with open_dict(changed):
+        changed.update(values)
+    return changed
+
+
+def test_fewer_rows_than_a_batch_is_said(config: DictConfig, processor: Any) -> None:
+    data = _changed(config, train_batch_size=41)
+    with pytest.raises(JigsawError, match=r"train\.parquet: 40 rows are fewer than data\.train_batch_size=41"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_training_on_the_validation_file_is_refused(config: DictConfig, processor: Any) -> None:
+    data = _changed(config, val_files=config.data.train_files)
+    with pytest.raises(JigsawError, match="are the same"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_a_model_without_a_processor_is_refused(config: DictConfig, processor: Any) -> None:
+    with pytest.raises(JigsawError, match=r"no image processor; set actor_rollout_ref\.model\.path"):
+        JigsawDataset(config.data.train_files, processor.tokenizer, config.data, None)
+
+
+def test_a_bad_row_is_named_before_training(config: DictConfig, processor: Any, data: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(data / "train.parquet").to_pylist()
+    rows[17]["images"][0]["jigsaw_config"] = [3, 3]
+    bad = tmp_path / "bad.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), bad)
+    changed = _changed(config, train_files=str(bad))
+    with pytest.raises(JigsawError, match=r"bad\.parquet, row 17: .*must hold 9 <image> marks"):
+        JigsawDataset(str(bad), processor.tokenizer, changed, processor)
+
+
+# --- shared prompts --------------------------------------------------------------------------------------------
+
+
+class _Server:
+    """Stands in for vLLM: answers every prompt with the same tokens and keeps what it was given."""
+
+    def __init__(self, reply: list[int]) -> None:
+        self.reply = reply
+        self.requests: list[dict[str, Any]] = []
+
+    async def generate(self, **request: Any) -> TokenOutput:
+        self.requests.append(request)
+        return TokenOutput(token_ids=self.reply, log_probs=[-0.5] * len(self.reply), extra_fields={})
+
+
+def _responses(
+    loop_class: type[SingleTurnAgentLoop], worker_class: type, item: dict[str, Any], n: int, config: Any, processor: Any
+) -> tuple[_Server, list[Any], list[dict[str, Any]]]:
+    """n responses of a prompt through an agent loop and a worker's features, as verl runs them."""
+    server = _Server(processor.tokenizer("<think>Look.</think>")["input_ids"])
+    worker = SimpleNamespace(processor=processor, tokenizer=processor.tokenizer, mm_processor_kwargs={})
+    worker._get_mm_processor_kwargs = lambda audios=None: {}
+
+    async def respond() -> tuple[Any, dict[str, Any]]:
+        loop = loop_class(
+            trainer_config=DictConfigWrap(config),
+            server_manager=server,
+            tokenizer=processor.tokenizer,
+            processor=processor,
+            dataset_cls=JigsawDataset,
+            data_config=DictConfigWrap(config.data),
+            hf_model_type="qwen2_5_vl",
+        )
+        output = await loop.run({}, raw_prompt=item["raw_prompt"])
+        ids = torch.tensor(output.prompt_ids + output.response_ids)
+        return output, worker_class._compute_multi_modal_inputs(worker, output, ids)
+
+    async def prompt() -> list[tuple[Any, dict[str, Any]]]:
+        agent_loop._prompt.set(agent_loop.SharedPrompt())
+        return await asyncio.gather(*(asyncio.create_task(respond()) for _ in range(n)))
+
+    results = asyncio.run(prompt())
+    return server, [output for output, _ in results], [features for _, features in results]
+
+
+def test_sharing_gives_what_the_plain_path_gives(dataset: JigsawDataset, config: DictConfig, processor: Any) -> None:
+    item = dataset[0]
+    plain_server, plain, plain_features = _responses(
+        SingleTurnAgentLoop, AgentLoopWorker, item, 2, config, processor
+    )
+    server, ours, features = _responses(
+        agent_loop.JigsawAgentLoop, agent_loop.JigsawAgentLoopWorker, item, 2, config, processor
+    )
+    for a, b in zip(plain, ours, strict=True):
+        assert (a.prompt_ids, a.response_ids, a.response_mask) == (b.prompt_ids, b.response_ids, b.response_mask)
+    for a, b in zip(plain_features, features, strict=True):
+        # the values of mm_token_type_ids are not used: verl looks whether the key is there and derives them
+        assert set(a) == set(b)
+        for name in set(a) - {"mm_token_type_ids"}:
+            assert torch.equal(a[name], b[name]), name
+    for a, b in zip(plain_server.requests, server.requests, strict=True):
+        assert a["prompt_ids"] == b["prompt_ids"]
+        assert [x.tobytes() for x in a["image_data"]] == [x.tobytes() for x in b["image_data"]]
+
+
+def test_a_prompt_is_cut_and_processed_once(
+    dataset: JigsawDataset, config: DictConfig, processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"cut": 0, "processor": 0}
+
+    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += 1
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    monkeypatch.setattr(image, "cut", counted("cut", image.cut))
+    monkeypatch.setattr(type(processor), "__call__", counted("processor", type(processor).__call__))
+    server, _, _ = _responses(
+        agent_loop.JigsawAgentLoop, agent_loop.JigsawAgentLoopWorker, dataset[0], 16, config, processor
+    )
+    assert len(server.requests) == 16
+    assert counts == {"cut": 1, "processor": 1}
+
+
+def test_a_failed_build_fails_every_sibling(dataset: JigsawDataset, config: DictConfig, processor: Any) -> None:
+    item = json.loads(json.dumps(dataset[0], default=str))
+    for part in item["raw_prompt"][0]["content"]:
+        if part["type"] == "image":
+            part["image"]["path"] = "gone.png"
+    with pytest.raises(JigsawError, match=r"gone\.png: no such file"):
+        _responses(agent_loop.JigsawAgentLoop, agent_loop.JigsawAgentLoopWorker, item, 4, config, processor)
+
+
+def test_a_prompt_over_the_limit_is_refused(dataset: JigsawDataset, config: DictConfig, processor: Any) -> None:
+    short = config.copy()
+    short.actor_rollout_ref.rollout.prompt_length = 50
+    with pytest.raises(ValueError, match=r"exceeding rollout\.prompt_length=50"):
+        _responses(agent_loop.JigsawAgentLoop, agent_loop.JigsawAgentLoopWorker, dataset[0], 2, short, processor)
+
+
+# --- sampler ---------------------------------------------------------------------------------------------------
+
+
+def _buffer(monkeypatch: pytest.MonkeyPatch, failing: set[int], share: float = 0.01) -> sampler.JigsawReplayBuffer:
+    """A sampler over a queue in memory, in which the prompts of the given numbers fail after one response."""
+    queue: dict[str, dict[str, Any]] = {}
+    for number in range(8):
+        status = "failure" if number in failing else "finished"
+        queue[f"u{number}"] = {"is_prompt": True, "status": status, "global_steps": 1}
+        for response in range(1 if number in failing else 2):
+            queue[f"u{number}_{response}_0"] = {"status": "success"}
+
+    class Queue:
+        @staticmethod
+        def kv_list() -> dict[str, Any]:
+            return {"train": dict(queue)}
+
+        @staticmethod
+        def kv_clear(keys: list[str], partition_id: str) -> None:
+            for key in keys:
+                queue.pop(key, None)
+
+        @staticmethod
+        def kv_batch_get(keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, Any]:
+            scores = [{"reward_extra_info": {"exact": float(key.endswith("_0_0"))}} for key in keys]
+            return {"extra_fields": scores}
+
+    monkeypatch.setattr(sampler, "tq", Queue)
+    monkeypatch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", Queue)
+    return sampler.JigsawReplayBuffer(
+        sampler_kwargs=SimpleNamespace(max_failed_share=share, poll_interval=0.0),
+        trainer_mode="sync",
+        trainer_config={},
+        max_off_policy_threshold=8,
+        max_off_policy_strategy="drop",
+    )
+
+
+def test_a_failed_group_is_left_out_whole_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, metrics = _buffer(monkeypatch, failing={3}).sample(1, "train", 8)
+    assert not any(key.startswith("u3") for key in batch.keys)
+    assert len(batch.keys) == 14
+    assert metrics["training/failed_prompts"] == 1
+    assert metrics["reward/exact"] == 0.5
+
+
+def test_a_run_with_too_many_failures_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(JigsawError, match="2 of 8 prompts failed"):
+        _buffer(monkeypatch, failing={1, 2}).sample(1, "train", 8)
+
+
+def test_a_larger_share_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, metrics = _buffer(monkeypatch, failing={1, 2}, share=0.05).sample(1, "train", 8)
+    assert metrics["training/failed_prompts_total"] == 2
+
+
+# --- patches: ours works, and theirs still does not -------------------------------------------------------------
+
+
+def _equal_length_batch() -> Any:
+    """Position ids of three sequences of one length, packed as TransferQueue packs them."""
+    from tensordict import TensorDict
+
+    rows = [torch.arange(20).reshape(4, 5) + 100 * row for row in range(3)]
+    packed = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+    return rows, TensorDict({"position_ids": packed}, batch_size=[3])
+
+
+def test_position_ids_of_equal_length_are_repacked() -> None:
+    from verl.utils import tensordict_utils
+
+    rows, batch = _equal_length_batch()
+    tensordict_utils.maybe_fix_3d_position_ids(batch)
+    for row, back in zip(rows, tensordict_utils.index_select_tensor_dict(batch, [0, 1, 2])["position_ids"].unbind(), strict=True):
+        assert torch.equal(row, back)
+
+
+_UNPATCHED = "import verl.utils.tensordict_utils as t, torch\nfrom tensordict import TensorDict\n"
+
+
+def _fails_without_us(code: str) -> str:
+    """Run code in a process without the plug-in; what it said on stderr. It must fail, or the patch can go."""
+    import os
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("VERL_", "VLLM_"))}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode != 0, "works without the patch now: remove it"
+    return result.stderr
+
+
+def test_verl_still_needs_the_position_ids_repacked() -> None:
+    error = _fails_without_us(
+        _UNPATCHED + "rows = [torch.arange(20).reshape(4, 5) for _ in range(3)]\n"
+        "batch = TensorDict({'position_ids': torch.nested.as_nested_tensor(rows, layout=torch.jagged)}, batch_size=[3])\n"
+        "t.maybe_fix_3d_position_ids(batch)\n"
+        "assert all(torch.equal(a, b) for a, b in zip(rows, batch['position_ids'].unbind()))\n"
+    )
+    assert "split" in error or "AssertionError" in error or "RuntimeError" in error
+
+
+def test_torch_still_refuses_gloo_twice() -> None:
+    error = _fails_without_us(
+        "import os, torch, verl.utils.distributed as d\n"
+        "os.environ.update(RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='0')\n"
+        "d.get_device_name = lambda: 'cpu'; d.get_nccl_backend = lambda: 'gloo'\n"
+        "d.initialize_global_process_group_ray()\n"
+    )
+    assert "cpu" in error and "gloo" in error
+
+
+def test_verl_still_looks_for_the_distribution_vllm_alone() -> None:
+    assert "vllm version None not supported" in _fails_without_us("import verl.third_party.vllm")
+
+
+def test_patches_are_applied_once_verl_is_imported(config: DictConfig) -> None:
+    env = config.ray_kwargs.ray_init.runtime_env.env_vars
+    assert env.VERL_USE_EXTERNAL_MODULES == patches.__name__.rpartition(".")[0]
