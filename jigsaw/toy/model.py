@@ -10,10 +10,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
-    Qwen2TokenizerFast,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
@@ -37,8 +37,11 @@ PATCH = 14
 """Pixels of a side of a vision patch; 2 × 2 patches make one token, as in Qwen2.5-VL."""
 
 
-def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> Qwen2TokenizerFast:
+def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with Qwen's special tokens; every digit is a token of its own.
+
+    Unlike Qwen's it may merge across words, so that the fixed wording of a prompt is a handful of tokens and a tiny
+    model on a CPU spends its time on the pictures.
 
     Args:
         texts: what the merges are learned from; other text still tokenizes, byte by byte.
@@ -46,7 +49,10 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> Qwen2TokenizerF
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
@@ -59,7 +65,7 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> Qwen2TokenizerF
         ),
     )
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in MARKUP])
-    return Qwen2TokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -69,7 +75,7 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> Qwen2TokenizerF
     )
 
 
-def build_config(tokenizer: Qwen2TokenizerFast) -> Qwen2_5_VLConfig:
+def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     """Qwen2.5-VL's layout at about a million parameters."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     return Qwen2_5_VLConfig(
@@ -107,7 +113,7 @@ def build_config(tokenizer: Qwen2TokenizerFast) -> Qwen2_5_VLConfig:
     )
 
 
-def build_processor(tokenizer: Qwen2TokenizerFast, max_pixels: int = 112 * 112) -> Qwen2_5_VLProcessor:
+def build_processor(tokenizer: PreTrainedTokenizerFast, max_pixels: int = 112 * 112) -> Qwen2_5_VLProcessor:
     """Qwen2.5-VL's processor around the tokenizer.
 
     Args:

@@ -1,0 +1,192 @@
+"""The quickstart's parts, small; tests/e2e runs them as one."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from jigsaw.errors import JigsawError
+from jigsaw.prompts import render
+from jigsaw.puzzle import Puzzle
+from jigsaw.response import parse
+from jigsaw.show.training import heldout_exact, plot_training, read_metrics
+from jigsaw.tasks import build_puzzle, plan
+from jigsaw.toy import launch
+from jigsaw.toy.quickstart import Settings, _begin
+from jigsaw.toy.solve import greyed, mean_scores, solve
+from jigsaw.toy.warm_start import IGNORED, collate, naming_example, order_example, train
+
+
+def _row(number: int, rows: int = 2, columns: int = 1) -> dict[str, Any]:
+    return {
+        "data_source": "visual_jigsaw_image",
+        "prompt": [{"role": "user", "content": render("image", "answer_tag", rows=rows, columns=columns)}],
+        "images": [{"path": f"scene-{number:05d}.png", "jigsaw_config": [rows, columns]}],
+        "extra_info": {"id": str(number), "answer_format": "answer_tag"},
+    }
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> tuple[Any, Any]:
+    return AutoModelForImageTextToText.from_pretrained(tiny_model).eval(), AutoProcessor.from_pretrained(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def puzzles(scenes: Path) -> list[Puzzle]:
+    return [build_puzzle(_row(number), scenes) for number in range(8)]
+
+
+def test_the_tiny_model_is_a_real_qwen2_5_vl(model: tuple[Any, Any]) -> None:
+    net, processor = model
+    assert type(net).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    assert type(processor).__name__ == "Qwen2_5_VLProcessor"
+    assert sum(weight.numel() for weight in net.parameters()) < 2_000_000
+    text = "Tile 1: <think>Ünïcode, 12</think><answer>2, 1</answer>"
+    assert processor.tokenizer.decode(processor.tokenizer(text)["input_ids"]) == text
+
+
+def test_warm_start_orders_are_uniform_whatever_the_pixels_show(scenes: Path) -> None:
+    planned = plan(_row(0))
+    rng = random.Random(0)
+    answers = Counter(parse(order_example(planned, str(scenes), rng).reply, 2, "answer_tag").answer for _ in range(400))
+    assert set(answers) == {(1, 2), (2, 1)}
+    assert abs(answers[1, 2] - 200) < 50  # five standard deviations
+
+
+def test_only_replies_are_learned(model: tuple[Any, Any], scenes: Path) -> None:
+    _, processor = model
+    examples = [
+        order_example(plan(_row(1)), str(scenes), random.Random(1)),
+        naming_example(Image.new("RGB", (56, 56)), "sky"),
+    ]
+    batch = collate(processor, examples)
+    for example, ids, labels in zip(examples, batch["input_ids"], batch["labels"], strict=True):
+        assert processor.tokenizer.decode(labels[labels != IGNORED]) == example.reply + processor.tokenizer.eos_token
+        assert torch.equal(ids[labels != IGNORED], labels[labels != IGNORED])
+
+
+def test_training_lowers_the_loss(tiny_model: Path, model: tuple[Any, Any], scenes: Path) -> None:
+    net = AutoModelForImageTextToText.from_pretrained(tiny_model)
+    batch = [order_example(plan(_row(number)), str(scenes), random.Random(number)) for number in range(4)]
+    with torch.no_grad():
+        before = float(net(**collate(model[1], batch)).loss)
+    assert train(net, model[1], lambda step: batch, steps=8) < 0.7 * before
+
+
+def test_shuffling_a_prompts_pixels_changes_the_log_probabilities(
+    model: tuple[Any, Any], puzzles: list[Puzzle]
+) -> None:
+    net, processor = model
+    puzzle = puzzles[0]
+    text = processor.apply_chat_template(puzzle.messages, add_generation_prompt=True, tokenize=False)
+    inputs = processor(text=[text], images=puzzle.media, return_tensors="pt")
+    shuffled = dict(inputs)
+    order = torch.randperm(len(inputs["pixel_values"]), generator=torch.Generator().manual_seed(0))
+    shuffled["pixel_values"] = inputs["pixel_values"][order]
+    with torch.inference_mode():
+        seen, other = (net(**batch).logits[0, -1].log_softmax(-1) for batch in (inputs, shuffled))
+        again = net(**inputs).logits[0, -1].log_softmax(-1)
+    assert torch.equal(seen, again)
+    assert (seen - other).abs().max() > 1e-3
+
+
+def test_greyed_puzzles_keep_everything_but_the_picture(puzzles: list[Puzzle]) -> None:
+    for grey, piece in zip(greyed(puzzles[0]), puzzles[0].media, strict=True):
+        assert grey.size == piece.size
+        assert len(grey.getcolors() or []) == 1
+
+
+def test_a_batch_is_solved_as_each_puzzle_alone(model: tuple[Any, Any], puzzles: list[Puzzle]) -> None:
+    net, processor = model
+    together = solve(net, processor, puzzles[:3], max_new_tokens=4)
+    assert together == [solve(net, processor, [puzzle], max_new_tokens=4)[0] for puzzle in puzzles[:3]]
+
+
+def test_scores_are_the_rewards_means(puzzles: list[Puzzle]) -> None:
+    right = [f"<think></think><answer>{', '.join(map(str, puzzle.answer))}</answer>" for puzzle in puzzles]
+    assert mean_scores(puzzles, right)["exact"] == 1.0
+    assert mean_scores(puzzles, [*right[:4], "", "", "", ""])["exact"] == 0.5
+
+
+SETTINGS = Settings(grid="2x1", images=None, steps=2, warm_start_steps=2, seed=0)
+
+
+def test_a_folder_of_the_same_settings_is_kept(tmp_path: Path) -> None:
+    _begin(tmp_path / "run", SETTINGS)
+    (tmp_path / "run/kept").touch()
+    _begin(tmp_path / "run", SETTINGS)
+    assert (tmp_path / "run/kept").exists()
+
+
+def test_a_run_of_other_settings_is_put_aside(tmp_path: Path) -> None:
+    for seed in range(3):
+        _begin(tmp_path / "run", replace(SETTINGS, seed=seed))
+    seeds = [json.loads((tmp_path / name / "settings.json").read_text())["seed"] for name in ("run", "run.1", "run.2")]
+    assert seeds == [2, 0, 1]
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(JigsawError, match="something other than a quickstart"):
+        _begin(tmp_path, SETTINGS)
+
+
+def test_metrics_of_several_starts_are_one_curve(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    first.write_text('{"step": 1, "data": {"a": 1}}\n{"step": 2, "data": {"a": 2}}\n{"step": 3, "da')
+    second.write_text('{"step": 2, "data": {"a": 5}}\n{"step": 3, "data": {"a": 6}}\n')
+    assert read_metrics([first, second]) == {1: {"a": 1}, 2: {"a": 5}, 3: {"a": 6}}
+
+
+def test_the_curves_are_drawn(tmp_path: Path) -> None:
+    steps = {
+        step: {
+            "critic/score/mean": 0.1 * step,
+            "reward/exact": 0.1 * step,
+            "actor/entropy": 1.0,
+            "response_length/mean": 9.0,
+            **({"val-core/visual_jigsaw_image/acc/mean@1": 0.1 * step} if step % 2 else {}),
+        }
+        for step in range(1, 6)
+    }
+    assert [step for step, values in steps.items() if heldout_exact(values) is not None] == [1, 3, 5]
+    plot_training(steps, tmp_path / "training.png", chance=0.5, title="A run")
+    with Image.open(tmp_path / "training.png") as picture:
+        assert picture.width > 800
+
+
+def test_a_runs_processes_are_found_and_ended(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"],
+        env={**os.environ, "JIGSAW_RUN": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    while len(launch.processes_of(tmp_path)) < 2:
+        assert child.poll() is None
+        time.sleep(0.05)
+    launch.kill_leftovers(tmp_path)
+    assert launch.processes_of(tmp_path) == []
+    assert child.wait() != 0
+
+
+def test_a_failed_training_names_its_error_and_its_log(tmp_path: Path, repository: Path) -> None:
+    with pytest.raises(JigsawError, match=r"training stopped: .*nowhere.*verl\.log"):
+        launch.train_with_verl(
+            [f"--config-dir={repository / 'configs'}", "--config-name=nowhere"],
+            run=tmp_path,
+            log=tmp_path / "verl.log",
+            metrics=tmp_path / "metrics.jsonl",
+            on_step=lambda step, values: None,
+        )
