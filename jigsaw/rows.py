@@ -55,12 +55,19 @@ def row_split(row: Row) -> str:
     return str(extra_info(row).get("split") or "train")
 
 
-def prompt_text(row: Row) -> str:
-    """All text of the row's prompt, joined by line ends."""
+def chat(row: Row) -> list[Mapping[str, str]]:
+    """The row's prompt as a chat list.
+
+    Raises:
+        RowError: if it is anything else.
+    """
     prompt = row.get("prompt")
-    if prompt is None:
-        return ""
-    return "\n".join(str(message["content"]) for message in prompt)
+    if not isinstance(prompt, list) or not all(
+        isinstance(message, Mapping) and isinstance(message.get("content"), str) and "role" in message
+        for message in prompt
+    ):
+        raise RowError(f"its prompt must be a list of {{role, content}} with text as content, got {prompt!r:.60}")
+    return prompt
 
 
 def answer_format(row: Row) -> AnswerFormat:
@@ -78,7 +85,7 @@ def answer_format(row: Row) -> AnswerFormat:
             if given == known:
                 return known
         raise RowError(f"extra_info.answer_format is {given!r}; it must be one of {', '.join(ANSWER_FORMATS)}")
-    text = prompt_text(row)
+    text = "\n".join(message["content"] for message in chat(row))
     if "\\boxed" in text:
         return "boxed"
     if "<answer>" in text:

@@ -225,3 +225,15 @@ def test_a_row_that_is_no_puzzle_is_named(change, named):
         plan({**make_row(), **change})
     assert str(caught.value).startswith("row ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prompt", [None, "a text", ["a text"], [{"role": "user"}], [{"role": "user", "content": None}]])
+def test_a_prompt_that_is_no_chat_is_a_row_error(prompt: object) -> None:
+    row = {
+        "data_source": "visual_jigsaw_image",
+        "prompt": prompt,
+        "images": [{"path": "a.png", "jigsaw_config": [2, 1]}],
+        "extra_info": {"id": "a", "answer_format": "plain"},
+    }
+    with pytest.raises(RowError, match=r"row a: its prompt must be a list of \{role, content\}"):
+        plan(row)

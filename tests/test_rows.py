@@ -75,7 +75,7 @@ def test_answer_format(row, expected):
     assert answer_format(row) == expected
 
 
-@pytest.mark.parametrize("row", [ROW, with_prompt("x", extra_info={"answer_format": "xml"}), {"data_source": "a"}])
+@pytest.mark.parametrize("row", [ROW, with_prompt("x", extra_info={"answer_format": "xml"})])
 def test_answer_format_that_nothing_decides(row):
     with pytest.raises(RowError, match="answer_tag, boxed, plain"):
         answer_format(row)

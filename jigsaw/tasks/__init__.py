@@ -16,7 +16,7 @@ from typing import Any
 from jigsaw.errors import RowError
 from jigsaw.permutation import answer_of, draw
 from jigsaw.puzzle import Message, Plan, Puzzle, Spec, media_specs
-from jigsaw.rows import Row, answer_format, row_id, row_split
+from jigsaw.rows import Row, answer_format, chat, row_id, row_split
 from jigsaw.tasks import image
 
 TASKS: dict[str, ModuleType] = {"image": image}
@@ -71,7 +71,7 @@ def _messages(row: Row, media_type: str, specs: Sequence[Spec]) -> list[Message]
     waiting = iter(specs)
     marks = 0
     messages: list[Message] = []
-    for message in row.get("prompt") or ():
+    for message in chat(row):
         content: list[dict[str, Any]] = []
         for place, part in enumerate(_MARK.split(message["content"])):
             if place % 2 == 0:

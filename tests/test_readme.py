@@ -1,0 +1,131 @@
+"""The README tells the truth: its examples run, print what it shows, and name what exists.
+
+A fenced block marked ``run`` (```` ```bash run ````, ```` ```python run ````) is run, all of them in order in one folder;
+a block marked ``output`` holds what the block before it prints.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import jigsaw
+from jigsaw.cli import app
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = ("README.md", "configs/paper_and_code.md", "eval/eval.md")
+_FENCE = re.compile(r"^```(\w*)[ ]*(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_OVERRIDE = re.compile(r"""(?<![\w./-])(\+?[a-z]\w*(?:\.\w+)*=(?:'[^']*'|[^\s`'"]+))""")
+
+
+@dataclass
+class Block:
+    """A fenced block and the output that the README shows for it."""
+
+    language: str
+    text: str
+    output: str | None = None
+
+
+def page(name: str) -> str:
+    """The text of a page without its comments."""
+    return re.sub("<!--.*?-->", "", (REPOSITORY / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def runnable() -> Iterator[Block]:
+    blocks: list[Block] = []
+    for language, mark, text in _FENCE.findall(page("README.md")):
+        if mark == "run":
+            blocks.append(Block(language, text))
+        elif mark == "output":
+            blocks[-1].output = text
+    yield from blocks
+
+
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip("\n").splitlines()]
+
+
+def test_the_examples_run_and_print_what_is_shown(tmp_path: Path) -> None:
+    blocks = list(runnable())
+    assert sum(block.language == "python" for block in blocks) >= 2
+    assert sum("jigsaw " in block.text for block in blocks if block.language == "bash") >= 2
+    here = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{here}:{os.environ['PATH']}", "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    runners = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+    for block in blocks:
+        ended = subprocess.run(
+            [*runners[block.language], block.text],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert ended.returncode == 0, f"{block.text}\n{ended.stderr}"
+        if block.output is not None:
+            assert lines(ended.stdout) == lines(block.output), block.text
+    assert (tmp_path / "puzzles.html").is_file()
+    assert (tmp_path / "whole.png").is_file()
+
+
+def test_every_command_that_is_named_exists() -> None:
+    named = set(re.findall(r"(?:^|`)jigsaw ([a-z]+)", "\n".join(map(page, PAGES)), re.MULTILINE))
+    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {group.name for group in app.registered_groups}
+    assert known <= named, "the README leaves a command out"
+    assert named <= known
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page(name))
+    assert targets
+    for target in targets:
+        path, _, heading = target.partition("#")
+        if path.startswith("https://"):
+            assert re.match(r"https://(github\.com|huggingface\.co|arxiv\.org)/", path), path
+        elif path:
+            assert ((REPOSITORY / name).parent / path).exists(), path
+        else:
+            headings = re.findall("^#+ (.*)$", page(name), re.MULTILINE)
+            assert heading in {found.lower().replace(" ", "-") for found in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_files_that_are_named_exist(name: str) -> None:
+    folders = "jigsaw|configs|train_scripts|tests|eval|benchmarks|assets"
+    paths = re.findall(rf"(?<![\w/.])((?:{folders})/[\w./-]*\w)", page(name))
+    missing = [path for path in paths if not (REPOSITORY / path).exists()]
+    assert missing == []
+
+
+def test_every_script_and_machine_is_named_by_its_name() -> None:
+    named = set(re.findall(r"bash (train_scripts/\w+\.sh|tests/\w+\.sh)", page("README.md")))
+    assert {"train_scripts/quickstart.sh", "train_scripts/image.sh", "tests/run.sh"} <= named
+    assert all((REPOSITORY / script).is_file() for script in named)
+    for machine in re.findall(r"`(\w+\.yaml)`", page("README.md")):
+        assert (REPOSITORY / "configs/machine" / machine).is_file()
+
+
+def test_the_overrides_that_are_shown_fit_the_recipe() -> None:
+    found = [given.replace("'", "") for given in _OVERRIDE.findall(page("README.md")) if "." in given.split("=")[0]]
+    overrides = [given for given in found if "…" not in given]
+    assert len(overrides) >= 10
+    verl = Path(str(jigsaw.__file__)).parents[1] / "verl"
+    from importlib.util import find_spec
+
+    spec = find_spec("verl")
+    assert spec is not None and spec.origin is not None
+    verl = Path(spec.origin).parent
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base=None):
+        config = compose("image", [*overrides, f"hydra.searchpath=[file://{verl / 'trainer/config'}]"])
+    assert config.trainer.nnodes == 2
+    assert config.actor_rollout_ref.rollout.name == "vllm"
