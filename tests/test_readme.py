@@ -1,7 +1,7 @@
 """The README tells the truth: its examples run, print what it shows, and name what exists.
 
-A fenced block marked ``run`` (```` ```bash run ````, ```` ```python run ````) is run, all of them in order in one folder;
-a block marked ``output`` holds what the block before it prints.
+A fenced block marked ``run`` (after its language) is run, all of them in order in one folder; a block marked
+``output`` holds what the block before it prints.
 """
 
 import os
@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-import jigsaw
 from jigsaw.cli import app
 
 REPOSITORY = Path(__file__).parents[1]
@@ -119,11 +119,9 @@ def test_the_overrides_that_are_shown_fit_the_recipe() -> None:
     found = [given.replace("'", "") for given in _OVERRIDE.findall(page("README.md")) if "." in given.split("=")[0]]
     overrides = [given for given in found if "…" not in given]
     assert len(overrides) >= 10
-    verl = Path(str(jigsaw.__file__)).parents[1] / "verl"
-    from importlib.util import find_spec
-
     spec = find_spec("verl")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     verl = Path(spec.origin).parent
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base=None):
         config = compose("image", [*overrides, f"hydra.searchpath=[file://{verl / 'trainer/config'}]"])

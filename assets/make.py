@@ -1,0 +1,85 @@
+"""Makes the pictures that the README shows: ``python assets/make.py`` from the repository's root.
+
+``puzzle.png`` is drawn from rendered scenes by the code that makes the training data. ``quickstart.png`` is the
+training curve of the last quickstart, copied where there is one.
+"""
+
+import shutil
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import SubFigure
+
+from jigsaw import Puzzle, build_puzzle
+from jigsaw.prepare.images import ImageOptions, image_row
+from jigsaw.toy.scenes import write_scenes
+
+ASSETS = Path(__file__).parent
+CURVES = ASSETS.parent / "outputs/quickstart/training.png"
+
+SIDE = 240  # pixels of a scene
+EXAMPLES = (((3, 3), 15), ((2, 1), 3))  # grid, scene
+ACCENT = "#2a6f97"
+
+
+def main() -> None:
+    """Draw the puzzles and copy the curve."""
+    figure = plt.figure(figsize=(9.6, 6.2))
+    with tempfile.TemporaryDirectory() as media_root:
+        scenes = write_scenes(media_root, 1 + max(scene for _, scene in EXAMPLES), seed=0, size=SIDE)
+        for band, (grid, scene) in zip(figure.subfigures(len(EXAMPLES), 1), EXAMPLES, strict=True):
+            record = {"path": scenes[scene].name, "width": SIDE, "height": SIDE}
+            row = image_row(record, scene, "train", ImageOptions(grid=grid))
+            draw_puzzle(band, build_puzzle(row, media_root), *grid)
+    save(figure, ASSETS / "puzzle.png")
+    if CURVES.is_file():
+        shutil.copyfile(CURVES, ASSETS / "quickstart.png")
+
+
+def draw_puzzle(band: SubFigure, puzzle: Puzzle, rows: int, columns: int) -> None:
+    """Draw source, tiles as shown, prompt and answer, from left to right."""
+    left, middle, right = band.subfigures(1, 3, width_ratios=(1, 1.1, 1.5))
+    source = left.subplots(gridspec_kw={"left": 0.06, "right": 0.94, "bottom": 0.06, "top": 0.86})
+    source.imshow(puzzle.reassemble())
+    source.set_axis_off()
+    left.suptitle(f"the picture, {rows}×{columns}", fontsize=10, y=0.96)
+
+    spacing = {"left": 0.06, "right": 0.94, "bottom": 0.06, "top": 0.80, "hspace": 0.30, "wspace": 0.10}
+    axes = middle.subplots(rows, columns, squeeze=False, gridspec_kw=spacing)
+    for place, (axis, tile) in enumerate(zip(axes.flat, puzzle.pieces, strict=True), start=1):
+        axis.imshow(tile)
+        axis.set_title(f"Tile {place}", fontsize=8, color=ACCENT, pad=2)
+        axis.set_axis_off()
+    middle.suptitle("what the model sees, one image a tile", fontsize=10, y=0.96)
+
+    first, *_, last = texts(puzzle)
+    tiles = " ".join(f"Tile {place}: [image]" for place in (1, 2)) + (" …" if len(puzzle.pieces) > 2 else "")
+    paragraphs = [first.splitlines()[0], tiles, *last.strip().splitlines()]
+    prompt = "\n\n".join(textwrap.fill(paragraph, 54) for paragraph in paragraphs)
+    right.text(0.04, 0.85, prompt, fontsize=7.5, va="top")
+    answer = ", ".join(map(str, puzzle.answer))
+    right.text(0.04, 0.08, "right answer", fontsize=9, va="bottom", color="grey")
+    right.text(0.27, 0.075, answer, fontsize=11, va="bottom", color=ACCENT, weight="bold")
+    right.suptitle("what it is asked", fontsize=10, x=0.04, y=0.96, ha="left")
+
+
+def texts(puzzle: Puzzle) -> list[str]:
+    """The text parts of the prompt, in order."""
+    return [part["text"] for message in puzzle.messages for part in message["content"] if part["type"] == "text"]
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a PNG, by rename."""
+    draft = path.with_suffix(".draft.png")
+    figure.savefig(draft, dpi=120, metadata={"Software": None})
+    draft.replace(path)
+
+
+if __name__ == "__main__":
+    main()
