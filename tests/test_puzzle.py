@@ -227,7 +227,9 @@ def test_a_row_that_is_no_puzzle_is_named(change, named):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("prompt", [None, "a text", ["a text"], [{"role": "user"}], [{"role": "user", "content": None}]])
+@pytest.mark.parametrize(
+    "prompt", [None, "a text", ["a text"], [{"role": "user"}], [{"role": "user", "content": None}]]
+)
 def test_a_prompt_that_is_no_chat_is_a_row_error(prompt: object) -> None:
     row = {
         "data_source": "visual_jigsaw_image",

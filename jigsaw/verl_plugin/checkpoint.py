@@ -2,10 +2,11 @@
 
 verl 0.9.1 names the newest checkpoint in a tracker file that it rewrites in place: a run that is killed in that
 moment leaves it empty, and the next start fails on it. So each finished checkpoint is marked, and a run resumes from
-the newest marked one.
+the newest marked one: ``python -m jigsaw.verl_plugin.checkpoint FOLDER`` prints the overrides for verl's command line.
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,15 @@ def last_whole(folder: Path) -> Path | None:
 def step_of(checkpoint: Path) -> int:
     """The training step of a checkpoint folder."""
     return int(checkpoint.name.rpartition("_")[2])
+
+
+def resume_overrides(folder: Path) -> list[str]:
+    """Hydra overrides that resume from the newest whole checkpoint below ``folder``, or start anew without one."""
+    checkpoint = last_whole(folder)
+    if checkpoint is None:
+        return ["trainer.resume_mode=disable"]
+    return ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={checkpoint.resolve()}"]
+
+
+if __name__ == "__main__":
+    print(*resume_overrides(Path(sys.argv[1])), sep="\n")

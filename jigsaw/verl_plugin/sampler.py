@@ -49,7 +49,7 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             if self._failed > self._max_failed_share * max(self._seen, _SMALLEST_BASE) or failed == batch_size:
                 raise JigsawError(
                     f"{self._failed} of {self._seen} prompts failed, more than max_failed_share="
-                    f"{self._max_failed_share}; failed_prompts.jsonl in the run's folder says which and why"
+                    f"{self._max_failed_share}; failed_prompts.jsonl beside the checkpoints says which and why"
                 )
         return batch, metrics
 

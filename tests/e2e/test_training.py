@@ -14,7 +14,7 @@ from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.show.training import Metrics, heldout_exact, read_metrics
 from jigsaw.toy.launch import merge_checkpoint, processes_of, train_with_verl
 from jigsaw.toy.scenes import write_scenes
-from jigsaw.verl_plugin.checkpoint import last_whole
+from jigsaw.verl_plugin.checkpoint import last_whole, resume_overrides
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -29,12 +29,6 @@ class Run:
 
     def train(self, steps: int, *overrides: str) -> dict[int, Metrics]:
         """Train up to ``steps``; the metrics of the steps of this call."""
-        checkpoint = last_whole(self.folder / "checkpoints")
-        resume = (
-            ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={checkpoint}"]
-            if checkpoint
-            else ["trainer.resume_mode=disable"]
-        )
         metrics = self.folder / f"metrics-{steps}.jsonl"
         train_with_verl(
             [
@@ -52,7 +46,7 @@ class Run:
                 "trainer.val_before_train=false",
                 "trainer.test_freq=2",
                 "trainer.save_freq=1",
-                *resume,
+                *resume_overrides(self.folder / "checkpoints"),
                 *overrides,
             ],
             run=self.folder,
