@@ -103,7 +103,7 @@ def kendall_tau(a: Sequence[int], b: Sequence[int]) -> float:
         return 1.0
     rank = {value: place for place, value in enumerate(b)}
     ranks = [rank[value] for value in a]
-    discordant = sum(starmap(gt, combinations(ranks, 2)))
+    discordant: int = sum(starmap(gt, combinations(ranks, 2)))
     return 1.0 - 2.0 * discordant / pairs
 
 

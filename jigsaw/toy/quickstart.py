@@ -105,13 +105,13 @@ class Quickstart:
 
     def warm_start(self, progress: Progress) -> str:
         """Teach the answer's format and words for what is seen; all orders are random."""
-        from jigsaw.toy.warm_start import name_of, naming_example, order_example, train
+        from jigsaw.toy.warm_start import naming_example, order_example, picture_name, scene_name, train
 
         if self.warm_model.is_dir():
             return "kept"
         model, processor = load(self.random_model)
         rows, seed = read_rows(self.train_rows), self.settings.seed
-        kinds = self.settings.images is None
+        name_of = scene_name if self.settings.images is None else picture_name
 
         def batch_of(step: int) -> list[Any]:
             rng = random.Random(f"{seed}/{step}")
@@ -123,15 +123,18 @@ class Quickstart:
                 else:
                     puzzle = cut(planned, self.media_root)
                     shown = rng.randrange(len(puzzle.pieces))
-                    name = name_of(puzzle, shown, scenes=kinds)
-                    examples.append(naming_example(puzzle.pieces[shown], name))
+                    examples.append(naming_example(puzzle.pieces[shown], name_of(puzzle, shown)))
             return examples
 
         steps = self.settings.warm_start_steps
         bar = progress.add_task("warm start", total=steps)
-        loss = train(
-            model, processor, batch_of, steps=steps, on_step=lambda step: progress.update(bar, completed=step + 1)
-        )
+
+        def on_step(step: int) -> None:
+            progress.update(bar, completed=step + 1)
+            if not console.is_terminal and (step + 1) % 100 == 0:
+                console.print(f"  warm start {step + 1}/{steps}")
+
+        loss = train(model, processor, batch_of, steps=steps, on_step=on_step)
         draft = self.warm_model.with_name("warm_start.draft")
         shutil.rmtree(draft, ignore_errors=True)
         model.save_pretrained(draft)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -47,14 +48,30 @@ def naming_example(tile: Image.Image, name: str) -> Example:
 
 NAMING_PROMPT = "\nWhat is this?"
 THOUGHT = "Look."
-WORDS = ("sky", "ground", THOUGHT, NAMING_PROMPT)
+WORDS = ("sky", "ground", "sunny ", "shady ", THOUGHT, NAMING_PROMPT)
 """What the tokenizer should spell in few tokens."""
 
 
-def name_of(puzzle: Puzzle, place: int, *, scenes: bool) -> str:
-    """What the piece at a 0-based place shows."""
+def scene_name(puzzle: Puzzle, place: int) -> str:
+    """What the piece at a 0-based place of a rendered scene shows: sky or ground, towards the light or away from it."""
     rows, columns = puzzle.grid or (1, 1)
-    return "sky" if puzzle.order[place] // columns < rows / 2 else "ground"
+    row, column = divmod(puzzle.order[place], columns)
+    light = "" if columns == 1 else "sunny" if column < columns / 2 else "shady"
+    what = "" if rows == 1 else "sky" if row < rows / 2 else "ground"
+    return f"{light} {what}".strip()
+
+
+def picture_name(puzzle: Puzzle, place: int) -> str:
+    """What the piece at a 0-based place of any picture shows, read off its pixels: brightness, colour, texture."""
+    pixels = np.asarray(puzzle.pieces[place].convert("HSV").resize((32, 32)), dtype=np.float32)
+    hue, saturation, value = (np.median(pixels[..., channel]) for channel in range(3))
+    brightness = "dark" if value < 85 else "bright" if value > 170 else "medium"
+    colour = "grey" if saturation < 40 else HUES[int(hue / 256 * len(HUES))]
+    rough = np.abs(np.diff(pixels[..., 2], axis=0)).mean() > 12
+    return f"{brightness} {colour} {'rough' if rough else 'smooth'}"
+
+
+HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 
 
 def collate(processor: Any, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
