@@ -1,0 +1,65 @@
+"""The quickstart as a user runs it: stopped by Ctrl-C while it trains, started again, finished."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from jigsaw.toy.launch import processes_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+KEYS = {
+    "grid",
+    "chance",
+    "exact_before",
+    "exact_after",
+    "exact_greyed",
+    "heldout_puzzles",
+    "grpo_steps",
+    "seconds_total",
+    "seconds_install",
+    "peak_gib",
+    "versions",
+    "checkpoint",
+    "heldout_parquet",
+    "heldout_media_root",
+}
+
+
+def _start(repository: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
+    command = ["bash", "train_scripts/quickstart.sh", "--out", str(out), "--steps", "3", "--warm-start-steps", "30"]
+    # Its own session, as a terminal would give it, so that Ctrl-C reaches the quickstart and not the tests.
+    return subprocess.Popen(
+        command, cwd=repository, stdout=log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def test_stopped_and_started_again_it_finishes(repository: Path, tmp_path: Path) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
+    first = _start(repository, out, log)
+    while "  step   1 " not in log.read_text():
+        assert first.poll() is None, log.read_text()
+        time.sleep(1)
+    os.killpg(first.pid, signal.SIGINT)
+    assert first.wait(timeout=120) == 130
+    assert processes_of(out) == []
+    assert "started again" in log.read_text()
+    warm_start = (out / "model/warm_start/model.safetensors").stat().st_mtime_ns
+
+    assert _start(repository, out, log).wait() == 0, log.read_text()
+    assert processes_of(out) == []
+    assert (out / "model/warm_start/model.safetensors").stat().st_mtime_ns == warm_start
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary) >= KEYS
+    assert summary["grid"] == "2x1"
+    assert summary["chance"] == 0.5
+    assert summary["heldout_puzzles"] >= 200
+    assert 0.35 <= summary["exact_before"] <= 0.65
+    assert (Path(summary["checkpoint"]) / "config.json").is_file()
+    assert Path(summary["heldout_parquet"]).is_file()
+    assert (out / "training.png").stat().st_size > 10_000
