@@ -378,7 +378,7 @@ def _show(
 def main(
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
     images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
-    steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 60,
+    steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 40,
     warm_start_steps: Annotated[int, typer.Option(help="Supervised steps before GRPO.", min=1)] = 400,
     seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("outputs/quickstart"),
