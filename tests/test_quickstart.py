@@ -142,6 +142,28 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         _begin(tmp_path, SETTINGS)
 
 
+def test_a_second_run_in_the_same_folder_stops(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from jigsaw.toy import launch\n"
+        "with launch.alone(Path(sys.argv[1])): print('in')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with launch.alone(tmp_path / "run"):
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode != 0
+    assert "another run works in this folder" in second.stderr
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "in\n"
+
+
+def test_the_clock_adds_up_all_starts(tmp_path: Path) -> None:
+    launch.write_json(tmp_path / "timing.json", {"seconds": 100.0, "seconds_install": 40.0})
+    clock = launch.Clock(tmp_path / "timing.json", seconds_install=2.0)
+    assert 102.0 <= clock.seconds < 110.0
+    assert clock.seconds_install == 42.0
+    clock.save()
+    assert launch.Clock(tmp_path / "timing.json", seconds_install=0.0).seconds >= 102.0
+
+
 def test_metrics_of_several_starts_are_one_curve(tmp_path: Path) -> None:
     first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     first.write_text('{"step": 1, "data": {"a": 1}}\n{"step": 2, "data": {"a": 2}}\n{"step": 3, "da')

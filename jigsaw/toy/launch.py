@@ -1,5 +1,6 @@
 """Run verl's trainer as a child: noise to a log file, one line a step, nothing left behind when it stops."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
 from jigsaw.errors import JigsawError
 from jigsaw.show.training import Metrics, read_metrics
@@ -41,6 +44,55 @@ class Memory:
 def _used() -> int:
     memory = psutil.virtual_memory()
     return int(memory.total - memory.available)
+
+
+class Clock:
+    """Seconds that a run took, over all its starts, kept in a file.
+
+    Args:
+        path: JSON file ``{"seconds", "seconds_install"}``; read if it is there.
+        seconds_install: what the installation took before this start.
+    """
+
+    def __init__(self, path: Path, seconds_install: float) -> None:
+        before = json.loads(path.read_text()) if path.is_file() else {"seconds": 0.0, "seconds_install": 0.0}
+        self._path = path
+        self._before = before["seconds"] + seconds_install
+        self._begin = time.monotonic()
+        self.seconds_install = before["seconds_install"] + seconds_install
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, installation included."""
+        return float(self._before + time.monotonic() - self._begin)
+
+    def save(self) -> None:
+        """Keep them for the next start."""
+        write_json(self._path, {"seconds": self.seconds, "seconds_install": self.seconds_install})
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file by rename."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        JigsawError: if another process holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # beside it: the folder itself may be put aside
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise JigsawError(f"{folder}: another run works in this folder; wait for it or choose another") from error
+    with lock:
+        yield
 
 
 def train_with_verl(

@@ -28,7 +28,7 @@ from jigsaw.puzzle import Puzzle
 from jigsaw.rows import read_rows
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import build_puzzle, cut, plan
-from jigsaw.toy.launch import Memory, kill_leftovers, merge_checkpoint, train_with_verl
+from jigsaw.toy.launch import Clock, Memory, alone, kill_leftovers, merge_checkpoint, train_with_verl, write_json
 
 HELDOUT = 240
 """Pictures that are held out of training; the model is tested on as many puzzles, or some more of fewer pictures."""
@@ -152,7 +152,7 @@ class Quickstart:
             for row in rows
         ]
 
-    def grpo(self, progress: Progress) -> str:
+    def grpo(self, progress: Progress, clock: Clock) -> str:
         """GRPO through verl, from the last whole checkpoint if there is one."""
         from jigsaw.verl_plugin.checkpoint import last_whole, resume_overrides, step_of
 
@@ -177,6 +177,7 @@ class Quickstart:
                 line += f"  held-out exact {held_out:.3f}"
             progress.console.print(line)
             progress.update(bar, completed=step)
+            clock.save()
 
         (self.out / "metrics").mkdir(exist_ok=True)
         train_with_verl(
@@ -249,22 +250,25 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from jigsaw.toy.solve import greyed
-
     torch.set_num_threads(os.cpu_count() or 1)
     transformers_logging.disable_progress_bar()
-    begin = time.monotonic()
-    earlier = _begin(out, settings)
-    memory = Memory()
-    quickstart = Quickstart(out, settings, steps)
+    with alone(out):
+        _begin(out, settings)
+        return _run(out, Quickstart(out, settings, steps), Clock(out / "timing.json", seconds_install))
+
+
+def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
+    from jigsaw.toy.solve import greyed
+
     kill_leftovers(out)
+    memory = Memory()
 
     def stage(name: str, work: Any) -> Any:
         started = time.monotonic()
         result = work()
         note = result if isinstance(result, str) else ""
-        console.print(f"[green]✓[/] {name:<38} {time.monotonic() - started:6.1f} s  [dim]{note}[/]")
-        _write_json(out / "timing.json", {"seconds": earlier["seconds"] + time.monotonic() - begin})
+        console.print(f"[green]✓[/] {name:<40} {time.monotonic() - started:6.1f} s  [dim]{escape(note)}[/]")
+        clock.save()
         return result
 
     stage("pictures and rows", quickstart.pictures)
@@ -279,7 +283,7 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
         stage("warm start (format, words, random orders)", lambda: quickstart.warm_start(progress))
         puzzles = quickstart.heldout_puzzles()
         before = stage("held-out puzzles before", lambda: measure(quickstart.warm_model, puzzles))
-        stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress))
+        stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress, clock))
     stage("checkpoint to Hugging Face folder", quickstart.merge)
     after = stage("held-out puzzles after", lambda: measure(quickstart.trained_model, puzzles))
     grey = [replace(puzzle, media=greyed(puzzle)) for puzzle in puzzles]
@@ -289,30 +293,30 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
         quickstart.metrics(),
         out / "training.png",
         chance=quickstart.chance,
-        title=f"Quickstart, {settings.grid} tiles, GRPO",
+        title=f"Quickstart, {quickstart.settings.grid} tiles, GRPO",
     )
     summary = {
-        "grid": settings.grid,
+        "grid": quickstart.settings.grid,
         "chance": quickstart.chance,
         "exact_before": before["exact"],
         "exact_after": after["exact"],
         "exact_greyed": blind["exact"],
         "heldout_puzzles": len(puzzles),
-        "grpo_steps": steps,
-        "seconds_total": round(earlier["seconds"] + time.monotonic() - begin + seconds_install, 1),
-        "seconds_install": seconds_install,
+        "grpo_steps": quickstart.steps,
+        "seconds_total": round(clock.seconds, 1),
+        "seconds_install": round(clock.seconds_install, 1),
         "peak_gib": round(memory.peak_gib, 2),
         "versions": {package: version(package) for package in PACKAGES},
         "checkpoint": str(quickstart.trained_model),
         "heldout_parquet": str(quickstart.heldout_rows),
         "heldout_media_root": str(quickstart.media_root),
     }
-    _write_json(out / "summary.json", summary)
+    write_json(out / "summary.json", summary)
     _show(quickstart, summary, before, after, blind, puzzles[0])
     return summary
 
 
-def _begin(out: Path, settings: Settings) -> dict[str, float]:
+def _begin(out: Path, settings: Settings) -> None:
     """Make the folder ready: keep a run of the same settings, put any other aside, nothing is lost."""
     stored = out / "settings.json"
     if out.exists() and not (stored.is_file() and json.loads(stored.read_text()) == asdict(settings)):
@@ -325,15 +329,7 @@ def _begin(out: Path, settings: Settings) -> dict[str, float]:
             out.rename(aside)
             console.print(f"[yellow]the earlier run, of other settings, is now {aside}[/]")
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(stored, asdict(settings))
-    timing = out / "timing.json"
-    return json.loads(timing.read_text()) if timing.is_file() else {"seconds": 0.0}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_json(stored, asdict(settings))
 
 
 def _show(
