@@ -40,6 +40,8 @@ class Run:
                 f"data.media_root={self.media_root}",
                 "data.train_batch_size=8",
                 "actor_rollout_ref.rollout.n=4",
+                "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
+                "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
                 f"actor_rollout_ref.model.path={self.model}",
                 f"trainer.total_training_steps={steps}",
                 f"trainer.default_local_dir={self.folder / 'checkpoints'}",
