@@ -126,9 +126,12 @@ def test_training_on_the_validation_file_is_refused(config: DictConfig, processo
         JigsawDataset(data.train_files, processor.tokenizer, data, processor)
 
 
-def test_a_model_without_a_processor_is_refused(config: DictConfig, processor: Any) -> None:
-    with pytest.raises(JigsawError, match=r"no image processor; set actor_rollout_ref\.model\.path"):
-        JigsawDataset(config.data.train_files, processor.tokenizer, config.data, None)
+@pytest.mark.parametrize(("other", "name"), [(None, "no processor"), (object(), "object")])
+def test_a_model_that_is_not_qwen2_5_vl_is_refused(
+    config: DictConfig, processor: Any, other: object, name: str
+) -> None:
+    with pytest.raises(JigsawError, match=rf"the model has {name}; set actor_rollout_ref\.model\.path"):
+        JigsawDataset(config.data.train_files, processor.tokenizer, config.data, other)
 
 
 def test_a_bad_row_is_named_before_training(config: DictConfig, processor: Any, data: Path, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def list_pictures(media_root: Path) -> list[str]:
         JigsawError: if the folder or one below it cannot be read, or there is no picture.
     """
     if not media_root.is_dir():
-        raise JigsawError(f"{media_root}: no such folder; give the folder of the pictures as --media-root")
+        raise JigsawError(f"{media_root}: no such folder; give the folder that holds the pictures")
 
     def refuse(error: OSError) -> None:
         raise JigsawError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable or move it away")
@@ -194,7 +194,7 @@ def list_pictures(media_root: Path) -> list[str]:
         links = [below / name for name in folders if (root / below / name).is_symlink()]
         paths += [link.as_posix() for link in links if not (root / link).resolve().is_relative_to(root)]
     if not paths:
-        raise JigsawError(f"{media_root}: holds no pictures ({', '.join(SUFFIXES)}); check --media-root")
+        raise JigsawError(f"{media_root}: holds no pictures ({', '.join(SUFFIXES)}); is it the right folder?")
     return sorted(paths)
 
 

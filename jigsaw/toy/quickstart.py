@@ -70,6 +70,8 @@ class Quickstart:
         self.random_model, self.warm_model = out / "model/random", out / "model/warm_start"
         self.checkpoints, self.trained_model = out / "checkpoints", out / f"model/step_{steps}"
         self.log = out / "verl.log"
+        if settings.images and (found := len(list_pictures(self.media_root))) < FEWEST:
+            raise JigsawError(f"{self.media_root}: holds {found} pictures; the quickstart needs {FEWEST} or more")
 
     @property
     def chance(self) -> float:
@@ -83,8 +85,6 @@ class Quickstart:
 
             write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=os.cpu_count() or 1)
         found = len(list_pictures(self.media_root))
-        if found < FEWEST:
-            raise JigsawError(f"{self.media_root}: holds {found} pictures; the quickstart needs {FEWEST} or more")
         options = ImageOptions(
             grid=self.grid,
             min_side=28 * max(self.grid),
@@ -252,9 +252,10 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
 
     torch.set_num_threads(os.cpu_count() or 1)
     transformers_logging.disable_progress_bar()
+    quickstart = Quickstart(out, settings, steps)
     with alone(out):
         _begin(out, settings)
-        return _run(out, Quickstart(out, settings, steps), Clock(out / "timing.json", seconds_install))
+        return _run(out, quickstart, Clock(out / "timing.json", seconds_install))
 
 
 def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
