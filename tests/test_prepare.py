@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 import jigsaw
 from jigsaw.cli import app
 from jigsaw.errors import JigsawError
+from jigsaw.files import atomic_write
 from jigsaw.prepare import images
 from jigsaw.prepare.images import (
     ImageOptions,
@@ -33,7 +34,7 @@ from jigsaw.prepare.images import (
     prepare_images,
     row_schema,
 )
-from jigsaw.prepare.runner import SHARD_SIZE, atomic_write, json_line, run_shards
+from jigsaw.prepare.runner import SHARD_SIZE, json_line, run_shards
 from jigsaw.rows import read_rows, read_table
 
 PICTURES = 2 * SHARD_SIZE + 100  # three shards
@@ -233,6 +234,7 @@ def test_bytes_do_not_depend_on_workers(media, undisturbed, tmp_path, workers):
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
+@pytest.mark.e2e
 def test_killed_at_every_kind_of_moment(media, undisturbed, tmp_path):
     """One folder, killed again and again, each time a little further on; then it is let through.
 
@@ -261,6 +263,7 @@ def test_killed_at_any_time(media, undisturbed, tmp_path):
     assert contents(out) == contents(undisturbed)
 
 
+@pytest.mark.e2e
 def test_a_second_run_at_once_stops_and_a_kill_frees_the_folder(media, undisturbed, tmp_path):
     out = tmp_path / "out"
     first = subprocess.Popen(
@@ -282,6 +285,7 @@ def test_a_second_run_at_once_stops_and_a_kill_frees_the_folder(media, undisturb
     assert contents(out) == contents(undisturbed)
 
 
+@pytest.mark.e2e
 def test_ctrl_c_is_one_line_and_goes_on_later(media, undisturbed, tmp_path):
     out = tmp_path / "out"
     result = run(media, out, "--workers", "2", at=3, action="interrupt")

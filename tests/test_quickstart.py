@@ -142,19 +142,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         _begin(tmp_path, SETTINGS)
 
 
-def test_a_second_run_in_the_same_folder_stops(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from jigsaw.toy import launch\n"
-        "with launch.alone(Path(sys.argv[1])): print('in')"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    with launch.alone(tmp_path / "run"):
-        second = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert second.returncode != 0
-    assert "another run works in this folder" in second.stderr
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "in\n"
-
-
 def test_the_clock_adds_up_all_starts(tmp_path: Path) -> None:
     launch.write_json(tmp_path / "timing.json", {"seconds": 100.0, "seconds_install": 40.0})
     clock = launch.Clock(tmp_path / "timing.json", seconds_install=2.0)
@@ -203,12 +190,16 @@ def test_a_runs_processes_are_found_and_ended(tmp_path: Path) -> None:
     child.wait(timeout=5)
 
 
-def test_a_failed_training_names_its_error_and_its_log(tmp_path: Path, repository: Path) -> None:
-    with pytest.raises(JigsawError, match=r"training stopped: .*nowhere.*verl\.log"):
-        launch.train_with_verl(
-            [f"--config-dir={repository / 'configs'}", "--config-name=nowhere"],
-            run=tmp_path,
-            log=tmp_path / "verl.log",
-            metrics=tmp_path / "metrics.jsonl",
-            on_step=lambda step, values: None,
-        )
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("RuntimeError: x\nray.X(JigsawError): at\njigsaw.errors.JigsawError: a.parquet: no such file\nbye\n",
+         "a.parquet: no such file"),
+        ("  File 'a.py'\n(pid=3) ValueError: bad value\n\nSet HYDRA_FULL_ERROR=1\n", "ValueError: bad value"),
+        ("Cannot find primary config 'nowhere'.\n\n", "Cannot find primary config 'nowhere'."),
+        ("", "it printed nothing"),
+    ],
+)  # fmt: skip
+def test_a_logs_last_error_is_found(tmp_path: Path, log: str, expected: str) -> None:
+    (tmp_path / "log").write_text(log)
+    assert launch.last_error(tmp_path / "log") == expected

@@ -52,6 +52,7 @@ def lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip("\n").splitlines()]
 
 
+@pytest.mark.e2e
 def test_the_examples_run_and_print_what_is_shown(tmp_path: Path) -> None:
     blocks = list(runnable())
     assert sum(block.language == "python" for block in blocks) >= 2

@@ -157,6 +157,6 @@ def test_a_missing_input_is_one_line_and_no_page(tmp_path, media, wrong, words):
 
 def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path, media):
     (tmp_path / "page.html").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(JigsawError, match=r"page\.html: cannot be written \(Is a directory\)"):
         write_gallery(table(tmp_path, [row("0.png", "a")]), media, tmp_path / "page.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["media", "page.html", "val.parquet"]

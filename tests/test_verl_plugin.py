@@ -332,6 +332,7 @@ def _fails_without_us(code: str) -> str:
     return result.stderr
 
 
+@pytest.mark.e2e  # a process of its own that imports verl
 def test_verl_still_needs_the_position_ids_repacked() -> None:
     error = _fails_without_us(
         "import verl.utils.tensordict_utils as t, torch\nfrom tensordict import TensorDict\n"
@@ -344,6 +345,7 @@ def test_verl_still_needs_the_position_ids_repacked() -> None:
     assert "RuntimeError" in error
 
 
+@pytest.mark.e2e  # a process of its own that imports verl
 def test_torch_still_refuses_gloo_twice() -> None:
     error = _fails_without_us(
         "import os, torch, verl.utils.distributed as d\n"
@@ -354,6 +356,7 @@ def test_torch_still_refuses_gloo_twice() -> None:
     assert "cpu:gloo,cpu:gloo" in error
 
 
+@pytest.mark.e2e  # a process of its own that imports verl
 def test_verl_still_looks_for_the_distribution_vllm_alone() -> None:
     assert "vllm version None not supported" in _fails_without_us("import verl.third_party.vllm")
 

@@ -47,7 +47,10 @@ def image(
     limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many pictures.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Image jigsaws from every picture below a folder. A run that was stopped goes on when started again."""
+    """Image jigsaws from every picture below a folder. A run that was stopped goes on when started again.
+
+    Example: [bold]jigsaw prepare image --media-root COCO/train2017 --out data/image --grid 3x3 --val 500[/]
+    """
     options = ImageOptions(parse_grid(grid), min_side, val, seed, verify, answer_format, limit)
     try:
         with _progress_bar("pictures") as progress:

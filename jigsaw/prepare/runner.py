@@ -31,9 +31,8 @@ from multiprocessing.connection import wait as wait_for_handle
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
 from jigsaw.errors import JigsawError
+from jigsaw.files import alone, atomic_write
 
 Record = dict[str, Any]
 """What a worker says of an item: JSON values, the same for the same item in every process."""
@@ -87,49 +86,18 @@ def json_line(value: Any) -> bytes:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that appears under ``path`` whole or not at all.
-
-    Raises:
-        JigsawError: if the system refuses to write, for example on a full disk.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise JigsawError(
-            f"{path}: cannot be written ({error.strerror or error}); make room or choose another --out, "
-            "then start again: what is finished is kept"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
 def output_folder(out: Path) -> Iterator[None]:
     """Make the folder and hold it alone; the system lets go of it when this process ends, however it ends.
 
     Raises:
         JigsawError: if the folder cannot be made or written, or another run holds it.
     """
-    lock = FileLock(out / _LOCK)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise JigsawError(
-            f"{out}: another run is at work in this folder; wait for it or choose another --out"
-        ) from error
     except OSError as error:
         raise JigsawError(f"{out}: cannot be used as output folder ({error.strerror}); choose another --out") from error
-    try:
+    with alone(out / _LOCK, f"{out}: another run is at work in this folder; wait for it or choose another --out"):
         yield
-    finally:
-        lock.release()
 
 
 def begin(out: Path, job: Job) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from jigsaw.errors import JigsawError
+from jigsaw.files import atomic_write
 from jigsaw.puzzle import Puzzle
 from jigsaw.rows import Row, read_table, row_id
 from jigsaw.tasks import build_puzzle
@@ -116,7 +117,8 @@ def write_gallery(
     rows = table.slice(0, limit).to_pylist()
     cards = [make_card(row, index, media_root, seed=seed, epoch=epoch) for index, row in enumerate(rows)]
     page = render_page(cards, title=Path(data).name, rows=table.num_rows, seed=seed, epoch=epoch)
-    _write_whole(Path(out), page)
+    with atomic_write(Path(out)) as file:
+        file.write(page.encode())
     return table.num_rows, cards
 
 
@@ -195,13 +197,3 @@ def render_page(cards: list[Card], *, title: str, rows: int, seed: int, epoch: i
     template = environment.from_string(files(__package__).joinpath("gallery.html.j2").read_text(encoding="utf-8"))
     kinds = list(dict.fromkeys(card.kind for card in cards if card.kind))
     return template.render(cards=cards, title=title, rows=rows, kinds=kinds, seed=seed, epoch=epoch)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

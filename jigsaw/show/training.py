@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from jigsaw.files import atomic_write
+
 Metrics = dict[str, float]
 
 
@@ -68,7 +70,6 @@ def plot_training(steps: dict[int, Metrics], path: Path, *, chance: float, title
     for axis in axes[1]:
         axis.set_xlabel("GRPO step")
     figure.suptitle(title, fontsize=11)
-    draft = path.with_suffix(".draft.png")
-    figure.savefig(draft, dpi=130)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=130)
     plt.close(figure)
-    draft.replace(path)

@@ -2,20 +2,19 @@
 
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 
 from jigsaw.errors import JigsawError
+from jigsaw.files import atomic_folder, atomic_write
 from jigsaw.show.training import Metrics, read_metrics
 
 _MARK = "JIGSAW_RUN"
@@ -73,26 +72,8 @@ class Clock:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file by rename."""
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder; the system lets go of it when the process ends, however it ends.
-
-    Raises:
-        JigsawError: if another process holds it.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # beside it: the folder itself may be put aside
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise JigsawError(f"{folder}: another run works in this folder; wait for it or choose another") from error
-    with lock:
-        yield
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
 def train_with_verl(
@@ -137,7 +118,7 @@ def train_with_verl(
             kill_leftovers(run)
             process.wait()
     if process.returncode != 0:
-        raise JigsawError(f"training stopped: {_last_error(log)} (all of it: {log})")
+        raise JigsawError(f"training stopped: {last_error(log)} (all of it: {log})")
 
 
 def processes_of(run: Path) -> list[psutil.Process]:
@@ -173,11 +154,19 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         return
 
 
-def _last_error(log: Path) -> str:
-    """The last line of a log that names an error."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-400:]
-    errors = [line for line in lines if "Error" in line and not line.lstrip().startswith("File ")]
-    return errors[-1].strip() if errors else "no error was printed; the system may have killed it for its memory"
+def last_error(log: Path) -> str:
+    """What a log says went wrong: our own message if there is one, else the last exception, else the last line."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    exceptions = [match for line in lines if (match := _EXCEPTION.search(line))]
+    own = [match["message"] for match in exceptions if match["name"].endswith("JigsawError")]
+    if own:
+        return own[-1]
+    if exceptions:
+        return exceptions[-1].group().strip()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+
+
+_EXCEPTION = re.compile(r"(?P<name>[A-Za-z_.]*(Error|Exception)): (?P<message>.+)")
 
 
 def merge_checkpoint(checkpoint: Path, target: Path, *, log: Path) -> None:
@@ -191,18 +180,10 @@ def merge_checkpoint(checkpoint: Path, target: Path, *, log: Path) -> None:
     Raises:
         JigsawError: if the merger fails.
     """
-    draft = target.with_name(target.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    command = [
-        "-m",
-        "verl.model_merger",
-        "merge",
-        "--backend=fsdp",
-        f"--local_dir={checkpoint}",
-        f"--target_dir={draft}",
-    ]
-    with log.open("ab") as sink:
-        code = subprocess.run([sys.executable, *command], stdout=sink, stderr=subprocess.STDOUT, check=False).returncode
-    if code != 0:
-        raise JigsawError(f"{checkpoint} could not be merged: {_last_error(log)} (all of it: {log})")
-    draft.rename(target)
+    with atomic_folder(target) as draft, log.open("ab") as sink:
+        command = ["merge", "--backend=fsdp", f"--local_dir={checkpoint}", f"--target_dir={draft}"]
+        code = subprocess.run(
+            [sys.executable, "-m", "verl.model_merger", *command], stdout=sink, stderr=subprocess.STDOUT, check=False
+        ).returncode
+        if code != 0:
+            raise JigsawError(f"{checkpoint} could not be merged: {last_error(log)} (all of it: {log})")

@@ -1,7 +1,6 @@
 """A tiny Qwen2.5-VL with random weights: the real architecture and processor, a tokenizer made on the spot."""
 
 import os
-import shutil
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from jigsaw.files import atomic_folder
 from jigsaw.prompts import render
 from jigsaw.rows import ANSWER_FORMATS
 
@@ -141,7 +141,7 @@ def prompt_texts(extra: list[str]) -> list[str]:
 
 
 def build_tiny_model(folder: str | os.PathLike[str], *, seed: int = 0, words: tuple[str, ...] = ()) -> Path:
-    """Write a tiny Qwen2.5-VL as a Hugging Face folder, by rename: it is there whole or not at all.
+    """Write a tiny Qwen2.5-VL as a Hugging Face folder, whole or not at all.
 
     Args:
         folder: where to; a folder that is there already is kept.
@@ -154,15 +154,13 @@ def build_tiny_model(folder: str | os.PathLike[str], *, seed: int = 0, words: tu
     folder = Path(folder)
     if folder.is_dir():
         return folder
-    draft = folder.with_name(folder.name + ".draft")
-    shutil.rmtree(draft, ignore_errors=True)
     tokenizer = build_tokenizer(prompt_texts(list(words)))
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(build_config(tokenizer))
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    model.save_pretrained(draft)
-    build_processor(tokenizer).save_pretrained(draft)
-    draft.rename(folder)
+    with atomic_folder(folder) as draft:
+        model.save_pretrained(draft)
+        build_processor(tokenizer).save_pretrained(draft)
     return folder

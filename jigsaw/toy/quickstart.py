@@ -6,7 +6,6 @@ Every stage leaves its result in the output folder and is skipped when it is the
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import time
@@ -23,12 +22,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jigsaw.errors import JigsawError
+from jigsaw.files import alone, atomic_folder
 from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid, prepare_images
 from jigsaw.puzzle import Puzzle
 from jigsaw.rows import read_rows
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import build_puzzle, cut, plan
-from jigsaw.toy.launch import Clock, Memory, alone, kill_leftovers, merge_checkpoint, train_with_verl, write_json
+from jigsaw.toy.launch import Clock, Memory, kill_leftovers, merge_checkpoint, train_with_verl, write_json
 
 HELDOUT = 240
 """Pictures that are held out of training; the model is tested on as many puzzles, or some more of fewer pictures."""
@@ -135,11 +135,9 @@ class Quickstart:
                 console.print(f"  warm start {step + 1}/{steps}")
 
         loss = train(model, processor, batch_of, steps=steps, on_step=on_step)
-        draft = self.warm_model.with_name("warm_start.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        model.save_pretrained(draft)
-        processor.save_pretrained(draft)
-        draft.rename(self.warm_model)
+        with atomic_folder(self.warm_model) as draft:
+            model.save_pretrained(draft)
+            processor.save_pretrained(draft)
         return f"{steps} steps, last loss {loss:.2f}"
 
     def heldout_puzzles(self) -> list[Puzzle]:
@@ -253,7 +251,9 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
     torch.set_num_threads(os.cpu_count() or 1)
     transformers_logging.disable_progress_bar()
     quickstart = Quickstart(out, settings, steps)
-    with alone(out):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = out.with_name(f".{out.name}.lock")  # beside the folder, which may be put aside
+    with alone(lock, f"{out}: another run works in this folder; wait for it or choose another --out"):
         _begin(out, settings)
         return _run(out, quickstart, Clock(out / "timing.json", seconds_install))
 
@@ -375,7 +375,7 @@ def _show(
 def main(
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
     images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
-    steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 40,
+    steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 50,
     warm_start_steps: Annotated[int, typer.Option(help="Supervised steps before GRPO.", min=1)] = 400,
     seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("outputs/quickstart"),

@@ -1,0 +1,70 @@
+"""Files and folders that are there whole or not at all, and folders that one process holds alone."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from jigsaw.errors import JigsawError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that appears under ``path`` whole or not at all; its folder is made if missing.
+
+    Raises:
+        JigsawError: if the system refuses to write, for example on a full disk.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise JigsawError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or write elsewhere, "
+            "then start again: what is finished is kept"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that appears under ``path``, which must not exist, once the block ends without an error."""
+    draft = path.with_name(path.name + ".tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    yield draft
+    draft.rename(path)
+
+
+@contextmanager
+def alone(lock: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when this process ends, however it ends.
+
+    Args:
+        lock: the file.
+        busy: what to say where another process holds it.
+
+    Raises:
+        JigsawError: if another process holds it, or the system refuses to write it.
+    """
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise JigsawError(busy) from error
+    except OSError as error:
+        raise JigsawError(f"{lock}: cannot be locked ({error.strerror}); is its folder writable?") from error
+    try:
+        yield
+    finally:
+        held.release()

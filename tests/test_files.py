@@ -1,0 +1,60 @@
+"""Whole files and folders or none, and folders that one process holds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jigsaw.errors import JigsawError
+from jigsaw.files import alone, atomic_folder, atomic_write
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    with atomic_write(path) as file:
+        file.write(b"whole")
+        assert not path.exists()
+    assert path.read_bytes() == b"whole"
+
+
+def test_a_file_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    if_full = Path("/dev/full")
+    assert if_full.exists()
+    (tmp_path / "file.tmp").symlink_to(if_full)
+    refusal = pytest.raises(JigsawError, match=r"file: cannot be written \(No space left on device\)")
+    with refusal, atomic_write(tmp_path / "file") as file:
+        file.write(b"x" * 100_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "folder") as draft:
+        (draft / "half").touch()
+        raise ZeroDivisionError
+    assert not (tmp_path / "folder").exists()
+    with atomic_folder(tmp_path / "folder") as draft:
+        (draft / "whole").touch()
+    assert [entry.name for entry in (tmp_path / "folder").iterdir()] == ["whole"]
+
+
+def test_a_second_process_is_told_that_the_folder_is_held(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from jigsaw.files import alone\n"
+        "with alone(Path(sys.argv[1]), 'busy'): print('in')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with alone(tmp_path / "lock", "busy"):
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode != 0
+    assert "JigsawError: busy" in second.stderr
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "in\n"
