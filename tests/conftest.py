@@ -9,6 +9,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Unit tests alone need not wait for verl and vLLM to be imported."""
+    return True if collection_path.name == "e2e" and config.option.markexpr == "not e2e" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests are left out, not skipped, unless asked for; end-to-end tests run last."""
     if not config.getoption("--slow"):

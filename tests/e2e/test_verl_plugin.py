@@ -1,4 +1,4 @@
-"""The plug-in without a run: dataset, shared prompts, sampler, and whether each patch is still needed."""
+"""The plug-in on verl itself, without a run: dataset, shared prompts, sampler, and whether each patch is still needed."""
 
 import asyncio
 import json
@@ -26,6 +26,8 @@ from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.tasks import image
 from jigsaw.verl_plugin import agent_loop, patches, sampler
 from jigsaw.verl_plugin.dataset import JigsawDataset
+
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +334,6 @@ def _fails_without_us(code: str) -> str:
     return result.stderr
 
 
-@pytest.mark.e2e  # a process of its own that imports verl
 def test_verl_still_needs_the_position_ids_repacked() -> None:
     error = _fails_without_us(
         "import verl.utils.tensordict_utils as t, torch\nfrom tensordict import TensorDict\n"
@@ -345,7 +346,6 @@ def test_verl_still_needs_the_position_ids_repacked() -> None:
     assert "RuntimeError" in error
 
 
-@pytest.mark.e2e  # a process of its own that imports verl
 def test_torch_still_refuses_gloo_twice() -> None:
     error = _fails_without_us(
         "import os, torch, verl.utils.distributed as d\n"
@@ -356,7 +356,6 @@ def test_torch_still_refuses_gloo_twice() -> None:
     assert "cpu:gloo,cpu:gloo" in error
 
 
-@pytest.mark.e2e  # a process of its own that imports verl
 def test_verl_still_looks_for_the_distribution_vllm_alone() -> None:
     assert "vllm version None not supported" in _fails_without_us("import verl.third_party.vllm")
 

@@ -1,4 +1,4 @@
-"""The quickstart's parts, small; tests/e2e runs them as one."""
+"""The quickstart's parts, small; test_quickstart.py runs them as one."""
 
 import json
 import os
@@ -26,6 +26,8 @@ from jigsaw.toy import launch
 from jigsaw.toy.quickstart import Settings, _begin
 from jigsaw.toy.solve import greyed, mean_scores, solve
 from jigsaw.toy.warm_start import IGNORED, collate, naming_example, order_example, train
+
+pytestmark = pytest.mark.e2e
 
 
 def _row(number: int, rows: int = 2, columns: int = 1) -> dict[str, Any]:
