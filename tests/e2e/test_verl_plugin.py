@@ -1,4 +1,4 @@
-"""The plug-in on verl itself, without a run: dataset, shared prompts, sampler, and whether each patch is still needed."""
+"""The plug-in on verl itself, without a run: dataset, shared prompts, sampler, and which patches are still needed."""
 
 import asyncio
 import json
