@@ -8,8 +8,8 @@
 #
 # Stopped at any point, it goes on from the last whole checkpoint when started again.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) # paths in the arguments stay relative to where one stands
 begin=$SECONDS
-bash train_scripts/setup.sh
-source train_scripts/env_cpu.sh
-JIGSAW_SECONDS_INSTALL=$((SECONDS - begin)) exec .venv/bin/python -m jigsaw.toy.quickstart "$@"
+bash "$root/train_scripts/setup.sh"
+source "$root/train_scripts/env_cpu.sh"
+JIGSAW_SECONDS_INSTALL=$((SECONDS - begin)) exec "$root/.venv/bin/python" -m jigsaw.toy.quickstart "$@"

@@ -30,6 +30,7 @@ from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_met
 from jigsaw.tasks import build_puzzle, cut, plan
 from jigsaw.toy.launch import Clock, Memory, kill_leftovers, merge_checkpoint, train_with_verl, write_json
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 HELDOUT = 240
 """Pictures that are held out of training; the model is tested on as many puzzles, or some more of fewer pictures."""
 SCENES = 1240
@@ -180,7 +181,7 @@ class Quickstart:
         (self.out / "metrics").mkdir(exist_ok=True)
         train_with_verl(
             [
-                "--config-dir=configs",
+                f"--config-dir={REPOSITORY / 'configs'}",
                 "--config-name=quickstart",
                 f"hydra.run.dir={self.out / 'hydra'}",
                 f"data.train_files={self.train_rows}",
@@ -378,8 +379,10 @@ def main(
     steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 50,
     warm_start_steps: Annotated[int, typer.Option(help="Supervised steps before GRPO.", min=1)] = 400,
     seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("outputs/quickstart"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON at the end.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Output folder.", show_default="outputs/quickstart in the repository")
+    ] = REPOSITORY / "outputs/quickstart",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON; all else on stderr.")] = False,
 ) -> None:
     """Train a tiny Qwen2.5-VL on image jigsaws with verl, Ray and vLLM, on the CPU, and test what it learned.
 
@@ -387,6 +390,7 @@ def main(
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
+    console.stderr = as_json
     settings = Settings(grid, str(images.resolve()) if images else None, warm_start_steps, seed)
     try:
         summary = run(
