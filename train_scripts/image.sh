@@ -4,14 +4,16 @@
 #   bash train_scripts/setup.sh gpu
 #   bash train_scripts/image.sh data.train_files=data/image/train.parquet \
 #       data.val_files=data/image/val.parquet data.media_root=COCO
+#
+# Started again, it goes on from the newest whole checkpoint.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-run=$PWD/outputs/image_jigsaw # trainer.default_local_dir must stay below it for a restart to find its checkpoints
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+run=$root/outputs/image_jigsaw
 mkdir -p "$run/metrics"
 export VERL_USE_EXTERNAL_MODULES=jigsaw.verl_plugin
 # verl's file logger empties its file at each start
 VERL_FILE_LOGGER_PATH=$run/metrics/$(date -u +%Y%m%dT%H%M%S).jsonl
 export VERL_FILE_LOGGER_PATH
-mapfile -t resume < <(.venv/bin/python -m jigsaw.verl_plugin.checkpoint "$run/checkpoints")
-exec .venv/bin/python -m verl.trainer.main_ppo --config-dir configs --config-name image \
+mapfile -t resume < <("$root/.venv/bin/python" -m jigsaw.verl_plugin.checkpoint "$run/checkpoints")
+exec "$root/.venv/bin/python" -m verl.trainer.main_ppo --config-dir "$root/configs" --config-name image \
     trainer.default_local_dir="$run/checkpoints" hydra.run.dir="$run/hydra" "${resume[@]}" "$@"
