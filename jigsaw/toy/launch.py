@@ -76,13 +76,24 @@ def write_json(path: Path, value: object) -> None:
         file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
+GRPO = ("verl.trainer.main_ppo",)
+SFT = ("torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "verl.trainer.sft_trainer")
+
+
 def train_with_verl(
-    overrides: Sequence[str], *, run: Path, log: Path, metrics: Path, on_step: Callable[[int, Metrics], None]
+    overrides: Sequence[str],
+    *,
+    trainer: Sequence[str] = GRPO,
+    run: Path,
+    log: Path,
+    metrics: Path,
+    on_step: Callable[[int, Metrics], None],
 ) -> None:
-    """Run ``python -m verl.trainer.main_ppo`` to its end.
+    """Run one of verl's trainers to its end.
 
     Args:
-        overrides: arguments after ``--config-dir``.
+        overrides: the trainer's arguments: config and Hydra overrides.
+        trainer: the module, and what goes before the overrides.
         run: the run's folder; it marks the processes.
         log: file that takes everything the processes print.
         metrics: JSON-lines file that verl's file logger writes.
@@ -103,7 +114,7 @@ def train_with_verl(
 
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "verl.trainer.main_ppo", *overrides],
+            [sys.executable, "-m", *trainer, *overrides],
             stdout=sink,
             stderr=subprocess.STDOUT,
             env=environment,

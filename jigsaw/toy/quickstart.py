@@ -5,7 +5,7 @@ Every stage leaves its result in the output folder and is skipped when it is the
 
 import json
 import os
-import random
+import shutil
 import signal
 import sys
 import time
@@ -22,13 +22,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jigsaw.errors import JigsawError
-from jigsaw.files import alone, atomic_folder
+from jigsaw.files import alone
 from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid, prepare_images
 from jigsaw.puzzle import Puzzle
 from jigsaw.rows import read_rows
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
-from jigsaw.tasks import build_puzzle, cut, plan
-from jigsaw.toy.launch import Clock, Memory, kill_leftovers, merge_checkpoint, train_with_verl, write_json
+from jigsaw.tasks import build_puzzle
+from jigsaw.toy.launch import SFT, Clock, Memory, kill_leftovers, merge_checkpoint, train_with_verl, write_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HELDOUT = 240
@@ -105,41 +105,41 @@ class Quickstart:
         return "Qwen2.5-VL, 1.3 M random weights"
 
     def warm_start(self, progress: Progress) -> str:
-        """Teach the answer's format and words for what is seen; all orders are random."""
-        from jigsaw.toy.warm_start import naming_example, order_example, picture_name, scene_name, train
-
+        """Teach the answer's format and words for what is seen, with verl's SFT trainer; all orders are random."""
         if self.warm_model.is_dir():
             return "kept"
-        model, processor = load(self.random_model)
-        rows, seed = read_rows(self.train_rows), self.settings.seed
-        name_of = scene_name if self.settings.images is None else picture_name
-
-        def batch_of(step: int) -> list[Any]:
-            rng = random.Random(f"{seed}/{step}")
-            examples = []
-            for place in range(16):
-                planned = plan(rng.choice(rows), seed, step)
-                if place % 2:
-                    examples.append(order_example(planned, str(self.media_root), rng))
-                else:
-                    puzzle = cut(planned, self.media_root)
-                    shown = rng.randrange(len(puzzle.pieces))
-                    examples.append(naming_example(puzzle.pieces[shown], name_of(puzzle, shown)))
-            return examples
-
-        steps = self.settings.warm_start_steps
+        steps, checkpoints = self.settings.warm_start_steps, self.out / "warm_start"
+        shutil.rmtree(checkpoints, ignore_errors=True)  # of a start that was cut off
         bar = progress.add_task("warm start", total=steps)
+        losses: list[float] = []
 
-        def on_step(step: int) -> None:
-            progress.update(bar, completed=step + 1)
-            if not console.is_terminal and (step + 1) % 100 == 0:
-                console.print(f"  warm start {step + 1}/{steps}")
+        def on_step(step: int, values: Metrics) -> None:
+            losses.append(values["train/loss"])
+            progress.update(bar, completed=step)
+            if step % 100 == 0:
+                progress.console.print(f"  warm start {step}/{steps}  loss {losses[-1]:.2f}")
 
-        loss = train(model, processor, batch_of, steps=steps, on_step=on_step)
-        with atomic_folder(self.warm_model) as draft:
-            model.save_pretrained(draft)
-            processor.save_pretrained(draft)
-        return f"{steps} steps, last loss {loss:.2f}"
+        train_with_verl(
+            [
+                f"--config-dir={REPOSITORY / 'configs'}",
+                "--config-name=warm_start",
+                f"hydra.run.dir={self.out / 'hydra'}",
+                f"data.train_files={self.train_rows}",
+                f"data.media_root={self.media_root}",
+                f"data.scenes={str(self.settings.images is None).lower()}",
+                f"data.steps={steps}",
+                f"data.seed={self.settings.seed}",
+                f"model.path={self.random_model}",
+                f"trainer.default_local_dir={checkpoints}",
+            ],
+            trainer=SFT,
+            run=self.out,
+            log=self.log,
+            metrics=self.out / "warm_start.jsonl",
+            on_step=on_step,
+        )
+        merge_checkpoint(checkpoints / f"global_step_{steps}", self.warm_model, log=self.log)
+        return f"{steps} steps, last loss {losses[-1]:.2f}"
 
     def heldout_puzzles(self) -> list[Puzzle]:
         """The puzzles of the held-out pictures; fewer pictures appear in several orders."""

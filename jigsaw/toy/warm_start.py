@@ -5,21 +5,18 @@ to name what they show, and from whole puzzles to answer in the right form, with
 knows about order afterwards is chance, and everything above it comes from GRPO.
 """
 
+import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from jigsaw.permutation import answer_of
 from jigsaw.puzzle import Message, Plan, Puzzle
-from jigsaw.tasks import cut
-
-IGNORED = -100
-"""The label that the loss leaves out."""
+from jigsaw.rows import Row
+from jigsaw.tasks import cut, plan
 
 
 @dataclass(frozen=True)
@@ -31,13 +28,13 @@ class Example:
     reply: str
 
 
-def order_example(plan: Plan, media_root: str, rng: random.Random) -> Example:
+def order_example(planned: Plan, media_root: str | os.PathLike[str], rng: random.Random) -> Example:
     """A puzzle with a reply of the right form whose order is drawn at random, whatever the pixels show."""
-    puzzle = cut(plan, media_root)
-    order = list(range(len(plan.order)))
+    puzzle = cut(planned, media_root)
+    order = list(range(len(planned.order)))
     rng.shuffle(order)
     answer = ", ".join(str(place) for place in answer_of(order))
-    return Example(plan.messages, puzzle.media, f"<think>{THOUGHT}</think><answer>{answer}</answer>")
+    return Example(planned.messages, puzzle.media, f"<think>{THOUGHT}</think><answer>{answer}</answer>")
 
 
 def naming_example(tile: Image.Image, name: str) -> Example:
@@ -74,67 +71,22 @@ def picture_name(puzzle: Puzzle, place: int) -> str:
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 
 
-def collate(processor: Any, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """Right-padded model inputs with labels on the replies alone.
-
-    Returns:
-        The processor's tensors and ``labels``, int64 (batch, length).
-    """
-    prompts = [
-        processor.apply_chat_template(example.messages, add_generation_prompt=True, tokenize=False)
-        for example in examples
-    ]
-    processor.tokenizer.padding_side = "right"
-    end = processor.tokenizer.eos_token
-    inputs = processor(
-        text=[prompt + example.reply + end for prompt, example in zip(prompts, examples, strict=True)],
-        images=[tile for example in examples for tile in example.media],
-        padding=True,
-        return_tensors="pt",
-    )
-    labels = inputs["input_ids"].clone()
-    lengths = inputs["attention_mask"].sum(1).tolist()
-    for row, example in enumerate(examples):
-        reply = len(processor.tokenizer(example.reply + end)["input_ids"])
-        labels[row, : lengths[row] - reply] = IGNORED
-        labels[row, lengths[row] :] = IGNORED
-    return {**inputs, "labels": labels}
-
-
-def train(
-    model: torch.nn.Module,
-    processor: Any,
-    batch_of: Callable[[int], list[Example]],
-    *,
-    steps: int,
-    learning_rate: float = 1e-3,
-    on_step: Callable[[int], None] = lambda step: None,
-) -> float:
-    """Plain next-token training, AdamW with a linear warm-up over the first 20 steps and a linear decay.
+def warm_start_example(
+    rows: Sequence[Row], media_root: str | os.PathLike[str], index: int, *, seed: int, scenes: bool
+) -> Example:
+    """The example of an index, a pure function of its arguments: puzzles and single tiles in turn.
 
     Args:
-        model: a Qwen2.5-VL, changed in place.
-        processor: its processor.
-        batch_of: the examples of a step, 0-based.
-        steps: number of steps.
-        learning_rate: the highest.
-        on_step: called with each step when it is done.
-
-    Returns:
-        The last step's loss.
+        rows: training rows.
+        media_root: folder of their pictures.
+        index: 0-based number of the example.
+        seed: of all draws.
+        scenes: whether the pictures are rendered scenes, whose parts have names.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / 20, 1.0) * max(1.0 - step / steps, 0.05)
-    )
-    model.train()
-    for step in range(steps):
-        loss = model(**collate(processor, batch_of(step))).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        on_step(step)
-    model.eval()
-    return float(loss.detach())
+    rng = random.Random(f"{seed}/{index}")
+    planned = plan(rng.choice(rows), seed, index)
+    if index % 2:
+        return order_example(planned, media_root, rng)
+    puzzle = cut(planned, media_root)
+    place = rng.randrange(len(puzzle.pieces))
+    return naming_example(puzzle.pieces[place], (scene_name if scenes else picture_name)(puzzle, place))

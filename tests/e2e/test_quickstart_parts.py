@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from jigsaw.errors import JigsawError
+from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.prompts import render
 from jigsaw.puzzle import Puzzle
 from jigsaw.response import parse
@@ -24,8 +26,9 @@ from jigsaw.show.training import heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy import launch
 from jigsaw.toy.quickstart import Settings, _begin
+from jigsaw.toy.sft_dataset import WarmStartDataset
 from jigsaw.toy.solve import greyed, mean_scores, solve
-from jigsaw.toy.warm_start import IGNORED, collate, naming_example, order_example, train
+from jigsaw.toy.warm_start import Example, order_example, picture_name
 
 pytestmark = pytest.mark.e2e
 
@@ -66,24 +69,50 @@ def test_warm_start_orders_are_uniform_whatever_the_pixels_show(scenes: Path) ->
     assert abs(answers[1, 2] - 200) < 50  # five standard deviations
 
 
-def test_only_replies_are_learned(model: tuple[Any, Any], scenes: Path) -> None:
-    _, processor = model
-    examples = [
-        order_example(plan(_row(1)), str(scenes), random.Random(1)),
-        naming_example(Image.new("RGB", (56, 56)), "sky"),
-    ]
-    batch = collate(processor, examples)
-    for example, ids, labels in zip(examples, batch["input_ids"], batch["labels"], strict=True):
-        assert processor.tokenizer.decode(labels[labels != IGNORED]) == example.reply + processor.tokenizer.eos_token
-        assert torch.equal(ids[labels != IGNORED], labels[labels != IGNORED])
+@pytest.fixture(scope="module")
+def warm_start(tmp_path_factory: pytest.TempPathFactory, scenes: Path, model: tuple[Any, Any]) -> WarmStartDataset:
+    data = tmp_path_factory.mktemp("rows")
+    prepare_images(scenes, data, ImageOptions(grid=(2, 1)), progress=lambda done, total: None)
+    config = {"train_files": str(data / "train.parquet"), "media_root": str(scenes), "seed": 0, "scenes": True}
+    config |= {"train_batch_size": 16, "steps": 2}
+    return WarmStartDataset(config["train_files"], model[1].tokenizer, OmegaConf.create(config), model[1])
 
 
-def test_training_lowers_the_loss(tiny_model: Path, model: tuple[Any, Any], scenes: Path) -> None:
-    net = AutoModelForImageTextToText.from_pretrained(tiny_model)
-    batch = [order_example(plan(_row(number)), str(scenes), random.Random(number)) for number in range(4)]
-    with torch.no_grad():
-        before = float(net(**collate(model[1], batch)).loss)
-    assert train(net, model[1], lambda step: batch, steps=40) < 0.7 * before
+def test_warm_start_items_are_what_the_model_reads(warm_start: WarmStartDataset, model: tuple[Any, Any]) -> None:
+    net, processor = model
+    assert len(warm_start) == 32
+    for index in range(4):
+        item, example = warm_start[index], warm_start.example(index)
+        learned = item["input_ids"][item["loss_mask"].bool()]
+        assert processor.tokenizer.decode(learned) == example.reply + processor.tokenizer.eos_token
+        positions, _ = net.model.get_rope_index(
+            item["input_ids"].unsqueeze(0),
+            mm_token_type_ids=(item["input_ids"] == net.config.image_token_id).long().unsqueeze(0),
+            image_grid_thw=item["multi_modal_inputs"]["image_grid_thw"],
+        )
+        assert torch.equal(item["position_ids"][1:], positions[:, 0])
+
+
+def test_warm_start_examples_depend_on_seed_and_index_alone(warm_start: WarmStartDataset) -> None:
+    def shown(example: Example) -> tuple[Any, ...]:
+        return example.reply, [image.tobytes() for image in example.media]
+
+    assert shown(warm_start.example(5)) == shown(warm_start.example(5))
+    assert len({repr(shown(warm_start.example(index))) for index in range(32)}) > 24  # some tiles come twice
+
+
+def test_single_tiles_are_named_after_what_they_show(warm_start: WarmStartDataset) -> None:
+    names = {warm_start.example(index).reply for index in range(0, 32, 2)}
+    assert names == {"sky", "ground"}
+
+
+@pytest.mark.parametrize(
+    ("colour", "name"),
+    [((200, 30, 30), "bright red smooth"), ((20, 20, 60), "dark blue smooth"), ((128, 128, 128), "medium grey smooth")],
+)
+def test_any_picture_is_named_after_its_pixels(puzzles: list[Puzzle], colour: tuple[int, ...], name: str) -> None:
+    plain = replace(puzzles[0], pieces=[Image.new("RGB", (56, 56), colour)])
+    assert picture_name(plain, 0) == name
 
 
 def test_shuffling_a_prompts_pixels_changes_the_log_probabilities(

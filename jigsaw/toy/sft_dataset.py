@@ -1,0 +1,24 @@
+"""The warm start's examples as a data set of verl's supervised trainer (configs/warm_start.yaml)."""
+
+from typing import Any
+
+from jigsaw.rows import read_rows
+from jigsaw.toy.warm_start import Example, warm_start_example
+from jigsaw.verl_plugin.sft import SFTDataset
+
+
+class WarmStartDataset(SFTDataset):
+    """``data.train_batch_size`` × ``data.steps`` examples; see :func:`jigsaw.toy.warm_start.warm_start_example`."""
+
+    def __init__(self, parquet_files: Any, tokenizer: Any, config: Any, processor: Any, max_samples: int = -1) -> None:
+        super().__init__(parquet_files, tokenizer, config, processor, max_samples)
+        self._rows = read_rows(config.train_files)
+        self._config = config
+
+    def __len__(self) -> int:
+        return int(self._config.train_batch_size * self._config.steps)
+
+    def example(self, index: int) -> Example:
+        """Half puzzles with random orders, half single tiles with their names."""
+        config = self._config
+        return warm_start_example(self._rows, config.media_root, index, seed=config.seed, scenes=config.scenes)
