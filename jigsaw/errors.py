@@ -11,3 +11,14 @@ class RowError(JigsawError):
 
 class MediaError(JigsawError):
     """A picture, video or map that cannot be used. The message names the file."""
+
+
+def print_error(error: JigsawError | OSError) -> None:
+    """Print an error as one line on stderr; the system's own (a full disk, no permission) in the system's words."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    message = str(error)
+    if isinstance(error, OSError):
+        message = f"{error.filename or 'input/output'}: {error.strerror or error}"
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}")

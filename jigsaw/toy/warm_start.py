@@ -63,7 +63,7 @@ def picture_name(puzzle: Puzzle, place: int) -> str:
     pixels = np.asarray(puzzle.pieces[place].convert("HSV").resize((32, 32)), dtype=np.float32)
     hue, saturation, value = (np.median(pixels[..., channel]) for channel in range(3))
     brightness = "dark" if value < 85 else "bright" if value > 170 else "medium"
-    colour = "grey" if saturation < 40 else HUES[int(hue / 256 * len(HUES))]
+    colour = "grey" if saturation < 40 else HUES[round(hue / 256 * len(HUES)) % len(HUES)]
     rough = np.abs(np.diff(pixels[..., 2], axis=0)).mean() > 12
     return f"{brightness} {colour} {'rough' if rough else 'smooth'}"
 

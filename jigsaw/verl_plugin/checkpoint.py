@@ -12,6 +12,8 @@ from typing import Any
 
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 
+from jigsaw.errors import JigsawError
+
 MARKER = "WHOLE"
 
 
@@ -20,8 +22,8 @@ class MarkWhole(CheckpointCallback):  # type: ignore[misc]
 
     def on_save(self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **_: Any) -> None:
         """Called by verl's trainer after each save."""
-        if async_save:  # workers may still be writing
-            return
+        if async_save:
+            raise JigsawError("asynchronous checkpoints are not marked as whole; set actor.checkpoint.async_save=false")
         for path in sorted(Path(checkpoint_dir).rglob("*")):
             if path.is_file():
                 _flush(path)
@@ -53,7 +55,19 @@ def resume_overrides(folder: Path) -> list[str]:
     checkpoint = last_whole(folder)
     if checkpoint is None:
         return ["trainer.resume_mode=disable"]
-    return ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={checkpoint.resolve()}"]
+    return ["trainer.resume_mode=resume_path", override("trainer.resume_from_path", checkpoint.resolve())]
+
+
+def override(key: str, value: object) -> str:
+    """A Hydra override with its value quoted: a path may hold blanks, commas, brackets or letters of any script.
+
+    Raises:
+        JigsawError: if the value holds ``${``, which Hydra would resolve.
+    """
+    if "${" in str(value):
+        raise JigsawError(f"{value}: holds '${{', which the config language resolves; rename the folder")
+    quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{quoted}'"
 
 
 if __name__ == "__main__":

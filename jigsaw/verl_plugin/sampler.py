@@ -46,7 +46,7 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             metrics.update(_reward_metrics(batch))
             metrics["training/failed_prompts"] = failed
             metrics["training/failed_prompts_total"] = self._failed
-            if self._failed > self._max_failed_share * max(self._seen, _SMALLEST_BASE) or failed == batch_size:
+            if self._failed > max(1, self._max_failed_share * max(self._seen, _SMALLEST_BASE)) or failed == batch_size:
                 raise JigsawError(
                     f"{self._failed} of {self._seen} prompts failed, more than max_failed_share="
                     f"{self._max_failed_share}; failed_prompts.jsonl beside the checkpoints says which and why"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -25,10 +26,11 @@ from jigsaw.response import parse
 from jigsaw.show.training import heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy import launch
-from jigsaw.toy.quickstart import Settings, _begin
+from jigsaw.toy.quickstart import Quickstart, Settings, _begin
 from jigsaw.toy.sft_dataset import WarmStartDataset
 from jigsaw.toy.solve import greyed, mean_scores, solve
 from jigsaw.toy.warm_start import Example, order_example, picture_name
+from jigsaw.verl_plugin.checkpoint import override
 
 pytestmark = pytest.mark.e2e
 
@@ -132,16 +134,21 @@ def test_shuffling_a_prompts_pixels_changes_the_log_probabilities(
     assert (seen - other).abs().max() > 1e-3
 
 
-def test_greyed_puzzles_keep_everything_but_the_picture(puzzles: list[Puzzle]) -> None:
-    for grey, piece in zip(greyed(puzzles[0]), puzzles[0].media, strict=True):
-        assert grey.size == piece.size
-        assert len(grey.getcolors() or []) == 1
+def test_a_greyed_picture_keeps_its_size_alone(puzzles: list[Puzzle]) -> None:
+    grey = greyed(puzzles[0].media[0])
+    assert grey.size == puzzles[0].media[0].size
+    assert len(grey.getcolors() or []) == 1
 
 
-def test_a_batch_is_solved_as_each_puzzle_alone(model: tuple[Any, Any], puzzles: list[Puzzle]) -> None:
-    net, processor = model
-    together = solve(net, processor, puzzles[:3], max_new_tokens=4)
-    assert together == [solve(net, processor, [puzzle], max_new_tokens=4)[0] for puzzle in puzzles[:3]]
+def test_a_batch_is_solved_as_each_puzzle_alone(model: tuple[Any, Any], scenes: Path) -> None:
+    plans = [plan(_row(number)) for number in range(3)]
+    together = solve(*model, plans, scenes, max_new_tokens=4)
+    assert together == [solve(*model, [planned], scenes, max_new_tokens=4)[0] for planned in plans]
+
+
+def test_greyed_out_all_puzzles_of_a_prompt_get_one_reply(model: tuple[Any, Any], scenes: Path) -> None:
+    replies = solve(*model, [plan(_row(number)) for number in range(4)], scenes, grey=True, max_new_tokens=4)
+    assert len(set(replies)) == 1
 
 
 def test_scores_are_the_rewards_means(puzzles: list[Puzzle]) -> None:
@@ -174,12 +181,65 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_clock_adds_up_all_starts(tmp_path: Path) -> None:
-    launch.write_json(tmp_path / "timing.json", {"seconds": 100.0, "seconds_install": 40.0})
+    launch.write_json(tmp_path / "timing.json", {"seconds": 100.0, "seconds_install": 40.0, "peak_gib": 9.5})
     clock = launch.Clock(tmp_path / "timing.json", seconds_install=2.0)
+    clock.watch_memory()
     assert 102.0 <= clock.seconds < 110.0
     assert clock.seconds_install == 42.0
     clock.save()
-    assert launch.Clock(tmp_path / "timing.json", seconds_install=0.0).seconds >= 102.0
+    again = launch.Clock(tmp_path / "timing.json", seconds_install=0.0)
+    assert again.seconds >= 102.0
+    assert again.peak_gib >= 9.5
+
+
+def _train(tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "stub_trainer.py").write_text("import json, os\n" + code)
+    steps: list[int] = []
+    launch.train_with_verl(
+        [],
+        trainer=("stub_trainer",),
+        run=tmp_path,
+        log=tmp_path / "log",
+        metrics=tmp_path / "metrics.jsonl",
+        on_step=lambda step, values: steps.append(step),
+    )
+    return steps
+
+
+def test_metrics_of_a_start_that_was_cut_off_are_not_this_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 7, "data": {}}\n')
+    code = (
+        "with open(os.environ['VERL_FILE_LOGGER_PATH'], 'w') as f: print(json.dumps({'step': 1, 'data': {}}), file=f)"
+    )
+    assert _train(tmp_path, code, monkeypatch) == [1]
+
+
+def test_errors_of_earlier_starts_are_not_this_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").write_text("jigsaw.errors.JigsawError: old\n")
+    with pytest.raises(JigsawError, match=r"training stopped: MemoryError: new \(all of it: .*log\)"):
+        _train(tmp_path, "raise MemoryError('new')", monkeypatch)
+
+
+@pytest.mark.parametrize("folder", ["a, b (1)", "données=日本", "it's [here] & #there; ~"])
+def test_any_path_survives_the_config_language(folder: str) -> None:
+    parsed = OverridesParser.create().parse_override(override("data.media_root", f"/tmp/{folder}/q"))
+    assert parsed.value() == f"/tmp/{folder}/q"
+
+
+def test_a_path_that_the_config_language_would_resolve_is_refused() -> None:
+    with pytest.raises(JigsawError, match="rename the folder"):
+        override("data.media_root", "/tmp/${HOME}")
+
+
+def test_a_grid_beyond_the_tiny_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JigsawError, match="room for 9 tiles"):
+        Quickstart(tmp_path, replace(SETTINGS, grid="4x3"), steps=1)
+
+
+def test_too_few_pictures_are_said_at_once(tmp_path: Path, scenes: Path) -> None:
+    with pytest.raises(JigsawError, match="holds 48 pictures; the quickstart needs 50"):
+        Quickstart(tmp_path, replace(SETTINGS, images=str(scenes)), steps=1)
 
 
 def test_metrics_of_several_starts_are_one_curve(tmp_path: Path) -> None:
