@@ -32,8 +32,17 @@ MEDIA_COLUMNS = ("images", "videos")
 
 
 def extra_info(row: Row) -> Mapping[str, Any]:
-    """The row's ``extra_info``, empty where the column is absent or null."""
-    return row.get("extra_info") or {}
+    """The row's ``extra_info``, empty where the column is absent or null.
+
+    Raises:
+        RowError: if it is anything but a mapping.
+    """
+    given = row.get("extra_info")
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise RowError(f"extra_info is {given!r:.60}; it must be a struct, for example {{id, split}}, or null")
+    return given
 
 
 def row_id(row: Row, index: int) -> str:
@@ -42,6 +51,9 @@ def row_id(row: Row, index: int) -> str:
     Args:
         row: the row.
         index: 0-based place of the row in its file.
+
+    Raises:
+        RowError: if ``extra_info`` is no mapping.
     """
     if (given := extra_info(row).get("id")) is not None:
         return str(given)
@@ -63,10 +75,10 @@ def chat(row: Row) -> list[Mapping[str, str]]:
     """
     prompt = row.get("prompt")
     if not isinstance(prompt, list) or not all(
-        isinstance(message, Mapping) and isinstance(message.get("content"), str) and "role" in message
+        isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
         for message in prompt
     ):
-        raise RowError(f"its prompt must be a list of {{role, content}} with text as content, got {prompt!r:.60}")
+        raise RowError(f"its prompt must be a list of {{role, content}}, both text, got {prompt!r:.60}")
     return prompt
 
 
@@ -84,7 +96,7 @@ def answer_format(row: Row) -> AnswerFormat:
         for known in ANSWER_FORMATS:
             if given == known:
                 return known
-        raise RowError(f"extra_info.answer_format is {given!r}; it must be one of {', '.join(ANSWER_FORMATS)}")
+        raise RowError(f"extra_info.answer_format is {given!r:.60}; it must be one of {', '.join(ANSWER_FORMATS)}")
     text = "\n".join(message["content"] for message in chat(row))
     if "\\boxed" in text:
         return "boxed"
@@ -127,7 +139,7 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
     import pyarrow.parquet as pq
 
     if not Path(path).is_file():
-        raise JigsawError(f"{path}: no such file")
+        raise JigsawError(f"{path}: no such file; make it with jigsaw prepare, or give the path of one that is there")
     try:
         table = pq.read_table(path, memory_map=True)
         # Text that is no UTF-8 would else fail later, where nobody knows the file's name; so would names of fields.
@@ -135,14 +147,17 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
         table.slice(0, 1).to_pylist()
         found = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise JigsawError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())})") from error
+        why = " ".join(str(error).split())
+        raise JigsawError(f"{path}: cannot be read as parquet ({why}); make it anew with jigsaw prepare") from error
     missing = [column for column in REQUIRED_COLUMNS if column not in found]
     if not any(column in found for column in MEDIA_COLUMNS):
         missing.append(" or ".join(MEDIA_COLUMNS))
     if missing:
-        raise JigsawError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(found)}")
+        raise JigsawError(
+            f"{path}: column {', '.join(missing)} is missing; found {', '.join(found)}; make rows with jigsaw prepare"
+        )
     if table.num_rows == 0:
-        raise JigsawError(f"{path}: holds no rows")
+        raise JigsawError(f"{path}: holds no rows; make it anew with jigsaw prepare (val.parquet needs --val above 0)")
     return table
 
 

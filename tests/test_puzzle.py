@@ -227,8 +227,57 @@ def test_a_row_that_is_no_puzzle_is_named(change, named):
     assert "\n" not in str(caught.value)
 
 
+PICTURE = {"path": "a.png", "jigsaw_config": [3, 3], "resize_size": None, "crop_size": None}
+HUGE = 2**31
+
+
+@pytest.mark.timeout(20)  # a draw of so many pieces would not end
 @pytest.mark.parametrize(
-    "prompt", [None, "a text", ["a text"], [{"role": "user"}], [{"role": "user", "content": None}]]
+    ("change", "named"),
+    [
+        *(({"images": images}, "images is ") for images in ([None], ["a.png"], PICTURE, 3, "a", [PICTURE] * 2)),
+        *(
+            ({"images": [{**PICTURE, "jigsaw_config": grid}]}, r"images\[0\].jigsaw_config is ")
+            for grid in (None, [None, 2], ["2", "2"], 4, "33", [float("nan"), 2], [2.5, 2.5], [0, 9], [-3, -3], {})
+        ),
+        *(({"images": [{**PICTURE, "jigsaw_config": [n, n]}]}, f"must hold {n * n} <image>") for n in (1000, HUGE)),
+        *(
+            ({"images": [{**PICTURE, name: size}]}, rf"images\[0\].{name} is ")
+            for name in ("resize_size", "crop_size")
+            for size in ([None, None], 100, [float("inf"), 1], [2.5, 2], "12", [], [1, 2, 3], [2**40, 2], [HUGE, HUGE])
+        ),
+        *(
+            ({"images": [{**PICTURE, "path": path}]}, r"images\[0\].path is ")
+            for path in (["a.png", "b.png"], [None], None, 3, [])
+        ),
+        *(({"extra_info": given}, "extra_info is ") for given in ("id", ["a"], float("nan"), "", [], 0)),
+        ({"data_source": "x" * 9999}, "data_source 'xxx"),
+        ({"extra_info": {"answer_format": ["x"] * 9999}}, "extra_info.answer_format is "),
+    ],
+)
+def test_a_hostile_row_is_one_short_line(change, named):
+    with pytest.raises(RowError, match=rf"^row [0-9a-f]+: .*{named}") as caught:
+        plan({**make_row(), **change}, index=7)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_row_whose_id_cannot_be_read_is_named_by_its_place():
+    with pytest.raises(RowError, match=r"^row 7: extra_info is 'a'; it must be a struct"):
+        plan({**make_row(), "extra_info": "a"}, index=7)
+
+
+def test_whole_numbers_of_any_type_will_do():
+    whole = np.array([3, 3], dtype=np.int32)
+    row = {**make_row(), "images": [{**PICTURE, "jigsaw_config": list(whole), "resize_size": [list(whole)]}]}
+    planned = plan(row)
+    assert planned == plan(make_row(resize=[3, 3]))
+    assert json.loads(json.dumps(planned.messages)) == planned.messages
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [None, "a text", ["a text"], [{"role": "user"}], [{"role": "user", "content": None}], [{"role": 1, "content": ""}]],
 )
 def test_a_prompt_that_is_no_chat_is_a_row_error(prompt: object) -> None:
     row = {

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jigsaw.errors import JigsawError, MediaError, RowError
-from jigsaw.rows import answer_format, media_path, read_rows, read_table, row_id, row_split
+from jigsaw.rows import answer_format, extra_info, media_path, read_rows, read_table, row_id, row_split
 
 ROW = {
     "data_source": "visual_jigsaw_image",
@@ -54,6 +54,15 @@ def test_a_row_without_id_gets_one_of_its_content_and_place():
     ids = {row_id(ROW, 0), row_id(ROW, 1), row_id({**ROW, "images": [{"path": "b.jpg"}]}, 0)}
     assert len(ids) == 3
     assert row_id(dict(ROW), 0) == row_id({**ROW, "extra_info": None}, 0)
+
+
+@pytest.mark.parametrize("given", ["id", "", [], [("id", "a")], 0.0, float("nan")])
+def test_extra_info_is_a_mapping_or_nothing(given):
+    row = {**ROW, "extra_info": given}
+    for read in (extra_info, row_split, lambda row: row_id(row, 0)):
+        with pytest.raises(RowError, match=r"extra_info is .*; it must be a struct"):
+            read(row)
+    assert extra_info(ROW) == extra_info({**ROW, "extra_info": None}) == {}
 
 
 def test_split():
@@ -157,14 +166,14 @@ def test_rows_go_through_parquet(tmp_path):
 @pytest.mark.parametrize("column", ["data_source", "prompt", "images"])
 def test_a_missing_column(tmp_path, column):
     path = write(tmp_path / "rows.parquet", [{name: value for name, value in ROW.items() if name != column}])
-    with pytest.raises(JigsawError, match=rf"rows.parquet: column {column}.* is missing; found"):
+    with pytest.raises(JigsawError, match=rf"rows.parquet: column {column}.* is missing; found .*; make rows with"):
         read_table(path)
 
 
 def test_no_rows(tmp_path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist([ROW]).slice(0, 0), path)
-    with pytest.raises(JigsawError, match="holds no rows"):
+    with pytest.raises(JigsawError, match="holds no rows; make it anew with jigsaw prepare"):
         read_table(path)
 
 
@@ -174,13 +183,13 @@ def test_no_rows(tmp_path):
 def test_a_file_that_is_no_parquet(tmp_path, content):
     path = tmp_path / "rows.parquet"
     path.write_bytes(content)
-    with pytest.raises(JigsawError, match=r"^[^\n]*rows.parquet: cannot be read as parquet[^\n]*$"):
+    with pytest.raises(JigsawError, match=r"^[^\n]*rows.parquet: cannot be read as parquet[^\n]*; make it anew[^\n]*$"):
         read_table(path)
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
     for path in (tmp_path / "none.parquet", tmp_path):
-        with pytest.raises(JigsawError, match="no such file"):
+        with pytest.raises(JigsawError, match="no such file; make it with jigsaw prepare"):
             read_table(path)
 
 

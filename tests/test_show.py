@@ -5,6 +5,7 @@ import re
 from base64 import b64decode
 from html.parser import HTMLParser
 from io import BytesIO
+from math import factorial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from jigsaw.cli.show import show
 from jigsaw.errors import JigsawError
 from jigsaw.prompts import render
-from jigsaw.show.gallery import image_figure, make_card, write_gallery
+from jigsaw.show.gallery import Card, image_figure, make_card, write_gallery
 from jigsaw.tasks import build_puzzle
 from jigsaw.toy.scenes import render_scene
 
@@ -118,6 +119,22 @@ def test_a_row_that_cannot_be_built_shows_why(media):
     assert (card.index, card.id) == (7, "lost")
     assert "gone.png: no such file" in card.error
     assert card.figures == ()
+
+
+@pytest.mark.parametrize(
+    "change", [{"extra_info": "a"}, {"extra_info": 1.5}, {"images": [None]}, {"images": ["a.png"]}]
+)
+def test_a_hostile_row_shows_why(tmp_path, media, change):
+    data = table(tmp_path, [{**row("0.png", "a"), **change}])
+    _, (card,) = write_gallery(data, media, tmp_path / "page.html")
+    (name,) = change
+    assert f"{name} is " in card.error
+    assert card.id == ("0" if name == "extra_info" else "a")
+
+
+def test_many_pieces_have_their_chance_as_a_factorial():
+    assert Card(index=0, id="a", task="image", answer=tuple(range(25))).kind.endswith(f"chance 1 in {factorial(25):,}")
+    assert Card(index=0, id="a", task="image", answer=tuple(range(2500))).kind.endswith("chance 1 in 2500!")
 
 
 def test_the_command_shows_the_first_rows(tmp_path, media):

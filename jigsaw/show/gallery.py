@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, RowError
 from jigsaw.files import atomic_write
 from jigsaw.puzzle import Puzzle
 from jigsaw.rows import Row, read_table, row_id
@@ -21,6 +21,7 @@ from jigsaw.tasks import build_puzzle
 # Small pictures are shown pixel for pixel; the page of large ones would be too heavy to open.
 _LOSSLESS_SIDE = 160
 _LONGEST_SIDE = 960
+_WRITTEN_OUT = 25  # pieces; the number of their orders has 26 digits
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Card:
 
     Attributes:
         index: 0-based place of the row in its file.
-        id: the row's id.
+        id: the row's id; its place where the id cannot be read.
         error: why the row could not be built; then all that follows is empty.
         task: name of the task.
         grid: (rows, columns) of a tiling, else None.
@@ -83,7 +84,10 @@ class Card:
         if self.error is not None:
             return ""
         cut = f"{self.grid[0]} × {self.grid[1]} tiles" if self.grid else f"{len(self.answer)} pieces"
-        return f"{self.task}, {cut}, chance 1 in {factorial(len(self.answer)):,}"
+        pieces = len(self.answer)
+        # Python writes no number of more than 4300 digits, and nobody reads one.
+        orders = f"{factorial(pieces):,}" if pieces <= _WRITTEN_OUT else f"{pieces}!"
+        return f"{self.task}, {cut}, chance 1 in {orders}"
 
 
 def write_gallery(
@@ -135,7 +139,7 @@ def make_card(row: Row, index: int, media_root: str | os.PathLike[str], *, seed:
     try:
         puzzle = build_puzzle(row, media_root, seed=seed, epoch=epoch, index=index)
     except JigsawError as error:
-        return Card(index=index, id=row_id(row, index), error=str(error))
+        return Card(index=index, id=_name(row, index), error=str(error))
     prompt, figures = _lay_out(puzzle)
     return Card(
         index=index,
@@ -147,6 +151,13 @@ def make_card(row: Row, index: int, media_root: str | os.PathLike[str], *, seed:
         answer=puzzle.answer,
         whole=image_figure(puzzle.reassemble()) if puzzle.grid else None,
     )
+
+
+def _name(row: Row, index: int) -> str:
+    try:
+        return row_id(row, index)
+    except RowError:
+        return str(index)
 
 
 def _lay_out(puzzle: Puzzle) -> tuple[tuple[Prose, ...], tuple[Figure, ...]]:

@@ -7,6 +7,7 @@ A task is a module with ``pieces(row)``, ``grid(row)`` (None unless it is a tili
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import groupby
@@ -33,7 +34,10 @@ def task_of(row: Row) -> str:
     data_source = str(row.get("data_source"))
     if "jigsaw" in data_source and "depth" not in data_source and row.get("images") is not None:
         return "image"
-    raise RowError(f"data_source {data_source!r} names no task that is known; known are {', '.join(TASKS)}")
+    raise RowError(
+        f"data_source {data_source!r:.60} names no task that is known ({', '.join(TASKS)}); it must contain 'jigsaw' "
+        "and the row must fill 'images': make rows with jigsaw prepare"
+    )
 
 
 def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
@@ -46,13 +50,17 @@ def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
         index: 0-based place of the row in its file; only rows without an id need it.
 
     Raises:
-        RowError: if the row is not a puzzle row; the message names the row's id.
+        RowError: if the row is not a puzzle row; the message names the row's id, or its place if it has none to read.
     """
-    name = row_id(row, index)
+    name = str(index)
     try:
+        name = row_id(row, index)
         task = task_of(row)
         module = TASKS[task]
-        order = draw(module.pieces(row), seed=seed, split=row_split(row), sample_id=name, epoch=epoch)
+        pieces = module.pieces(row)
+        # Before the draw, which takes time and memory by the number of pieces: any number may stand in a row.
+        _check_marks(row, module.MEDIA_TYPE, pieces)
+        order = draw(pieces, seed=seed, split=row_split(row), sample_id=name, epoch=epoch)
         return Plan(
             task=task,
             id=name,
@@ -66,25 +74,28 @@ def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
         raise RowError(f"row {name}: {error}") from error
 
 
+def _check_marks(row: Row, media_type: str, pieces: int) -> None:
+    """Raise RowError unless the row's prompt holds one mark a piece, all of the task's media type."""
+    marks = Counter(mark for message in chat(row) for mark in _MARK.findall(message["content"]))
+    if marks != {media_type: pieces}:
+        found = " and ".join(f"{count} <{mark}>" for mark, count in marks.items()) or "none"
+        raise RowError(
+            f"its prompt must hold {pieces} <{media_type}> marks, one a piece, and no others; it holds {found}"
+        )
+
+
 def _messages(row: Row, media_type: str, specs: Sequence[Spec]) -> list[Message]:
-    """The row's chat messages with a media item at every mark."""
+    """The row's chat messages with a media item at every mark; there is one mark a spec."""
     waiting = iter(specs)
-    marks = 0
     messages: list[Message] = []
     for message in chat(row):
         content: list[dict[str, Any]] = []
         for place, part in enumerate(_MARK.split(message["content"])):
-            if place % 2 == 0:
-                if part:
-                    content.append({"type": "text", "text": part})
-                continue
-            marks += 1
-            spec = next(waiting, None)
-            if part == media_type and spec is not None:
-                content.append({"type": media_type, media_type: spec})
+            if place % 2:  # what the pattern's group took: a mark
+                content.append({"type": media_type, media_type: next(waiting)})
+            elif part:
+                content.append({"type": "text", "text": part})
         messages.append({"role": message["role"], "content": content})
-    if marks != len(specs) or len(media_specs(messages)) != len(specs):
-        raise RowError(f"its prompt must hold {len(specs)} <{media_type}> marks, one a piece; it holds {marks} marks")
     return messages
 
 

@@ -1,7 +1,8 @@
 """Image jigsaw: a picture is cut into rows × columns tiles, each shown as an image of its own (paper, 3.1)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 from PIL import Image
@@ -19,23 +20,28 @@ def source(row: Row) -> Spec:
     """What the row says of its picture: ``{path, grid: [rows, columns], resize, crop}``; sizes are (w, h) or None.
 
     Raises:
-        RowError: if the row does not hold exactly one such struct.
+        RowError: if the row does not hold exactly one such struct, or a value in it makes no sense.
     """
     images = row.get("images")
-    if images is None or len(images) != 1:
+    if not isinstance(images, (list, tuple)) or len(images) != 1 or not isinstance(images[0], Mapping):
         raise RowError(
-            f"an image row needs exactly one entry in 'images', found {0 if images is None else len(images)}"
+            f"images is {images!r:.60}; it must be a list with exactly one entry, a struct {{path, jigsaw_config}}"
         )
     struct = images[0]
     path = _unnest(struct.get("path"))
     if not isinstance(path, str) or not path:
-        raise RowError("images[0].path must be the path of a picture")
-    grid = struct.get("jigsaw_config")
-    if grid is None or len(grid) != 2 or min(grid) < 1 or max(grid) < 2:
-        raise RowError(f"images[0].jigsaw_config must be [rows, columns] with two tiles or more, got {grid}")
+        raise RowError(
+            f"images[0].path is {struct.get('path')!r:.60}; it must be the path of one picture below the media root"
+        )
+    grid = _whole_pair(struct.get("jigsaw_config"))
+    if grid is None or min(grid) < 1 or max(grid) < 2:
+        raise RowError(
+            f"images[0].jigsaw_config is {struct.get('jigsaw_config')!r:.60}; it must be [rows, columns] with two "
+            "tiles or more, for example [3, 3]"
+        )
     return {
         "path": path,
-        "grid": [int(side) for side in grid],
+        "grid": grid,
         "resize": _size(struct, "resize_size"),
         "crop": _size(struct, "crop_size"),
     }
@@ -43,19 +49,33 @@ def source(row: Row) -> Spec:
 
 def _unnest(value: Any) -> Any:
     """Released rows hold some values bare and some in a list of one."""
-    return value[0] if isinstance(value, list) and value else value
+    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
 
-def _size(struct: dict[str, Any], name: str) -> list[int] | None:
-    size = struct.get(name)
-    if size is not None and len(size) == 1:
-        size = size[0]
-    if size is None:
+def _whole_pair(value: Any) -> list[int] | None:
+    """A list of two whole numbers, whatever their type; None if the value is anything else."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
         return None
-    if len(size) != 2:
-        raise RowError(f"images[0].{name} must be [width, height], got {size}")
-    width, height = (int(side) for side in size)
-    return [width, height] if width > 0 and height > 0 else None
+    try:
+        return [index(number) for number in value]
+    except TypeError:
+        return None
+
+
+def _size(struct: Mapping[str, Any], name: str) -> list[int] | None:
+    given = struct.get(name)
+    if (size := _unnest(given)) is None:
+        return None
+    pair = _whole_pair(size)
+    if pair is None:
+        raise RowError(f"images[0].{name} is {given!r:.60}; it must be [width, height] in pixels, or null for none")
+    width, height = pair
+    if width <= 0 or height <= 0:
+        return None
+    # The limit that is set for files; a row could else ask for more memory than there is.
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise RowError(f"images[0].{name} is {given!r:.60}; it must have {Image.MAX_IMAGE_PIXELS} pixels or fewer")
+    return pair
 
 
 def grid(row: Row) -> tuple[int, int]:
