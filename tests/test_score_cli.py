@@ -1,6 +1,7 @@
 """``jigsaw score``: its figures, its table, and one clear line for every bad input."""
 
 import json
+import os
 import sys
 
 import pyarrow as pa
@@ -91,9 +92,27 @@ def test_the_table(run, data, tmp_path):
     replies = write(tmp_path / "replies.jsonl", [{"id": "a", "response": good_reply(ROWS[0])}])
     code, out, _ = run("score", "--data", data, "--responses", replies)
     assert code == 0
-    assert "1 responses to 1 of 3 puzzles" in out
+    assert "1 response to 1 of 3 puzzles" in out
     assert "0.04167" in out  # chance of an exact answer, 1/24
     assert "2 rows have no response" in out
+
+
+def test_one_is_one_in_words(run, data, tmp_path):
+    replies = write(tmp_path / "replies.jsonl", [{"id": name, "response": "x"} for name in "ab"])
+    out = run("score", "--data", data, "--responses", replies)[1]
+    assert "2 responses to 2 of 3 puzzles" in out
+    assert "1 row has no response and is not counted" in out
+
+
+def test_responses_may_come_from_a_pipe(run, data):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        file.write(json.dumps({"id": "a", "response": "x"}) + "\n")
+    try:
+        code, out, _ = run("score", "--data", data, "--responses", f"/dev/fd/{reading}", "--json")
+    finally:
+        os.close(reading)
+    assert (code, json.loads(out)["responses"]) == (0, 1)
 
 
 def test_seed_and_epoch_name_the_puzzles(run, data, tmp_path):
@@ -147,7 +166,8 @@ def test_missing_files_are_one_clear_line(run, data, tmp_path):
     replies = write(tmp_path / "replies.jsonl", [{"id": "a", "response": "x"}])
     for arguments, named in (
         (("--data", tmp_path / "no.parquet", "--responses", replies), "no.parquet: no such file"),
-        (("--data", data, "--responses", tmp_path / "no.jsonl"), "no.jsonl: no such file"),
+        (("--data", data, "--responses", tmp_path / "no.jsonl"), "no.jsonl: no such file; write one object"),
+        (("--data", data, "--responses", tmp_path), f"{tmp_path}: no such file"),
         (("--data", replies, "--responses", replies), "cannot be read as parquet"),
     ):
         code, out, err = run("score", *arguments)
@@ -159,7 +179,9 @@ def test_missing_files_are_one_clear_line(run, data, tmp_path):
     ("rows", "named"),
     [
         ([make_row("a"), make_row("b"), make_row("a")], "rows 0 and 2 have the same id 'a'"),
-        ([{**make_row("a"), "data_source": "geometry"}], "bad.parquet: row a: data_source 'geometry'"),
+        ([{**make_row("a"), "data_source": "geometry"}], "bad.parquet, row 0: row a: data_source 'geometry'"),
+        ([{**make_row("a"), "images": ["a.png"]}], "bad.parquet, row 0: row a: images is ['a.png']"),
+        ([{**make_row("a"), "extra_info": "a"}], "bad.parquet, row 0: extra_info is 'a'"),
     ],
 )
 def test_bad_rows_are_one_clear_line(run, tmp_path, rows, named):

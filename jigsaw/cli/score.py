@@ -80,7 +80,7 @@ def summarise(
         try:
             scored = _score_one(rows[places[name]], places[name], reply, seed, epoch)
         except RowError as error:
-            raise RowError(f"{data}: {error}") from error
+            raise RowError(f"{data}, row {places[name]}: {error}") from error
         for key, value in scored.items():
             totals[key] += value
     return {
@@ -92,10 +92,17 @@ def summarise(
 
 
 def _places(rows: list[dict[str, Any]], data: Path) -> dict[str, int]:
-    """0-based place of every row by its id."""
+    """0-based place of every row by its id.
+
+    Raises:
+        JigsawError: if an id comes twice or cannot be read.
+    """
     places: dict[str, int] = {}
     for place, row in enumerate(rows):
-        name = row_id(row, place)
+        try:
+            name = row_id(row, place)
+        except RowError as error:
+            raise RowError(f"{data}, row {place}: {error}") from error
         if name in places:
             raise JigsawError(f"{data}: rows {places[name]} and {place} have the same id {name!r}; ids must be unique")
         places[name] = place
@@ -119,8 +126,8 @@ def _score_one(row: Row, place: int, reply: str, seed: int, epoch: int) -> dict[
 
 def _read_responses(path: Path) -> list[tuple[str, str, str]]:
     """(``file:line``, id, reply) of every line that is not blank."""
-    if not path.is_file():
-        raise JigsawError(f"{path}: no such file")
+    if not path.exists() or path.is_dir():  # a pipe will do: /dev/stdin, or the shell's <(…)
+        raise JigsawError(f'{path}: no such file; write one object {{"id", "response"}} a line')
     found = []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -144,9 +151,10 @@ def _read_responses(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _print_table(summary: dict[str, float]) -> None:
+    responses, rows, without = summary["responses"], summary["rows"], summary["rows_without_response"]
     table = Table(
-        title=f"{summary['responses']:,} responses to {summary['rows'] - summary['rows_without_response']:,} "
-        f"of {summary['rows']:,} puzzles"
+        title=f"{responses:,} {'response' if responses == 1 else 'responses'} to {rows - without:,} "
+        f"of {rows:,} {'puzzle' if rows == 1 else 'puzzles'}"
     )
     table.add_column("mean of")
     table.add_column("responses", justify="right")
@@ -156,5 +164,6 @@ def _print_table(summary: dict[str, float]) -> None:
         table.add_row(label, f"{summary[key]:.4f}", "" if chance is None else f"{chance:.4g}")
     console = Console()
     console.print(table)
-    if summary["rows_without_response"]:
-        console.print(f"{summary['rows_without_response']:,} rows have no response and are not counted.")
+    if without:
+        said = "row has no response and is" if without == 1 else "rows have no response and are"
+        console.print(f"{without:,} {said} not counted.")
