@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +19,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         JigsawError: if the system refuses to write, for example on a full disk.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    # Hidden and with the process's number, so that it is no file of the user's.
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -33,7 +34,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             "then start again: what is finished is kept"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that brought us here says more
+            temporary.unlink()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Whole files and folders or none, and folders that one process holds."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,11 +31,35 @@ def test_a_file_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     if_full = Path("/dev/full")
     assert if_full.exists()
-    (tmp_path / "file.tmp").symlink_to(if_full)
+    (tmp_path / f".file.{os.getpid()}.tmp").symlink_to(if_full)
     refusal = pytest.raises(JigsawError, match=r"file: cannot be written \(No space left on device\)")
     with refusal, atomic_write(tmp_path / "file") as file:
         file.write(b"x" * 100_000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parent_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refusal = pytest.raises(JigsawError, match=r"file/page\.html: cannot be written")
+    with refusal, atomic_write(tmp_path / "file" / "page.html") as file:
+        file.write(b"x")
+
+
+@pytest.mark.parametrize("path", [Path("."), Path("/")])
+def test_a_path_without_a_name_is_one_line(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JigsawError, match=r": cannot be written"), atomic_write(path) as file:
+        file.write(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_the_user_are_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "page.html.tmp"
+    mine.write_bytes(b"mine")
+    with atomic_write(tmp_path / "page.html") as file:
+        file.write(b"x")
+    assert mine.read_bytes() == b"mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"page.html", "page.html.tmp"}
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def begin(out: Path, job: Job) -> bool:
         JigsawError: if the folder holds another job's outputs, changed outputs or files of someone else.
     """
     ours = {**asdict(job), "outputs": list(job.outputs), "shard_size": SHARD_SIZE}
+    for name in (_JOB, MANIFEST):  # half-written ones of runs that were killed; this run alone holds the folder
+        for half in out.glob(f".{name}.*.tmp"):
+            half.unlink()
     found = _read_json(out / _JOB)
     manifest = _read_json(out / MANIFEST)
     if found is None:
