@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -207,6 +208,11 @@ def test_val_zero_gives_an_empty_file(tmp_path):
         read_table(tmp_path / "out" / "val.parquet")
 
 
+def test_the_help_says_that_training_needs_validation_rows():
+    help_page = CliRunner().invoke(app, ["prepare", "image", "--help"]).stdout
+    assert "training needs some" in " ".join(help_page.replace("│", " ").split())
+
+
 @given(st.lists(st.text(max_size=8), unique=True, max_size=30), st.data())
 def test_the_split_depends_on_nothing_but_seed_and_names(names, data):
     count = data.draw(st.integers(0, len(names)))
@@ -242,16 +248,28 @@ def test_killed_at_every_kind_of_moment(media, undisturbed, tmp_path):
     """
     out = tmp_path / "out"
     for at, action, there in [
-        (1, "kill before", {".job.json.tmp"}),
+        (1, "kill before", {"..job.json.N.tmp"}),
         (2, "kill after", {".job.json", ".work"}),  # one shard
         (4, "kill before", {".job.json", ".work"}),  # two shards more, and one output that is not in place
         (4, "kill after", {".job.json", ".work", "rejected.jsonl"}),
         (7, "kill after", {".job.json", ".work", *OUTPUTS}),
     ]:
         assert run(media, out, "--workers", "2", at=at, action=action).returncode == -signal.SIGKILL
-        assert {path.name for path in out.iterdir()} == {".lock", *there}
+        names = {re.sub(r"\d+(?=\.tmp$)", "N", path.name) for path in out.iterdir()}  # of a process that is gone
+        assert names == {".lock", *there}
     prepare(media, out, val=VAL)
     assert contents(out) == contents(undisturbed)
+
+
+def test_half_written_files_of_a_killed_run_are_removed(tmp_path):
+    save(tmp_path / "m" / "a.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "..job.json.123.tmp").touch()
+    (out / ".manifest.json.123.tmp").touch()
+    (out / "mine.tmp").touch()
+    prepare(tmp_path / "m", out)
+    assert {path.name for path in out.glob("*.tmp")} == {"mine.tmp"}
 
 
 def test_killed_at_any_time(media, undisturbed, tmp_path):

@@ -39,7 +39,9 @@ def image(
     out: Annotated[Path, typer.Option(help="Output folder.")],
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "3x3",
     min_side: Annotated[int, typer.Option(help="Leave out pictures with a shorter side, in pixels.")] = 84,
-    val: Annotated[int, typer.Option(help="Number of pictures for val.parquet.")] = 0,
+    val: Annotated[
+        int, typer.Option(help="Number of pictures for val.parquet; 0 leaves it empty, and training needs some.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the split and of --limit.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Number of processes; one a core if not given.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decode every picture, not its header alone.")] = False,
