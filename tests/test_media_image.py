@@ -157,6 +157,27 @@ def test_16_bit_grey_is_scaled(tmp_path, suffix):
     assert np.asarray(open_rgb(path))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+@pytest.mark.parametrize("values", [[0, 65536], [-1, 5], [0, 2**31 - 1]])
+def test_32_bit_grey_is_refused(tmp_path, values):
+    path = tmp_path / "deep.tiff"
+    Image.fromarray(np.array([values], np.int32)).save(path)
+    refused(path, "has float/32-bit pixels; save it as 8 or 16 bits")
+
+
+def test_32_bit_grey_of_16_bit_values_is_scaled(tmp_path):
+    path = tmp_path / "deep.tiff"
+    Image.fromarray(np.array([[0, 65535]], np.int32)).save(path)
+    assert np.asarray(open_rgb(path))[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "pfm"])
+@pytest.mark.parametrize("opener", [open_rgb, image_size])
+def test_float_pixels_are_refused(tmp_path, suffix, opener):
+    path = tmp_path / f"float.{suffix}"
+    Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)).save(path)
+    refused(path, "has float/32-bit pixels; save it as 8 or 16 bits", opener=opener)
+
+
 def test_16_bit_colour(tmp_path):
     path = tmp_path / "deep.png"
     pixels = np.array([[[0, 0x80FF, 0xFFFF]]], ">u2")

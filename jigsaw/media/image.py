@@ -51,6 +51,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             # A multi-picture JPEG (MPO, from phones) is a still with extras behind it, not an animation.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise MediaError(f"{path}: is animated; save the frame you want as a still picture")
+            if image.mode == "F":
+                raise _too_deep(path)
             yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise MediaError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down first") from error
@@ -60,6 +62,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         # The system's own words without the path, which the message names already.
         why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         raise MediaError(f"{path}: cannot be decoded ({' '.join(why.split())}); remove or replace it") from error
+
+
+def _too_deep(path: str | os.PathLike[str]) -> MediaError:
+    """The error for pixels whose black and white no one has agreed upon: scaled by a guess they come out blank."""
+    return MediaError(f"{path}: has float/32-bit pixels; save it as 8 or 16 bits")
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -105,21 +112,23 @@ def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
     EXIF orientation is applied.
 
     Raises:
-        MediaError: if the file is no still picture, is damaged or is too large to be safe.
+        MediaError: if the file is no still picture, is damaged, is too large to be safe, or has float or 32-bit pixels.
     """
     with _opened(path) as image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        return _to_rgb(image, path)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         # Drop the subclass (and the open file) that Pillow's readers return.
         return image.copy()
-    if image.mode.startswith("I"):  # I;16 and its kin, and I: 16-bit grey in files
+    if image.mode.startswith("I"):  # I;16 and its kin, and I: 16-bit grey in most files
         values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        if values.min() < 0 or values.max() > 65535:
+            raise _too_deep(path)
+        return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
