@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
@@ -49,10 +50,10 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         if type(processor).__name__ not in PROCESSORS:
             found = "no processor" if processor is None else type(processor).__name__
             raise JigsawError(f"the model has {found}; set actor_rollout_ref.model.path to a Qwen2.5-VL model")
-        training, validation = _as_list(config.train_files), _as_list(config.val_files)
-        if training == validation:
+        training, validation = _places(config.train_files), _places(config.val_files)
+        if shared := training & validation:
             raise JigsawError(
-                f"data.train_files and data.val_files are the same ({', '.join(files)}); hold some rows out"
+                f"{', '.join(sorted(shared))}: is in data.train_files and in data.val_files; hold some rows out"
             )
         self._seed = int(config.seed or 0)
         self._files = files
@@ -61,7 +62,7 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         for table in self._tables:
             self._ends.append((self._ends[-1] if self._ends else 0) + table.num_rows)
         self._rows = min(self._ends[-1], max_samples) if max_samples > 0 else self._ends[-1]
-        self._training = files == training
+        self._training = _places(files) == training
         self._epochs = int(config.epochs) if self._training else 1
         self._shuffled: tuple[int, list[int]] | None = None
         if self._training and self._rows < config.train_batch_size:
@@ -69,8 +70,15 @@ class JigsawDataset(Dataset[dict[str, Any]]):
                 f"{', '.join(files)}: {self._rows} rows are fewer than data.train_batch_size="
                 f"{config.train_batch_size}; add rows or lower the batch size"
             )
+        rows: dict[str, int] = {}
         for row in range(self._rows):
-            self._plan(row, epoch=0)
+            name = self._plan(row, epoch=0)[1].id
+            if name in rows:
+                raise JigsawError(
+                    f"{self._where(rows[name])} and {self._where(row)} have the same id {name!r}; ids must be unique, "
+                    "over all files"
+                )
+            rows[name] = row
 
     def __len__(self) -> int:
         return self._rows * self._epochs
@@ -98,14 +106,23 @@ class JigsawDataset(Dataset[dict[str, Any]]):
             "dummy_tensor": torch.tensor([0], dtype=torch.uint8),
         }
 
-    def _plan(self, row_index: int, epoch: int) -> tuple[dict[str, Any], Any]:
+    def _place(self, row_index: int) -> tuple[int, int]:
+        """(number of the file, place of the row in it), both 0-based."""
         file = bisect_right(self._ends, row_index)
-        place = row_index - (self._ends[file - 1] if file else 0)
+        return file, row_index - (self._ends[file - 1] if file else 0)
+
+    def _where(self, row_index: int) -> str:
+        """File and row, for messages."""
+        file, place = self._place(row_index)
+        return f"{self._files[file]}, row {place}"
+
+    def _plan(self, row_index: int, epoch: int) -> tuple[dict[str, Any], Any]:
+        file, place = self._place(row_index)
         row = self._tables[file].slice(place, 1).to_pylist()[0]
         try:
             return row, plan(row, self._seed, epoch, index=place)
         except RowError as error:
-            raise JigsawError(f"{self._files[file]}, row {place}: {error}") from error
+            raise JigsawError(f"{self._where(row_index)}: {error}") from error
 
     def _order(self, epoch: int) -> list[int]:
         """The rows of an epoch in the order in which they are trained on."""
@@ -130,3 +147,8 @@ class JigsawDataset(Dataset[dict[str, Any]]):
 
 def _as_list(files: str | Sequence[str]) -> list[str]:
     return [files] if isinstance(files, str) else [str(file) for file in files]
+
+
+def _places(files: str | Sequence[str]) -> set[str]:
+    """Where files lie, however they are written: absolute, without links."""
+    return {os.path.realpath(file) for file in _as_list(files)}

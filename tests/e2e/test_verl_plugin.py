@@ -123,9 +123,34 @@ def test_fewer_rows_than_a_batch_is_said(config: DictConfig, processor: Any) -> 
 
 
 def test_training_on_the_validation_file_is_refused(config: DictConfig, processor: Any) -> None:
-    data = _changed(config, val_files=config.data.train_files)
-    with pytest.raises(JigsawError, match="are the same"):
-        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    train = str(config.data.train_files)
+    other = Path(train).parent / ".." / Path(train).parent.name / Path(train).name
+    for val_files in (train, str(other), [str(config.data.val_files), train]):
+        data = _changed(config, val_files=val_files)
+        with pytest.raises(JigsawError, match=r"train\.parquet: is in data\.train_files and in data\.val_files"):
+            JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_a_duplicate_id_is_refused(config: DictConfig, processor: Any, data: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(data / "train.parquet").to_pylist()
+    more = tmp_path / "more.parquet"
+    pq.write_table(pa.Table.from_pylist([{**rows[0], "extra_info": {"id": "new"}}, rows[5]]), more)
+    changed = _changed(config, train_files=[str(config.data.train_files), str(more)])
+    named = r"train\.parquet, row 5 and .*more\.parquet, row 1 have the same id '.*'; ids must be unique"
+    with pytest.raises(JigsawError, match=named):
+        JigsawDataset(changed.train_files, processor.tokenizer, changed, processor)
+    # The first rows alone hold no duplicate.
+    assert JigsawDataset(changed.train_files, processor.tokenizer, changed, processor, max_samples=41)
+
+
+@pytest.mark.parametrize("change", [{"images": ["a.png"]}, {"extra_info": "a"}, {"images": [None]}])
+def test_a_hostile_row_is_named(config: DictConfig, processor: Any, data: Path, tmp_path: Path, change: Any) -> None:
+    rows = [{**row, **change} for row in pq.read_table(data / "train.parquet").to_pylist()]
+    bad = tmp_path / "bad.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), bad)
+    changed = _changed(config, train_files=str(bad))
+    with pytest.raises(JigsawError, match=rf"bad\.parquet, row 0: .*{next(iter(change))} is "):
+        JigsawDataset(str(bad), processor.tokenizer, changed, processor)
 
 
 @pytest.mark.parametrize(("other", "name"), [(None, "no processor"), (object(), "object")])
