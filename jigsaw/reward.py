@@ -90,8 +90,8 @@ def compute_score(
         ``chance_corrected`` = (position_accuracy − 1/K) / (1 − 1/K). With K = 1 nothing can be above chance: 0.
 
     Raises:
-        ValueError: if an option is unknown or out of range, the true answer is no permutation of 1..K, or the grid
-            that ``adjacency`` needs is missing or has not K cells.
+        ValueError: if an option is unknown or out of range, ``extra_info`` is no mapping, the true answer is no
+            permutation of 1..K, or the grid that ``adjacency`` needs is missing or has not K cells.
 
     >>> compute_score("visual_jigsaw_image", "<think>Sky: 2.</think><answer>2, 1</answer>", [2, 1])["score"]
     1.2
@@ -153,8 +153,10 @@ def reading(
     """The format in which replies to a row are read, and the profile that scores them; see :func:`compute_score`.
 
     Raises:
-        ValueError: if a given format or profile is unknown.
+        ValueError: if a given format or profile is unknown, or ``extra_info`` is no mapping.
     """
+    if extra_info is not None and not isinstance(extra_info, Mapping):
+        raise ValueError(f"extra_info is {extra_info!r:.60}; it must be a mapping, or None")
     nothink = "nothink" in data_source
     if profile is not None and profile not in PROFILES:
         raise ValueError(f"profile is {profile!r}; it must be one of {', '.join(PROFILES)}")
@@ -262,7 +264,7 @@ def _truth(ground_truth: Any) -> tuple[int, ...]:
         elif not isinstance(values, (list, tuple)) and hasattr(values, "tolist"):  # an array, without importing NumPy
             values = values.tolist()
         truth = tuple(map(index, values))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:  # the last for text that nests without end
         raise ValueError(f"ground_truth {ground_truth!r:.80} is not a list of integers") from error
     if not truth or not is_answer(truth, len(truth)):
         raise ValueError(f"ground_truth {ground_truth!r:.80} is not a permutation of 1..K")
@@ -275,7 +277,10 @@ def _grid(extra_info: Mapping[str, Any] | None, k: int) -> tuple[int, int]:
         raise ValueError(
             "shape 'adjacency' needs extra_info['grid'] = [rows, columns]; write it or choose another shape"
         )
-    sides = tuple(int(side) for side in given)
+    try:
+        sides = tuple(map(index, given))
+    except TypeError:
+        sides = ()
     if len(sides) != 2 or min(sides) < 1 or sides[0] * sides[1] != k or k < 2:
-        raise ValueError(f"extra_info['grid'] is {list(sides)}; it must be [rows, columns] with {k} cells, two or more")
+        raise ValueError(f"extra_info['grid'] is {given!r:.60}; it must be [rows, columns] with {k} cells, two or more")
     return sides[0], sides[1]

@@ -326,6 +326,12 @@ def test_no_wrong_answer_beats_a_right_one(
         ({"shape": "adjacency"}, r"extra_info\['grid'\]"),
         ({"shape": "adjacency", "extra_info": {"grid": [2, 2]}}, r"extra_info\['grid'\]"),
         ({"shape": "adjacency", "extra_info": {"grid": [2]}}, r"extra_info\['grid'\]"),
+        *(
+            ({"shape": "adjacency", "extra_info": {"grid": grid}}, r"extra_info\['grid'\]")
+            for grid in (5, [None, 2], ["1", "2"], [1.0, 2.0], [], [-1, -2])
+        ),
+        ({"extra_info": "x"}, "extra_info is 'x'"),
+        ({"extra_info": ["x"]}, "extra_info is "),
         ({"extra_info": {"answer_format": "latex"}}, "'latex'"),
     ],
 )
@@ -347,7 +353,23 @@ def test_ground_truth_in_every_form(truth):
 
 
 @pytest.mark.parametrize(
-    "truth", [[], [1, 1], [0, 1], [1, 3], "", "[]", "two", "{}", None, 3, [1.0, 2.0], np.array([1.5, 2.0]), "[1.0, 2]"]
+    "truth",
+    [
+        [],
+        [1, 1],
+        [0, 1],
+        [1, 3],
+        "",
+        "[]",
+        "two",
+        "{}",
+        None,
+        3,
+        [1.0, 2.0],
+        np.array([1.5, 2.0]),
+        "[1.0, 2]",
+        "[" * 100_000,
+    ],
 )
 def test_a_bad_ground_truth_is_an_error(truth):
     with pytest.raises(ValueError, match="ground_truth"):
