@@ -14,6 +14,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from jigsaw.cli.doctor import (
+    DISK,
     GIB,
     Check,
     Pin,
@@ -138,7 +139,7 @@ def test_a_source_tree_that_was_never_installed_is_a_warning():
         (check_open_files(resource.RLIM_INFINITY, resource.RLIM_INFINITY), "ok"),
         (check_open_files(1024, resource.RLIM_INFINITY), "warning"),
         (check_open_files(1024, 4096), "warning"),
-        (check_disk(Path(), 100 * GIB), "ok"),
+        (check_disk(Path(), 12 * GIB), "ok"),
         (check_disk(Path(), 5 * GIB), "warning"),
         (check_disk(Path(), 0), "problem"),
         (check_gpus(None, has_driver=False), "ok"),
@@ -153,6 +154,11 @@ def test_a_source_tree_that_was_never_installed_is_a_warning():
 def test_what_is_not_ok_says_what_to_do(check, status):
     assert check.status == status
     assert bool(check.advice) is (status != "ok")
+
+
+def test_the_disk_that_is_advised_is_what_setup_asks_for(repository):
+    assert f"((free_gib >= {DISK // GIB}))" in (repository / "train_scripts" / "setup.sh").read_text()
+    assert f"| disk | {DISK // GIB} GiB free;" in (repository / "README.md").read_text()
 
 
 def test_gpus_of_one_kind_are_counted():

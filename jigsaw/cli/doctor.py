@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jigsaw.prepare.runner import available_cores
+
 Status = Literal["ok", "warning", "problem"]
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
@@ -32,7 +34,7 @@ PYTHONS = ((3, 11), (3, 12))
 GIB = 2**30
 QUICKSTART_MEMORY = 12 * GIB
 SHARED_MEMORY = 2 * GIB  # Ray's object store and the weights on their way to vLLM live there
-DISK = 20 * GIB  # 7 GiB of packages, the rest for checkpoints
+DISK = 12 * GIB  # 7 GiB of packages, the rest for checkpoints; setup.sh asks for as much
 DISK_AT_LEAST = 1 * GIB
 OPEN_FILES = 65536  # what Ray's documentation recommends
 # Ray writes the address of the last cluster that `ray start` made on this machine here.
@@ -134,7 +136,7 @@ def examine() -> list[Check]:
             check_python(sys.version_info[:2]),
             *check_packages(pins(), _installed),
             check_memory(min(memory.total, limit), min(memory.available, limit)),
-            check_cores(_usable_cores()),
+            check_cores(available_cores()),
             check_shared_memory(shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None),
             check_open_files(soft, hard),
             check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free),
@@ -279,10 +281,6 @@ def check_memory(total: float, available: float) -> Check:
     if available >= QUICKSTART_MEMORY:
         return Check("memory", "ok", found)
     return Check("memory", "warning", found, f"the quickstart may need {_gib(QUICKSTART_MEMORY)}: end other programs")
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_cores(cores: int) -> Check:
