@@ -70,6 +70,12 @@ class JigsawDataset(Dataset[dict[str, Any]]):
                 f"{', '.join(files)}: {self._rows} rows are fewer than data.train_batch_size="
                 f"{config.train_batch_size}; add rows or lower the batch size"
             )
+        steps = len(self) // config.train_batch_size
+        if self._training and (config.total_training_steps or 0) > steps:
+            raise JigsawError(
+                f"{', '.join(files)}: {self._rows} rows × data.epochs={self._epochs} last for {steps} steps, "
+                f"trainer.total_training_steps is {config.total_training_steps}; raise data.epochs"
+            )
         rows: dict[str, int] = {}
         for row in range(self._rows):
             name = self._plan(row, epoch=0)[1].id

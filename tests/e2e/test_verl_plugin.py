@@ -51,6 +51,7 @@ def config(repository: Path, data: Path, scenes: Path, tiny_model: Path) -> Dict
                 f"data.media_root={scenes}",
                 f"actor_rollout_ref.model.path={tiny_model}",
                 "data.epochs=3",
+                "trainer.total_training_steps=7",
             ],
         )
 
@@ -119,6 +120,12 @@ def _changed(config: DictConfig, **values: Any) -> DictConfig:
 def test_fewer_rows_than_a_batch_is_said(config: DictConfig, processor: Any) -> None:
     data = _changed(config, train_batch_size=41)
     with pytest.raises(JigsawError, match=r"train\.parquet: 40 rows are fewer than data\.train_batch_size=41"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_data_that_end_before_the_training_are_said(config: DictConfig, processor: Any) -> None:
+    data = _changed(config, total_training_steps=8)
+    with pytest.raises(JigsawError, match=r"40 rows × data\.epochs=3 last for 7 steps, .* is 8; raise data\.epochs"):
         JigsawDataset(data.train_files, processor.tokenizer, data, processor)
 
 
