@@ -292,7 +292,8 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Killed before the pool is told to end: a pool that ends writes to its workers' pipes, and where a worker dies
+        # in that moment a thread of the pool prints a trace.
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
         raise
