@@ -137,16 +137,10 @@ class Quickstart:
 
         train_with_verl(
             [
-                f"--config-dir={REPOSITORY / 'configs'}",
-                "--config-name=warm_start",
-                override("hydra.run.dir", self.out / "hydra"),
-                override("data.train_files", self.train_rows),
-                override("data.media_root", self.media_root),
+                *self._arguments("warm_start", checkpoints),
                 f"data.scenes={str(self.settings.images is None).lower()}",
                 f"data.steps={steps}",
-                f"data.seed={self.settings.seed}",
                 override("model.path", self.random_model),
-                override("trainer.default_local_dir", checkpoints),
             ],
             trainer=SFT,
             run=self.out,
@@ -156,6 +150,20 @@ class Quickstart:
         )
         merge_checkpoint(checkpoints / f"global_step_{steps}", self.warm_model, log=self.log)
         return f"{steps} steps, last loss {losses[-1]:.2f}"
+
+    def _arguments(self, config: str, checkpoints: Path) -> list[str]:
+        """What both of verl's trainers are told."""
+        from jigsaw.verl_plugin.checkpoint import override
+
+        return [
+            f"--config-dir={REPOSITORY / 'configs'}",
+            f"--config-name={config}",
+            override("hydra.run.dir", self.out / "hydra"),
+            override("data.train_files", self.train_rows),
+            override("data.media_root", self.media_root),
+            f"data.seed={self.settings.seed}",
+            override("trainer.default_local_dir", checkpoints),
+        ]
 
     def heldout_plans(self) -> list[Plan]:
         """The puzzles of the held-out pictures, without pixels; fewer pictures appear in several orders."""
@@ -200,16 +208,10 @@ class Quickstart:
         (self.out / "metrics").mkdir(exist_ok=True)
         train_with_verl(
             [
-                f"--config-dir={REPOSITORY / 'configs'}",
-                "--config-name=quickstart",
-                override("hydra.run.dir", self.out / "hydra"),
-                override("data.train_files", self.train_rows),
+                *self._arguments("quickstart", self.checkpoints),
                 override("data.val_files", self.heldout_rows),
-                override("data.media_root", self.media_root),
-                f"data.seed={self.settings.seed}",
                 override("actor_rollout_ref.model.path", self.warm_model),
                 f"trainer.total_training_steps={steps}",
-                override("trainer.default_local_dir", self.checkpoints),
                 f"trainer.val_before_train={str(not done).lower()}",
                 *resume_overrides(self.checkpoints),
             ],

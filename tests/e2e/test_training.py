@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions, prepare_images
@@ -123,8 +122,7 @@ def test_a_run_resumes_merges_and_reloads(run: Run, first: dict[int, Metrics]) -
     shard = torch.load(checkpoint / "actor/model_world_size_1_rank_0.pt", weights_only=False)
     for name, value in shard.items():
         full = value.full_tensor() if hasattr(value, "full_tensor") else value
-        torch.testing.assert_close(loaded[name], full.to(loaded[name].dtype), rtol=8e-3, atol=8e-3)
-    assert load_file(next(merged.glob("*.safetensors")))
+        assert torch.equal(loaded[name].bfloat16(), full.bfloat16()), name  # verl's merger rounds to bfloat16
 
 
 def test_too_many_unreadable_pictures_stop_the_run_with_one_line(run: Run, first: dict[int, Metrics]) -> None:
