@@ -6,6 +6,7 @@ import typer
 
 from jigsaw.cli.doctor import doctor
 from jigsaw.cli.prepare import prepare
+from jigsaw.cli.pull import pull_data
 from jigsaw.cli.score import score
 from jigsaw.cli.show import show
 from jigsaw.errors import JigsawError, print_error
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(prepare, name="prepare")
+app.command()(pull_data)
 app.command()(show)
 app.command()(score)
 app.command()(doctor)
