@@ -1,7 +1,7 @@
 """What a row becomes: a plan (text, order, answer) and then a puzzle (the same with pixels)."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
@@ -9,7 +9,22 @@ from jigsaw.rows import AnswerFormat
 
 Message = dict[str, Any]
 Spec = dict[str, Any]
-"""What ``cut`` needs to make one piece: plain JSON values, the path relative to the media root."""
+"""What ``cut`` needs to make one medium: plain JSON values, the path relative to the media root."""
+Decoder = Literal["decord", "torchcodec"]
+DECODERS: tuple[Decoder, ...] = get_args(Decoder)
+
+
+@dataclass(frozen=True)
+class CutOptions:
+    """What decides pixels besides the row: the model's processor and the machine.
+
+    Attributes:
+        factor: pixels; the sides of a clip are multiples of it. Twice the processor's patch size: 28 for Qwen2.5-VL.
+        decoder: library that reads videos; both give the same frames.
+    """
+
+    factor: int = 28
+    decoder: Decoder = "decord"
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,7 @@ class Plan:
         answer_format: how the prompt asks for the answer.
         grid: (rows, columns) of a tiling, else None.
         messages: chat messages; their content is a list of ``{"type": "text", "text"}`` and
-            ``{"type": "image", "image": spec}``, the media in the order shown.
+            ``{"type": "image", "image": spec}`` (or video), the media in the order shown.
     """
 
     task: str
@@ -42,7 +57,8 @@ class Puzzle(Plan):
 
     Attributes:
         media: everything the model is shown, in prompt order.
-        pieces: what was shuffled, in the order shown; RGB images for the image task.
+        pieces: what was shuffled, in the order shown: RGB images (image), :class:`jigsaw.media.video.Clip` (video),
+            [y, x] points of the picture (depth).
     """
 
     media: list[Any] = field(repr=False)

@@ -4,8 +4,10 @@ A row is a dict in verl's format, a superset of the released training data:
 
 =================  =========================================================================================
 ``data_source``    names the task: contains ``jigsaw``
-``prompt``         chat list of ``{"role", "content"}``; the text carries one ``<image>`` mark a piece
-``images``         image rows: one struct ``{path, jigsaw_config: [rows, columns], resize_size, crop_size}``
+``prompt``         chat list of ``{"role", "content"}``; the text carries an ``<image>`` or ``<video>`` mark for each medium
+``images``         image rows: one struct ``{path, jigsaw_config: [rows, columns], resize_size, crop_size}``;
+                   depth rows: one struct ``{path, points, resize_size}``
+``videos``         video rows: one struct, see :mod:`jigsaw.tasks.video`
 ``reward_model``   ``{"style", "ground_truth"}``; the truth is written when the order is drawn
 ``extra_info``     ``id, index, split, answer_format`` and what the task needs
 =================  =========================================================================================
@@ -15,6 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from operator import index as to_whole
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -108,6 +111,52 @@ def answer_format(row: Row) -> AnswerFormat:
         "the row does not say how it wants its answer: set extra_info.answer_format to one of "
         + ", ".join(ANSWER_FORMATS)
     )
+
+
+def media_struct(row: Row, column: str, names: str) -> Mapping[str, Any]:
+    """The one struct in a row's ``images`` or ``videos``.
+
+    Args:
+        row: the row.
+        column: ``"images"`` or ``"videos"``.
+        names: the fields that it should have, for the message.
+
+    Raises:
+        RowError: if the column holds anything but exactly one struct.
+    """
+    media = row.get(column)
+    if not isinstance(media, (list, tuple)) or len(media) != 1 or not isinstance(media[0], Mapping):
+        raise RowError(f"{column} is {media!r:.60}; it must be a list with exactly one entry, a struct {{{names}}}")
+    return media[0]
+
+
+def struct_path(struct: Mapping[str, Any], column: str) -> str:
+    """The path in a media struct, below the media root.
+
+    Raises:
+        RowError: if there is none.
+    """
+    path = unnest(struct.get("path"))
+    if not isinstance(path, str) or not path:
+        raise RowError(
+            f"{column}[0].path is {struct.get('path')!r:.60}; it must be the path of one file below the media root"
+        )
+    return path
+
+
+def unnest(value: Any) -> Any:
+    """Released rows hold some values bare and some in a list of one."""
+    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+
+
+def whole_numbers(value: Any, count: int | None = None) -> list[int] | None:
+    """A list of ``count`` whole numbers (any number of them if None), whatever their type; None for anything else."""
+    if not isinstance(value, (list, tuple)) or (count is not None and len(value) != count):
+        return None
+    try:
+        return [to_whole(number) for number in value]
+    except TypeError:
+        return None
 
 
 def media_path(path: str, media_root: str | os.PathLike[str]) -> Path:

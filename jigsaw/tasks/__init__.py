@@ -1,7 +1,13 @@
 """The one door from rows to puzzles, and the table of tasks behind it.
 
-A task is a module with ``pieces(row)``, ``grid(row)`` (None unless it is a tiling), ``specs(row, order)`` and
-``cut(specs, media_root)``.
+A task is a module with ``MEDIA_TYPE`` and
+
+* ``pieces(row)``: K, and ``media_count(row)``: how many media the prompt shows;
+* ``grid(row)``: (rows, columns) of a tiling of a picture, else None;
+* ``specs(row, order)``: one spec a medium, in prompt order;
+* ``cut(specs, media_root, options)``: the media of these specs;
+* ``shown(specs, media)``: the pieces, in the order shown.
+
 ``plan`` draws the order and writes the messages without reading a pixel; ``cut`` adds the pixels.
 """
 
@@ -16,11 +22,11 @@ from typing import Any
 
 from jigsaw.errors import RowError
 from jigsaw.permutation import answer_of, draw
-from jigsaw.puzzle import Message, Plan, Puzzle, Spec, media_specs
+from jigsaw.puzzle import CutOptions, Message, Plan, Puzzle, Spec, media_specs
 from jigsaw.rows import Row, answer_format, chat, row_id, row_split
-from jigsaw.tasks import image
+from jigsaw.tasks import depth, image, video
 
-TASKS: dict[str, ModuleType] = {"image": image}
+TASKS: dict[str, ModuleType] = {"image": image, "video": video, "depth": depth}
 
 _MARK = re.compile(r"<(image|video)>")
 
@@ -32,11 +38,14 @@ def task_of(row: Row) -> str:
         RowError: if the row belongs to no known task.
     """
     data_source = str(row.get("data_source"))
-    if "jigsaw" in data_source and "depth" not in data_source and row.get("images") is not None:
-        return "image"
+    if "jigsaw" in data_source:
+        if row.get("videos") is not None:
+            return "video"
+        if row.get("images") is not None:
+            return "depth" if "depth" in data_source else "image"
     raise RowError(
         f"data_source {data_source!r:.60} names no task that is known ({', '.join(TASKS)}); it must contain 'jigsaw' "
-        "and the row must fill 'images': make rows with jigsaw prepare"
+        "and the row must fill 'images' or 'videos': make rows with jigsaw prepare"
     )
 
 
@@ -59,7 +68,7 @@ def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
         module = TASKS[task]
         pieces = module.pieces(row)
         # Before the draw, which takes time and memory by the number of pieces: any number may stand in a row.
-        _check_marks(row, module.MEDIA_TYPE, pieces)
+        _check_marks(row, module.MEDIA_TYPE, module.media_count(row))
         order = draw(pieces, seed=seed, split=row_split(row), sample_id=name, epoch=epoch)
         return Plan(
             task=task,
@@ -74,14 +83,13 @@ def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
         raise RowError(f"row {name}: {error}") from error
 
 
-def _check_marks(row: Row, media_type: str, pieces: int) -> None:
-    """Raise RowError unless the row's prompt holds one mark a piece, all of the task's media type."""
+def _check_marks(row: Row, media_type: str, count: int) -> None:
+    """Raise RowError unless the row's prompt holds one mark a medium, all of the task's media type."""
     marks = Counter(mark for message in chat(row) for mark in _MARK.findall(message["content"]))
-    if marks != {media_type: pieces}:
-        found = " and ".join(f"{count} <{mark}>" for mark, count in marks.items()) or "none"
-        raise RowError(
-            f"its prompt must hold {pieces} <{media_type}> marks, one a piece, and no others; it holds {found}"
-        )
+    if marks != {media_type: count}:
+        found = " and ".join(f"{number} <{mark}>" for mark, number in marks.items()) or "none"
+        wanted = f"{count} <{media_type}> marks, one a piece," if count > 1 else f"one <{media_type}> mark"
+        raise RowError(f"its prompt must hold {wanted} and no others; it holds {found}")
 
 
 def _messages(row: Row, media_type: str, specs: Sequence[Spec]) -> list[Message]:
@@ -99,7 +107,12 @@ def _messages(row: Row, media_type: str, specs: Sequence[Spec]) -> list[Message]
     return messages
 
 
-def cut_media(messages: list[Message], media_root: str | os.PathLike[str]) -> list[Any]:
+DEFAULTS = CutOptions()
+
+
+def cut_media(
+    messages: list[Message], media_root: str | os.PathLike[str], options: CutOptions = DEFAULTS
+) -> list[Any]:
     """The media of chat messages with specs, in prompt order; what the messages say is all it needs.
 
     Raises:
@@ -107,17 +120,17 @@ def cut_media(messages: list[Message], media_root: str | os.PathLike[str]) -> li
     """
     media: list[Any] = []
     for task, specs in groupby(media_specs(messages), key=lambda spec: spec["task"]):
-        media.extend(TASKS[task].cut(list(specs), media_root))
+        media.extend(TASKS[task].cut(list(specs), media_root, options))
     return media
 
 
-def cut(plan: Plan, media_root: str | os.PathLike[str]) -> Puzzle:
+def cut(plan: Plan, media_root: str | os.PathLike[str], options: CutOptions = DEFAULTS) -> Puzzle:
     """Add the pixels to a plan.
 
     Raises:
         MediaError: if a file is missing, outside the media root or cannot be used.
     """
-    media = cut_media(plan.messages, media_root)
+    media = cut_media(plan.messages, media_root, options)
     waiting = iter(media)
     messages = [
         {
@@ -130,11 +143,18 @@ def cut(plan: Plan, media_root: str | os.PathLike[str]) -> Puzzle:
         for message in plan.messages
     ]
     known = {entry.name: getattr(plan, entry.name) for entry in fields(Plan)}
-    return Puzzle(**{**known, "messages": messages}, media=media, pieces=media)
+    pieces = TASKS[plan.task].shown(media_specs(plan.messages), media)
+    return Puzzle(**{**known, "messages": messages}, media=media, pieces=pieces)
 
 
 def build_puzzle(
-    row: Row, media_root: str | os.PathLike[str], *, seed: int = 0, epoch: int = 0, index: int = 0
+    row: Row,
+    media_root: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    index: int = 0,
+    options: CutOptions = DEFAULTS,
 ) -> Puzzle:
     """The whole way from a row to a puzzle with pixels: :func:`plan`, then :func:`cut`."""
-    return cut(plan(row, seed=seed, epoch=epoch, index=index), media_root)
+    return cut(plan(row, seed=seed, epoch=epoch, index=index), media_root, options)

@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from operator import index
 from typing import Any
 
 from PIL import Image
 
 from jigsaw.errors import MediaError, RowError
 from jigsaw.media.image import center_crop_box, open_rgb, tile_boxes
-from jigsaw.puzzle import Spec
-from jigsaw.rows import Row, media_path
+from jigsaw.puzzle import CutOptions, Spec
+from jigsaw.rows import Row, media_path, media_struct, struct_path, unnest, whole_numbers
 
 DATA_SOURCE = "visual_jigsaw_image"
 MEDIA_TYPE = "image"
@@ -22,18 +21,9 @@ def source(row: Row) -> Spec:
     Raises:
         RowError: if the row does not hold exactly one such struct, or a value in it makes no sense.
     """
-    images = row.get("images")
-    if not isinstance(images, (list, tuple)) or len(images) != 1 or not isinstance(images[0], Mapping):
-        raise RowError(
-            f"images is {images!r:.60}; it must be a list with exactly one entry, a struct {{path, jigsaw_config}}"
-        )
-    struct = images[0]
-    path = _unnest(struct.get("path"))
-    if not isinstance(path, str) or not path:
-        raise RowError(
-            f"images[0].path is {struct.get('path')!r:.60}; it must be the path of one picture below the media root"
-        )
-    grid = _whole_pair(struct.get("jigsaw_config"))
+    struct = media_struct(row, "images", "path, jigsaw_config")
+    path = struct_path(struct, "images")
+    grid = whole_numbers(struct.get("jigsaw_config"), 2)
     if grid is None or min(grid) < 1 or max(grid) < 2:
         raise RowError(
             f"images[0].jigsaw_config is {struct.get('jigsaw_config')!r:.60}; it must be [rows, columns] with two "
@@ -42,31 +32,21 @@ def source(row: Row) -> Spec:
     return {
         "path": path,
         "grid": grid,
-        "resize": _size(struct, "resize_size"),
-        "crop": _size(struct, "crop_size"),
+        "resize": picture_size(struct, "resize_size"),
+        "crop": picture_size(struct, "crop_size"),
     }
 
 
-def _unnest(value: Any) -> Any:
-    """Released rows hold some values bare and some in a list of one."""
-    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+def picture_size(struct: Mapping[str, Any], name: str) -> list[int] | None:
+    """A struct's [width, height] in pixels, bare or in a list of one; None where it holds none or [-1, -1].
 
-
-def _whole_pair(value: Any) -> list[int] | None:
-    """A list of two whole numbers, whatever their type; None if the value is anything else."""
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        return None
-    try:
-        return [index(number) for number in value]
-    except TypeError:
-        return None
-
-
-def _size(struct: Mapping[str, Any], name: str) -> list[int] | None:
+    Raises:
+        RowError: if it is anything else, or has more pixels than a picture may.
+    """
     given = struct.get(name)
-    if (size := _unnest(given)) is None:
+    if (size := unnest(given)) is None:
         return None
-    pair = _whole_pair(size)
+    pair = whole_numbers(size, 2)
     if pair is None:
         raise RowError(f"images[0].{name} is {given!r:.60}; it must be [width, height] in pixels, or null for none")
     width, height = pair
@@ -90,13 +70,18 @@ def pieces(row: Row) -> int:
     return rows * columns
 
 
+def media_count(row: Row) -> int:
+    """Number of pictures shown: each tile is one."""
+    return pieces(row)
+
+
 def specs(row: Row, order: Sequence[int]) -> list[Spec]:
     """One spec a tile, in the order shown."""
     picture = source(row)
     return [{"task": "image", **picture, "tile": tile} for tile in order]
 
 
-def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str]) -> list[Image.Image]:
+def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Image.Image]:
     """Cut the wanted tiles, in the order given; a picture that several specs share is decoded once.
 
     Returns:
@@ -114,6 +99,11 @@ def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str]) -> list[Imag
         picture, boxes = pictures[key]
         tiles.append(picture.crop(boxes[spec["tile"]]))
     return tiles
+
+
+def shown(wanted: Sequence[Spec], media: Sequence[Image.Image]) -> list[Image.Image]:
+    """The pieces: the tiles themselves."""
+    return list(media)
 
 
 def _open(spec: Spec, media_root: str | os.PathLike[str]) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
