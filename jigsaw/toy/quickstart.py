@@ -63,6 +63,14 @@ class Settings:
     seed: int
 
 
+def warm_start_steps_of(grid: tuple[int, int]) -> int:
+    """How many supervised steps it takes until the replies to puzzles of a grid name each tile once.
+
+    Measured for 2 tiles (250 steps) and for 4: with 250 steps 5 % of the replies were permutations, with 1000 95 %.
+    """
+    return 250 * (grid[0] * grid[1]) ** 2 // 4
+
+
 class Quickstart:
     """The stages, in order, and where their results lie."""
 
@@ -385,7 +393,10 @@ def main(
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
     images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
     steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 50,
-    warm_start_steps: Annotated[int, typer.Option(help="Supervised steps before GRPO.", min=1)] = 250,
+    warm_start_steps: Annotated[
+        int | None,
+        typer.Option(help="Supervised steps before GRPO.", min=1, show_default="250 for 2 tiles, 1000 for 4"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
     out: Annotated[
         Path, typer.Option(help="Output folder.", show_default="outputs/quickstart in the repository")
@@ -400,8 +411,9 @@ def main(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     console.stderr = as_json
-    settings = Settings(grid, str(images.resolve()) if images else None, warm_start_steps, seed)
     try:
+        warm_start_steps = warm_start_steps or warm_start_steps_of(parse_grid(grid))
+        settings = Settings(grid, str(images.resolve()) if images else None, warm_start_steps, seed)
         summary = run(
             out.resolve(), settings, steps, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0))
         )
