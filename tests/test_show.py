@@ -8,17 +8,20 @@ from io import BytesIO
 from math import factorial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
 from jigsaw.cli.show import show
 from jigsaw.errors import JigsawError
+from jigsaw.media.video import Clip
 from jigsaw.prompts import render
-from jigsaw.show.gallery import Card, image_figure, make_card, write_gallery
+from jigsaw.show.gallery import Card, Prose, image_figure, make_card, render_page, video_figure, write_gallery
 from jigsaw.tasks import build_puzzle
 from jigsaw.toy.scenes import render_scene
 
@@ -112,6 +115,84 @@ def test_large_pictures_are_scaled_for_the_page_and_keep_their_size_in_words():
     assert figure.size == (3000, 1500)
     assert figure.source.startswith("data:image/jpeg;base64,")
     assert picture(figure.source).size == (960, 480)
+
+
+def clip(first: int, frames: int = 8) -> Clip:
+    """Frames of one colour each, lighter from frame to frame."""
+    light = torch.arange(frames, dtype=torch.uint8) * 20 + 40
+    pixels = light[:, None, None, None].expand(frames, 3, 28, 56).contiguous()
+    return Clip(pixels, tuple(range(first, first + 10 * frames, 10)), 0.75)
+
+
+def test_a_clip_plays_and_has_a_strip_of_all_its_frames():
+    figure = video_figure(clip(100))
+    moving, strip = picture(figure.source), picture(figure.strip.source)
+    assert (moving.format, moving.n_frames, moving.size, moving.info["loop"]) == ("WEBP", 8, (56, 28), 0)
+    assert figure.size == (56, 28)
+    assert figure.strip.grid == (2, 4)
+    assert strip.size == figure.strip.size == (4 * 56, 2 * 28)
+    middles = np.asarray(strip.convert("L")).astype(int)[14::28, 28::56]
+    assert np.abs(middles.ravel() - (40 + 20 * np.arange(8))).max() <= 2
+    for index in range(8):
+        moving.seek(index)
+        assert abs(moving.convert("L").getpixel((28, 14)) - 40 - 20 * index) <= 2
+
+
+def test_large_clips_are_scaled_for_the_page_and_keep_their_size_in_words():
+    frames = torch.zeros(2, 3, 252, 448, dtype=torch.uint8)
+    figure = video_figure(Clip(frames, (0, 1), 2.0))
+    assert figure.size == (448, 252)
+    assert picture(figure.source).size == (320, 180)
+    assert picture(figure.strip.source).size == (224, 63)
+
+
+def test_clips_are_put_back_with_the_numbers_of_their_frames():
+    figures = tuple(video_figure(clip(first, frames=2)) for first in (500, 0, 900))
+    prompt = tuple(part for place in (1, 2, 3) for part in (Prose(f"Clip {place}: "), Prose("", place)))
+    card = Card(index=0, id="film", task="video", prompt=prompt, figures=figures, answer=(2, 1, 3))
+    page = render_page([card], title="val.parquet", rows=1, seed=0, epoch=0)
+    assert "video, 3 clips, chance 1 in 6" in page
+    assert "56 × 28 · 2 frames" in page
+    assert re.findall(r"<b>(video \d)</b>", page) == ["video 1", "video 2", "video 3"]
+    assert re.findall(r"<li><span>(\d+)</span></li>", page) == ["0", "10", "500", "510", "900", "910"]
+    assert re.findall(r"frames (\d+ to \d+), 0.75 a second", page) == ["0 to 10", "500 to 510", "900 to 910"]
+    links = Links(page)
+    assert all(address.startswith("data:image/") for address in links.addresses)
+    assert [address for address in links.addresses if address.startswith("data:image/webp")] == [
+        figure.source for figure in figures
+    ]
+
+
+def depth_row(depths: list[float] | None) -> dict[str, object]:
+    points = [[20, 30], [60, 90], [20, 90]]
+    return {
+        "data_source": "visual_depth_jigsaw",
+        "prompt": [{"role": "user", "content": render("depth", "boxed", points=3)}],
+        "images": [{"path": "room.png", "points": points, "resize_size": None}],
+        "extra_info": {"id": "room", "depths": depths},
+    }
+
+
+def test_points_are_listed_nearest_first_with_their_depths(tmp_path):
+    Image.new("RGB", (120, 80), "teal").save(tmp_path / "room.png")
+    row = depth_row([1.25, 2.0, 5.0])
+    card, puzzle = make_card(row, 0, tmp_path), build_puzzle(row, tmp_path)
+    assert [(point.x, point.y, point.depth) for point in card.points] == [(30, 20, 1.25), (90, 60, 2.0), (90, 20, 5.0)]
+    for point in card.points:
+        assert puzzle.pieces[point.number - 1] == [point.y, point.x]
+    assert picture(card.figures[0].source).tobytes() == puzzle.media[0].tobytes()
+
+    page = render_page([card], title="val.parquet", rows=1, seed=0, epoch=0)
+    assert "depth, 3 points, chance 1 in 6" in page
+    assert re.findall(r'class="disc">(\d)<', page) == [str(number) for number in puzzle.answer]
+    assert re.findall(r"<td>([\d.]+ m)<", page) == ["1.25 m", "2.00 m", "5.00 m"]
+
+
+def test_released_points_have_no_depths_to_show(tmp_path):
+    Image.new("RGB", (120, 80), "teal").save(tmp_path / "room.png")
+    page = render_page([make_card(depth_row(None), 0, tmp_path)], title="val.parquet", rows=1, seed=0, epoch=0)
+    assert len(re.findall('class="disc"', page)) == 3
+    assert "Depth</th>" not in page
 
 
 def test_a_row_that_cannot_be_built_shows_why(media):

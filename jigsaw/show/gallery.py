@@ -8,20 +8,46 @@ from importlib.resources import files
 from io import BytesIO
 from math import factorial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.files import atomic_write
 from jigsaw.puzzle import Puzzle
-from jigsaw.rows import Row, read_table, row_id
+from jigsaw.rows import Row, extra_info, read_table, row_id
 from jigsaw.tasks import build_puzzle
+
+if TYPE_CHECKING:
+    from jigsaw.media.video import Clip
 
 # Small pictures are shown pixel for pixel; the page of large ones would be too heavy to open.
 _LOSSLESS_SIDE = 160
 _LONGEST_SIDE = 960
+_CLIP_SIDE = 320
+_STRIP_SIDE = 112  # of one frame
+_STRIP_COLUMNS = 6
+_PLAYED_MS = 250  # a frame: clips of half a minute have a frame every few seconds, too slow to watch
 _WRITTEN_OUT = 25  # pieces; the number of their orders has 26 digits
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The frames of a clip as one still picture, in reading order.
+
+    Attributes:
+        source: data URI.
+        size: (width, height) of the picture in pixels.
+        grid: (rows, columns) of frames; the last row may have fewer.
+        indices: 0-based index in the source of every frame.
+        fps: frames a second of the clip's own time.
+    """
+
+    source: str
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    indices: tuple[int, ...]
+    fps: float
 
 
 @dataclass(frozen=True)
@@ -29,14 +55,33 @@ class Figure:
     """A piece of media on the page.
 
     Attributes:
-        kind: name of the template's macro that draws it.
+        kind: the type of the media; also the name of the template's macro that draws it.
         source: data URI.
         size: (width, height) in pixels as the model is given it; the figure itself may be scaled down.
+        strip: the frames, side by side, of what moves; else None.
     """
 
     kind: str
     source: str
     size: tuple[int, int]
+    strip: Strip | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a depth puzzle.
+
+    Attributes:
+        number: the 1-based number that it carries.
+        x: pixel of the source picture.
+        y: pixel of the source picture.
+        depth: metres; None where the row does not say.
+    """
+
+    number: int
+    x: int
+    y: int
+    depth: float | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +111,7 @@ class Card:
         figures: all media in the order shown.
         answer: 1-based; ``answer[i]`` is the place where piece i is shown.
         whole: the reassembled source of a tiling, else None.
+        points: the points of a depth puzzle, nearest first.
     """
 
     index: int
@@ -77,14 +123,16 @@ class Card:
     figures: tuple[Figure, ...] = ()
     answer: tuple[int, ...] = ()
     whole: Figure | None = None
+    points: tuple[Point, ...] = ()
 
     @property
     def kind(self) -> str:
         """Task, cut and chance in words; empty for a row that could not be built."""
         if self.error is not None:
             return ""
-        cut = f"{self.grid[0]} × {self.grid[1]} tiles" if self.grid else f"{len(self.answer)} pieces"
         pieces = len(self.answer)
+        noun = {"video": "clips", "depth": "points"}.get(self.task, "pieces")
+        cut = f"{self.grid[0]} × {self.grid[1]} tiles" if self.grid else f"{pieces} {noun}"
         # Python writes no number of more than 4300 digits, and nobody reads one.
         orders = f"{factorial(pieces):,}" if pieces <= _WRITTEN_OUT else f"{pieces}!"
         return f"{self.task}, {cut}, chance 1 in {orders}"
@@ -150,6 +198,7 @@ def make_card(row: Row, index: int, media_root: str | os.PathLike[str], *, seed:
         figures=figures,
         answer=puzzle.answer,
         whole=image_figure(puzzle.reassemble()) if puzzle.grid else None,
+        points=_points(row, puzzle) if puzzle.task == "depth" else (),
     )
 
 
@@ -158,6 +207,15 @@ def _name(row: Row, index: int) -> str:
         return row_id(row, index)
     except RowError:
         return str(index)
+
+
+def _points(row: Row, puzzle: Puzzle) -> tuple[Point, ...]:
+    depths = extra_info(row).get("depths") or [None] * len(puzzle.answer)
+    return tuple(
+        Point(number, x, y, depth)
+        for number, depth in zip(puzzle.answer, depths, strict=True)
+        for y, x in [puzzle.pieces[number - 1]]
+    )
 
 
 def _lay_out(puzzle: Puzzle) -> tuple[tuple[Prose, ...], tuple[Figure, ...]]:
@@ -175,19 +233,45 @@ def _lay_out(puzzle: Puzzle) -> tuple[tuple[Prose, ...], tuple[Figure, ...]]:
 
 def image_figure(image: Image.Image) -> Figure:
     """A picture as a figure: lossless where it is small, else as a JPEG that fits a screen."""
-    buffer = BytesIO()
     if max(image.size) <= _LOSSLESS_SIDE:
-        image.save(buffer, format="PNG")
-        media_type = "image/png"
-    else:
-        shown = image.copy()
-        shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-        shown.save(buffer, format="JPEG", quality=90)
-        media_type = "image/jpeg"
-    return Figure("image", f"data:{media_type};base64,{b64encode(buffer.getvalue()).decode()}", image.size)
+        return Figure("image", _data_uri(image, "png"), image.size)
+    return Figure("image", _data_uri(_fitted(image, _LONGEST_SIDE), "jpeg", quality=90), image.size)
 
 
-FIGURES: dict[str, Callable[[Any], Figure]] = {"image": image_figure}
+def video_figure(clip: "Clip") -> Figure:
+    """A clip as a figure that plays, over and over, with its strip."""
+    frames = [Image.fromarray(frame) for frame in clip.frames.permute(0, 2, 3, 1).numpy()]
+    first, *others = [_fitted(frame, _CLIP_SIDE) for frame in frames]
+    moving = {"save_all": True, "append_images": others, "duration": _PLAYED_MS, "loop": 0}
+    source = _data_uri(first, "webp", **moving, quality=75, method=2)
+    return Figure("video", source, frames[0].size, _strip([_fitted(frame, _STRIP_SIDE) for frame in frames], clip))
+
+
+def _strip(frames: list[Image.Image], clip: "Clip") -> Strip:
+    rows = -(-len(frames) // _STRIP_COLUMNS)
+    columns = -(-len(frames) // rows)
+    width, height = frames[0].size
+    whole = Image.new("RGB", (columns * width, rows * height))
+    for place, frame in enumerate(frames):
+        row, column = divmod(place, columns)
+        whole.paste(frame, (column * width, row * height))
+    return Strip(_data_uri(whole, "jpeg", quality=80), whole.size, (rows, columns), clip.indices, clip.fps)
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    """A copy that is scaled down, if need be, to so many pixels a side."""
+    fitted = image.copy()
+    fitted.thumbnail((side, side))
+    return fitted
+
+
+def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    buffer = BytesIO()
+    image.save(buffer, format=kind, **options)
+    return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+FIGURES: dict[str, Callable[[Any], Figure]] = {"image": image_figure, "video": video_figure}
 """How each type of media in a chat message becomes a figure. A new type adds its function here and a macro of the name
 ``kind`` to the template."""
 
