@@ -103,6 +103,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
             "window_size": 112,
+            "tokens_per_second": 2,
             "fullatt_block_indexes": [1],
         },
         image_token_id=ids["<|image_pad|>"],

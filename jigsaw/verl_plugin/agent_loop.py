@@ -17,6 +17,7 @@ import ray
 import torch
 from verl.experimental.agent_loop.agent_loop import register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.models.transformers.qwen2_vl import get_rope_index
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 T = TypeVar("T")
@@ -80,6 +81,10 @@ _Worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 class JigsawAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
     """Runs the responses of a prompt on shared media and notes the prompts that failed."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        positions_of_the_rollout(self.processor)
+
     async def _run_prompt(self, prompt: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         _prompt.set(SharedPrompt())
         await super()._run_prompt(prompt, *args, **kwargs)
@@ -117,6 +122,29 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(JigsawAgentLoopWorker)
+
+
+def positions_of_the_rollout(processor: Any) -> None:
+    """Have a processor of verl's place tokens as vLLM does, in time too.
+
+    verl 0.9.1 takes the positions from transformers' model and never tells it how long frames last. transformers
+    5.9.0 also cuts that time to whole seconds and lets the text behind a video begin before the video's last frame
+    (modeling_qwen2_5_vl.py, ``get_rope_index``); vLLM, as Qwen's own code did, does neither. A rollout would then be
+    trained on other positions than it was made with. For pictures all agree.
+    """
+
+    def time_of_frames(multi_modal_inputs: dict[str, Any]) -> dict[str, Any]:
+        # Taken out: the positions are all that the model needs of it.
+        return {"second_per_grid_ts": multi_modal_inputs.pop("second_per_grid_ts", None)}
+
+    def place(
+        input_ids: torch.Tensor, attention_mask: torch.Tensor, mm_token_type_ids: Any = None, **grids: Any
+    ) -> tuple[torch.Tensor, None]:
+        positions = get_rope_index(processor, input_ids[0], attention_mask=attention_mask[0], **grids)
+        return (positions * attention_mask).unsqueeze(1), None
+
+    processor.get_rope_index_kwargs = time_of_frames
+    processor.get_rope_index = place
 
 
 def failures_path(config: Any) -> Path:

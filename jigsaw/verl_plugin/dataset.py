@@ -9,13 +9,18 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 from torch.utils.data import Dataset
 
 from jigsaw.errors import JigsawError, RowError
-from jigsaw.puzzle import Message
+from jigsaw.media.video import Clip
+from jigsaw.puzzle import DECODERS, CutOptions, Message
 from jigsaw.rows import read_table, row_split
 from jigsaw.tasks import cut_media, plan
 
+TIME_EMBEDDINGS = ("released", "true")
+_MERGE, _TEMPORAL_PATCH = 2, 2
+"""Qwen2.5-VL: patches a side of a token, frames a patch."""
 PROCESSORS = ("Qwen2_5_VLProcessor",)
 """Models of other processors were not run; a name that is added here needs a run of tests/e2e."""
 
@@ -50,6 +55,9 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         if type(processor).__name__ not in PROCESSORS:
             found = "no processor" if processor is None else type(processor).__name__
             raise JigsawError(f"the model has {found}; set actor_rollout_ref.model.path to a Qwen2.5-VL model")
+        for option, known in (("time_embedding", TIME_EMBEDDINGS), ("video_decoder", DECODERS)):
+            if config[option] not in known:
+                raise JigsawError(f"data.{option} is {config[option]!r}; it must be one of {', '.join(known)}")
         training, validation = _places(config.train_files), _places(config.val_files)
         if shared := training & validation:
             raise JigsawError(
@@ -146,9 +154,33 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         Raises:
             MediaError: if a file is missing, outside ``data.media_root`` or cannot be used.
         """
+        options = CutOptions(factor=_MERGE * image_patch_size, decoder=config.video_decoder)
         loop = asyncio.get_running_loop()
-        media = await loop.run_in_executor(None, cut_media, messages, config.media_root)
-        return media, None, None
+        media = await loop.run_in_executor(None, cut_media, messages, config.media_root, options)
+        images = [item for item in media if isinstance(item, Image.Image)]
+        videos = [
+            (clip.frames, _video_metadata(clip, config.time_embedding)) for clip in media if isinstance(clip, Clip)
+        ]
+        return images or None, videos or None, None
+
+
+def _video_metadata(clip: Clip, time_embedding: str) -> dict[str, Any]:
+    """What transformers takes a clip's place in time from.
+
+    Each two frames (one temporal patch) last 1 s in the mode ``released``, whatever the clip's rate; in the mode
+    ``true`` as long as they do in the video, to 1/64 s: a number that every implementation multiplies without
+    rounding, so that trainer and rollout cut the same positions to whole numbers.
+    """
+    seconds = 1.0
+    if time_embedding == "true":
+        seconds = max(round(_TEMPORAL_PATCH / clip.fps * 64), 1) / 64
+    frames = len(clip.frames)
+    return {
+        "fps": _TEMPORAL_PATCH / seconds,
+        "total_num_frames": frames,
+        "frames_indices": list(range(frames)),
+        "video_backend": "jigsaw",
+    }
 
 
 def _as_list(files: str | Sequence[str]) -> list[str]:

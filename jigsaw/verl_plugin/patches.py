@@ -1,4 +1,4 @@
-"""Mends of verl that every machine needs, one function a patch. Each goes when its test says so."""
+"""Mends of verl and vLLM that every machine needs, one function a patch. Each goes when its test says so."""
 
 from typing import Any
 
@@ -30,6 +30,41 @@ def position_ids_of_equal_length() -> None:
     tensordict_utils.maybe_fix_3d_position_ids = repack
 
 
+def video_rates_reach_vllm() -> None:
+    """Let vLLM tell the processor of Qwen2.5-VL the rate of a video's frames.
+
+    vLLM 0.24.0 drops the metadata that comes with a video for this model (multimodal/parse.py,
+    ``video_needs_metadata``); transformers then takes 24 frames a second for granted, and the rollout places every
+    frame of a clip at one moment. vLLM calls this as a general plug-in (pyproject.toml) in each of its processes.
+    """
+    from vllm.model_executor.models import qwen2_5_vl, qwen2_vl
+
+    class Parser(qwen2_vl.Qwen2VLMultiModalDataParser):  # type: ignore[misc]
+        def _parse_video_data(self, data: Any) -> Any:
+            # vLLM's own dummy videos, by which it sizes its memory, have no metadata.
+            self.video_needs_metadata = isinstance(data, list) and all(isinstance(video, tuple) for video in data)
+            return super()._parse_video_data(data)
+
+    def get_data_parser(info: Any) -> Parser:
+        return Parser(
+            info.get_hf_config().vision_config.spatial_merge_size,
+            expected_hidden_size=info._get_expected_hidden_size(),
+        )
+
+    call_processor = qwen2_5_vl.Qwen2_5_VLMultiModalProcessor._call_hf_processor
+
+    def call_with_metadata(self: Any, prompt: Any, mm_data: Any, mm_kwargs: Any, tok_kwargs: Any) -> Any:
+        videos = mm_data.get("videos")
+        if videos and isinstance(videos[0], tuple):
+            frames, metadata = zip(*videos, strict=True)
+            mm_data = {**mm_data, "videos": list(frames), "video_metadata": list(metadata)}
+            mm_kwargs = {**mm_kwargs, "do_sample_frames": False}
+        return call_processor(self, prompt, mm_data, mm_kwargs, tok_kwargs)
+
+    qwen2_5_vl.Qwen2_5_VLProcessingInfo.get_data_parser = get_data_parser
+    qwen2_5_vl.Qwen2_5_VLMultiModalProcessor._call_hf_processor = call_with_metadata
+
+
 def apply() -> None:
-    """Apply all patches; called once, at import, before verl's workers bind the names."""
+    """Apply verl's patches; called once, at import, before verl's workers bind the names. vLLM calls its own itself."""
     position_ids_of_equal_length()

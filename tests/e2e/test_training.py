@@ -2,75 +2,34 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions, prepare_images
-from jigsaw.show.training import Metrics, heldout_exact, read_metrics
-from jigsaw.toy.launch import merge_checkpoint, processes_of, train_with_verl
+from jigsaw.show.training import Metrics, heldout_exact
+from jigsaw.toy.launch import merge_checkpoint, processes_of
 from jigsaw.toy.scenes import write_scenes
-from jigsaw.verl_plugin.checkpoint import last_whole, resume_overrides
+from jigsaw.verl_plugin.checkpoint import last_whole
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
-@dataclass
-class Run:
-    """A small run's places, and a way to train it on."""
-
-    folder: Path
-    media_root: Path
-    model: Path
-
-    def train(self, steps: int, *overrides: str) -> dict[int, Metrics]:
-        """Train up to ``steps``; the metrics of the steps of this call."""
-        metrics = self.folder / f"metrics-{steps}.jsonl"
-        train_with_verl(
-            [
-                "--config-dir=configs",
-                "--config-name=quickstart",
-                f"hydra.run.dir={self.folder / 'hydra'}",
-                f"data.train_files={self.folder / 'data/train.parquet'}",
-                f"data.val_files={self.folder / 'data/val.parquet'}",
-                f"data.media_root={self.media_root}",
-                "data.train_batch_size=8",
-                "actor_rollout_ref.rollout.n=4",
-                "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
-                "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
-                f"actor_rollout_ref.model.path={self.model}",
-                f"trainer.total_training_steps={steps}",
-                f"trainer.default_local_dir={self.folder / 'checkpoints'}",
-                "trainer.val_before_train=false",
-                "trainer.test_freq=2",
-                "trainer.save_freq=1",
-                *resume_overrides(self.folder / "checkpoints"),
-                *overrides,
-            ],
-            run=self.folder,
-            log=self.folder / "verl.log",
-            metrics=metrics,
-            on_step=lambda step, values: None,
-        )
-        return read_metrics([metrics])
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory, make_run: Any) -> Iterator[Any]:
     """24 training pictures, one of which is broken after its row was made, and 8 held out."""
     folder = tmp_path_factory.mktemp("run")
     scenes = folder / "scenes"
     write_scenes(scenes, 32, seed=3)
     prepare_images(scenes, folder / "data", ImageOptions(grid=(2, 1), val=8), progress=lambda done, total: None)
-    yield Run(folder, scenes, tiny_model)
+    yield make_run(folder, scenes)
     assert processes_of(folder) == []
 
 
 @pytest.fixture(scope="module")
-def first(run: Run) -> dict[int, Metrics]:
+def first(run: Any) -> dict[int, Metrics]:
     """Three steps: one pass over the 24 pictures, so the broken one comes up."""
     import pyarrow.parquet as pq
 
@@ -95,7 +54,7 @@ def test_validation_reports_held_out_exact_accuracy(first: dict[int, Metrics]) -
     assert [step for step, values in first.items() if heldout_exact(values) is not None] == [2, 3]
 
 
-def test_an_unreadable_picture_leaves_its_group_out_and_is_written_down(run: Run, first: dict[int, Metrics]) -> None:
+def test_an_unreadable_picture_leaves_its_group_out_and_is_written_down(run: Any, first: dict[int, Metrics]) -> None:
     assert sum(values["training/failed_prompts"] for values in first.values()) == 1
     (line,) = (run.folder / "checkpoints/failed_prompts.jsonl").read_text().splitlines()
     failure = json.loads(line)
@@ -103,7 +62,7 @@ def test_an_unreadable_picture_leaves_its_group_out_and_is_written_down(run: Run
     assert failure["epoch"] == 0
 
 
-def test_a_run_resumes_merges_and_reloads(run: Run, first: dict[int, Metrics]) -> None:
+def test_a_run_resumes_merges_and_reloads(run: Any, first: dict[int, Metrics]) -> None:
     checkpoint = last_whole(run.folder / "checkpoints")
     assert checkpoint == run.folder / "checkpoints/global_step_3"
     later = run.train(4)
@@ -125,7 +84,7 @@ def test_a_run_resumes_merges_and_reloads(run: Run, first: dict[int, Metrics]) -
         assert torch.equal(loaded[name].bfloat16(), full.bfloat16()), name  # verl's merger rounds to bfloat16
 
 
-def test_too_many_unreadable_pictures_stop_the_run_with_one_line(run: Run, first: dict[int, Metrics]) -> None:
+def test_too_many_unreadable_pictures_stop_the_run_with_one_line(run: Any, first: dict[int, Metrics]) -> None:
     for picture in sorted(run.media_root.iterdir())[::2]:
         picture.write_bytes(b"")
     with pytest.raises(JigsawError, match=r"prompts failed, more than max_failed_share"):

