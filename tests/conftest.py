@@ -1,5 +1,8 @@
 """Options and fixtures that the tests share."""
 
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from jigsaw.toy.warm_start import WORDS
 
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", words=WORDS)
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """A Ray that all that runs in this process uses; to start one each time takes seconds."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=128 << 20,
+    )
+    yield
+    ray.shutdown()

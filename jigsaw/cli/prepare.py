@@ -20,11 +20,21 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from jigsaw.prepare.images import ImageOptions, Summary, parse_grid, prepare_images
+from jigsaw.prepare.images import ImageOptions, parse_grid, prepare_images
+from jigsaw.prepare.pipeline import Rejects, Summary
 from jigsaw.prepare.runner import Progress as OnProgress
 from jigsaw.rows import AnswerFormat
 
 prepare = typer.Typer(help="Make rows (train.parquet, val.parquet) from raw data sets.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="Output folder.")]
+Seed = Annotated[int, typer.Option(help="Seed of all that is drawn.")]
+Workers = Annotated[int | None, typer.Option(help="Number of readers at a time; one a core if not given.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Work on this Ray cluster, for example 10.0.0.1:6379; its nodes see the same files.")
+]
+Format = Annotated[AnswerFormat, typer.Option(help="How the prompt asks for the answer.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
 @prepare.callback()
@@ -36,69 +46,87 @@ def _group() -> None:
 @prepare.command()
 def image(
     media_root: Annotated[Path, typer.Option(help="Folder of pictures; all below it are taken.")],
-    out: Annotated[Path, typer.Option(help="Output folder.")],
+    out: Out,
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "3x3",
     min_side: Annotated[int, typer.Option(help="Leave out pictures with a shorter side, in pixels.")] = 84,
     val: Annotated[
         int, typer.Option(help="Number of pictures for val.parquet; 0 leaves it empty, and training needs some.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of --limit.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Number of processes; one a core if not given.")] = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decode every picture, not its header alone.")] = False,
-    answer_format: Annotated[AnswerFormat, typer.Option(help="How the prompt asks for the answer.")] = "answer_tag",
+    answer_format: Format = "answer_tag",
     limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many pictures.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Image jigsaws from every picture below a folder. A run that was stopped goes on when started again.
 
     Example: [bold]jigsaw prepare image --media-root COCO/train2017 --out data/image --grid 3x3 --val 500[/]
     """
-    options = ImageOptions(parse_grid(grid), min_side, val, seed, verify, answer_format, limit)
-    try:
-        with _progress_bar("pictures") as progress:
-            summary = prepare_images(media_root, out, options, workers=workers, progress=progress)
-    except KeyboardInterrupt:
-        typer.echo("stopped; what is finished is kept: start the same command again to go on", err=True)
-        raise typer.Exit(130) from None
+    options = ImageOptions(
+        grid=parse_grid(grid),
+        min_side=min_side,
+        verify=verify,
+        val=val,
+        seed=seed,
+        limit=limit,
+        answer_format=answer_format,
+    )
+    with _progress_bar("pictures") as (progress, rejects):
+        summary = prepare_images(
+            media_root, out, options, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects
+        )
+    _report(summary, out, "pictures", as_json)
+
+
+def _report(summary: Summary, out: Path, noun: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"out": str(out), **asdict(summary)}))
-    else:
-        Console().print(_table(summary, out), soft_wrap=False)
-
-
-def _table(summary: Summary, out: Path) -> Table:
+        return
     title = f"{out} is up to date" if summary.up_to_date else f"{out}"
     table = Table(title=Text(title), show_header=False)
     table.add_column("what")
-    table.add_column("pictures", justify="right")
-    table.add_row("found", f"{summary.found:,}")
+    table.add_column("number", justify="right")
+    table.add_row(f"{noun} found", f"{summary.found:,}")
     if summary.sampled < summary.found:
         table.add_row("sampled by --limit", f"{summary.sampled:,}")
     for reason, count in summary.rejected.items():
         table.add_row(Text(f"rejected: {reason}"), f"{count:,}")
-    table.add_row("kept", f"{summary.kept:,}", style="bold")
+    table.add_row("rows kept", f"{summary.kept:,}", style="bold")
     table.add_row("  train", f"{summary.train:,}")
     table.add_row("  val", f"{summary.val:,}")
-    return table
+    Console().print(table, soft_wrap=False)
 
 
 @contextmanager
-def _progress_bar(noun: str) -> Iterator[OnProgress]:
-    """A bar on stderr with rate and time left; nothing where stderr is not a terminal."""
+def _progress_bar(noun: str) -> Iterator[tuple[OnProgress, Rejects]]:
+    """A bar on stderr with rate, time left and rejects; nothing where stderr is not a terminal.
+
+    Ctrl-C inside it ends the command with one line.
+    """
     console = Console(stderr=True)
     columns = (TextColumn(noun), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = None
-        begun, before = time.monotonic(), 0
+    try:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = None
+            begun, before, rejected = time.monotonic(), 0, 0
 
-        def show(done: int, total: int) -> None:
-            # Rich's own rate looks at the last steps alone, which come in bursts here: a shard from every worker.
-            nonlocal task, begun, before
-            if task is None:  # what an earlier run has done is no part of this run's rate
-                begun, before = time.monotonic(), done
-                task = bar.add_task(noun, total=total, pace="")
-            rate = (done - before) / max(time.monotonic() - begun, 1e-9)
-            pace = f"{rate:,.0f}/s, {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
-            bar.update(task, completed=done, pace=pace)
+            def count(number: int) -> None:
+                nonlocal rejected
+                rejected = number
 
-        yield show
+            def show(done: int, total: int) -> None:
+                # Rich's own rate looks at the last steps alone, which come in bursts here: a shard from every worker.
+                nonlocal task, begun, before
+                if task is None:  # what an earlier run has done is no part of this run's rate
+                    begun, before = time.monotonic(), done
+                    task = bar.add_task(noun, total=total, pace="")
+                rate = (done - before) / max(time.monotonic() - begun, 1e-9)
+                left = f"{rate:,.1f}/s, {timedelta(seconds=round((total - done) / rate))} left, " if rate else ""
+                bar.update(task, completed=done, pace=f"{left}{rejected:,} rejected")
+
+            yield show, count
+    except KeyboardInterrupt:
+        typer.echo("stopped; what is finished is kept: start the same command again to go on", err=True)
+        raise typer.Exit(130) from None

@@ -10,38 +10,29 @@ publishing  some of the outputs, no manifest       writes the outputs again, the
 finished    all outputs, ``manifest.json``         nothing: it is up to date
 ==========  =====================================  =======================================================
 
-A worker only computes. All files are written by the one process that holds the lock, so an orphan of a killed run
-cannot write into its successor's folder.
+The work is done on Ray, on this machine or on a cluster; a file on which its reader hangs or dies costs that item alone
+(:mod:`jigsaw.prepare.reader`). A worker only computes. All files are written by the one process that holds the lock, so
+an orphan of a killed run cannot write into its successor's folder.
 """
 
 import hashlib
 import json
-import multiprocessing
+import logging
 import os
 import shutil
-import signal
-import threading
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait as wait_for_handle
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 from jigsaw.errors import JigsawError
 from jigsaw.files import alone, atomic_write
-
-Record = dict[str, Any]
-"""What a worker says of an item: JSON values, the same for the same item in every process."""
+from jigsaw.prepare.reader import Reader, Record, Work, json_line
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all), first before any work."""
-
-SHARD_SIZE = 500
-"""Items a shard. Part of the job: what is on disk is numbered by it."""
 
 MANIFEST = "manifest.json"
 _JOB, _WORK, _LOCK = ".job.json", ".work", ".lock"
@@ -57,6 +48,10 @@ class Job:
         listing: hash of the input: names, sizes and times of change.
         versions: of the libraries that read the input and write the output. A finished folder is kept over an upgrade.
         outputs: names of the files that the command makes besides the manifest, in the order in which they appear.
+        shard_size: items a shard, about a second's work or more.
+        time_limit: seconds that the reader of one item may take.
+        frames: folder that the workers fill besides, as a full path: shards hold only together with it. It stands in
+            no output.
     """
 
     command: str
@@ -64,6 +59,9 @@ class Job:
     listing: str
     versions: dict[str, str]
     outputs: tuple[str, ...]
+    shard_size: int
+    time_limit: float
+    frames: str | None = None
 
 
 def available_cores() -> int:
@@ -77,12 +75,6 @@ def fingerprint(values: Iterable[Any]) -> str:
     for value in values:
         digest.update(json_line(value))
     return digest.hexdigest()
-
-
-def json_line(value: Any) -> bytes:
-    """One line of JSON in UTF-8, readable as far as its text is valid."""
-    # A file name that is no valid UTF-8 holds lone surrogates; `backslashreplace` writes them as JSON's own \udcxx.
-    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8", "backslashreplace") + b"\n"
 
 
 @contextmanager
@@ -108,7 +100,7 @@ def begin(out: Path, job: Job) -> bool:
     Raises:
         JigsawError: if the folder holds another job's outputs, changed outputs or files of someone else.
     """
-    ours = {**asdict(job), "outputs": list(job.outputs), "shard_size": SHARD_SIZE}
+    ours = {**asdict(job), "outputs": list(job.outputs)}
     for name in (_JOB, MANIFEST):  # half-written ones of runs that were killed; this run alone holds the folder
         for half in out.glob(f".{name}.*.tmp"):
             half.unlink()
@@ -158,6 +150,8 @@ def _check_finished(out: Path, manifest: Record, found: Record, ours: Record) ->
     if changed := [name for name in wanted if there.get(name) != wanted[name]]:
         said = ", ".join(f"{name} {there.get(name)} (now {wanted[name]})" for name in changed)
         raise JigsawError(f"{out}: was finished with other arguments: {said}; {remedy}")
+    if found["frames"] != ours["frames"]:
+        raise JigsawError(f"{out}: has its frames in {found['frames']}; extract them there, or {remedy}")
     if found["listing"] != ours["listing"]:
         raise JigsawError(f"{out}: was finished from other files than the media root holds now; {remedy}")
     for name, entry in manifest["files"].items():
@@ -211,115 +205,153 @@ def read_manifest(out: Path) -> Record:
 
 
 def run_shards(
-    out: Path, items: Sequence[Any], work: Callable[[Any], list[Record]], *, workers: int, progress: Progress
+    out: Path,
+    job: Job,
+    items: Sequence[Any],
+    work: Work,
+    *,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    progress: Progress,
+    rejects: Callable[[int], None],
 ) -> None:
-    """Work all items whose shards are not on disk yet, in ``workers`` processes.
+    """Work all items whose shards are not on disk yet.
 
     Args:
         out: the output folder, made ready by :func:`begin`.
+        job: the job.
         items: what to work, in the order of the output; can be pickled.
-        work: what is said of one item; can be pickled.
-        workers: number of processes.
+        work: what is said of one item.
+        workers: number of items at work at a time; None for one a core.
+        ray_address: of a Ray cluster; None for this machine.
         progress: told after every shard.
+        rejects: told before that how many records have a reason.
 
     Raises:
-        JigsawError: if a worker dies or a shard cannot be written.
+        JigsawError: if there is no such cluster, workers die again and again, or a shard cannot be written.
     """
-    shards = {start // SHARD_SIZE: items[start : start + SHARD_SIZE] for start in range(0, len(items), SHARD_SIZE)}
-    waiting = {number: part for number, part in shards.items() if not _shard_path(out, number).exists()}
-    done = len(items) - sum(map(len, waiting.values()))
+    waiting = {}
+    done = rejected = 0
+
+    def count(lines: Iterable[bytes]) -> None:
+        nonlocal done, rejected
+        for line in lines:
+            done += 1
+            rejected += sum("reason" in record for record in json.loads(line))
+
+    for number, part in enumerate(_shards(items, job)):
+        if _shard_path(out, number).exists():
+            with _shard_path(out, number).open("rb") as finished:
+                count(finished)
+        else:
+            waiting[number] = part
+    rejects(rejected)
     progress(done, len(items))
     if not waiting:
         return
-    # Closed at once when this loop is left by an error or by Ctrl-C: that ends the workers.
-    with closing(_worked(waiting, work, min(workers, len(waiting)))) as worked:
-        for number, records in worked:
+    each = work_on_ray(waiting.items(), work, time_limit=job.time_limit, workers=workers, ray_address=ray_address)
+    with closing(each) as worked:
+        for number, lines in worked:
             with atomic_write(_shard_path(out, number)) as file:
-                file.writelines(map(json_line, records))
-            done += len(shards[number])
+                file.writelines(lines)
+            count(lines)
+            rejects(rejected)
             progress(done, len(items))
 
 
-def read_shards(out: Path, item_count: int) -> Iterator[Record]:
-    """The records of all shards, in the order of the items."""
-    for number in range((item_count + SHARD_SIZE - 1) // SHARD_SIZE):
+def read_shards(out: Path, job: Job, items: Sequence[Any]) -> Iterator[tuple[Any, list[Record]]]:
+    """Every item with its records, in order."""
+    for number, part in enumerate(_shards(items, job)):
         with _shard_path(out, number).open("rb") as file:
-            yield from map(json.loads, file)
+            yield from zip(part, map(json.loads, file), strict=True)
+
+
+def _shards(items: Sequence[Any], job: Job) -> Iterator[Sequence[Any]]:
+    return (items[start : start + job.shard_size] for start in range(0, len(items), job.shard_size))
 
 
 def _shard_path(out: Path, number: int) -> Path:
     return out / _WORK / f"shard-{number:05d}.jsonl"
 
 
-def _worked(
-    shards: dict[int, Sequence[Any]], work: Callable[[Any], list[Record]], workers: int
-) -> Generator[tuple[int, list[Record]]]:
-    """(number, records) of every shard, as they are finished."""
-    queue = iter(shards.items())
-    pending: dict[Future[list[Record]], int] = {}
-    with _pool(workers) as pool:
-        while True:
-            # Two shards a worker: one at work, one waiting. So memory does not grow with the input.
-            while len(pending) < 2 * workers and (following := next(queue, None)) is not None:
-                number, part = following
-                with _interrupts_held():
-                    pending[pool.submit(_work_shard, work, part)] = number
-            if not pending:
-                return
-            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                number = pending.pop(future)
-                try:
-                    yield number, future.result()
-                except BrokenProcessPool as error:
-                    first = min([number, *pending.values()])
-                    raise JigsawError(
-                        "a worker process died, out of memory or by a file that crashes its reader, at "
-                        f"{shards[first][0]!r} or one of the files after it; start again (what is finished is kept) "
-                        "with fewer --workers, or without that file"
-                    ) from error
+def work_on_ray(
+    parts: Iterable[tuple[int, Sequence[Any]]],
+    work: Work,
+    *,
+    time_limit: float,
+    workers: int | None = None,
+    ray_address: str | None = None,
+) -> Generator[tuple[int, list[bytes]]]:
+    """Work numbered lists of items on Ray, and give (number, a line of JSON for every item) as each is finished.
+
+    See :meth:`jigsaw.prepare.reader.Reader.lines` for the lines and :func:`run_shards` for the arguments. If it is
+    closed early, what is at work is killed at once.
+    """
+    import ray
+
+    with _ray(workers, ray_address) as cores:
+        workers = workers or cores
+        # Two lists a worker where Ray cannot work more than `workers` at a time: one at work, one waiting.
+        most = 2 * workers if workers >= cores else workers
+        # A worker that dies is Ray's affair: it starts another, a few times.
+        remote = ray.remote(num_cpus=1, max_retries=3)(_work_part)
+        run, shared = uuid4().hex, ray.put(work)
+        queue = iter(parts)
+        pending: dict[ray.ObjectRef, int] = {}
+        try:
+            while True:
+                while len(pending) < most and (following := next(queue, None)) is not None:
+                    number, part = following
+                    pending[remote.remote(run, shared, time_limit, part)] = number
+                if not pending:
+                    return
+                (finished,), _ = ray.wait(list(pending))
+                lines = ray.get(finished)
+                yield pending.pop(finished), lines
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None  # in the reader's own words
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+            raise JigsawError(
+                "worker processes died again and again, for want of memory perhaps; "
+                "start again (what is finished is kept) with fewer --workers"
+            ) from error
+        finally:
+            for reference in pending:
+                ray.cancel(reference, force=True)
 
 
-def _work_shard(work: Callable[[Any], list[Record]], items: Sequence[Any]) -> list[Record]:
-    return [record for item in items for record in work(item)]
+_readers: dict[str, Reader] = {}
+"""A worker's reader, by the run that it reads for: kept from one list of items to the next."""
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes (a fork would inherit the lock), killed at once if the block is left by an error."""
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        yield pool
-    except BaseException:
-        # Killed before the pool is told to end: a pool that ends writes to its workers' pipes, and where a worker dies
-        # in that moment a thread of the pool prints a trace.
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
-        raise
-    finally:
-        pool.shutdown()
-
-
-def _start_worker() -> None:
-    # Remarks of readers on odd metadata; what a file is worth is said by its record.
-    warnings.simplefilter("ignore")
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """End this worker when its parent was killed; by itself an executor's worker would wait for it for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for_handle([parent.sentinel])
-        os._exit(1)
+def _work_part(run: str, work: Work, time_limit: float, items: Sequence[Any]) -> list[bytes]:
+    if run not in _readers:
+        while _readers:
+            _readers.popitem()[1].close()
+        _readers[run] = Reader(work, time_limit)
+    return _readers[run].lines(items)
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment; processes that are started meanwhile never see it, and their parent ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _ray(workers: int | None, address: str | None) -> Iterator[int]:
+    """The number of cores of a Ray that runs meanwhile: this process's if it has one, a cluster, or one of our own."""
+    import ray
+
+    if ray.is_initialized():
+        yield int(ray.cluster_resources().get("CPU", 1))
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        yield
+        if address is None:
+            own = {"num_cpus": workers or available_cores(), "object_store_memory": 128 << 20}
+            ray.init(address="local", include_dashboard=False, **own, **quiet)
+        else:
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                why = " ".join(str(error).split())
+                raise JigsawError(f"--ray-address {address}: no Ray cluster answers there ({why:.200})") from error
+        yield int(ray.cluster_resources().get("CPU", 1))
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        ray.shutdown()

@@ -1,0 +1,368 @@
+"""From sources to rows: what preparing pictures, videos and scenes has in common.
+
+A *source* is a picture, a video or a scene, named by its path relative to the media root. A kind of source brings
+
+* a list of the sources that are there, sorted;
+* ``look``, a function of one source that the workers run. It gives *records*: what a row needs, one record a row, or
+  ``{"reason"}`` where the source, or a part of it, cannot be used. In a reason, what differs from source to source
+  stands in brackets; the summary counts what stands before them. A record may name a ``path`` of its own, for example
+  of a frame of a scene; else it gets its source's;
+* ``row``, a function that makes a row of a record.
+
+:func:`prepare_rows` does the rest, so that ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json``
+depend on the sources and the options alone. The split is by source. Of files with the same content the first is kept.
+"""
+
+import hashlib
+import heapq
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from jigsaw.errors import JigsawError, MediaError
+from jigsaw.prepare.reader import Record, Work, json_line
+from jigsaw.prepare.runner import (
+    Job,
+    Progress,
+    begin,
+    fingerprint,
+    output_folder,
+    publish,
+    read_manifest,
+    read_shards,
+    run_shards,
+    sha256_of,
+)
+from jigsaw.rows import ANSWER_FORMATS, AnswerFormat, media_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OUTPUTS = ("rejected.jsonl", "val.parquet", "train.parquet")
+
+ROW_GROUP = 10_000
+"""Rows a row group: fixed, so the bytes do not depend on how the rows arrive."""
+
+Rejects = Callable[[int], None]
+"""Called with the number of records that were rejected so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What decides the rows of every kind, besides the sources.
+
+    Attributes:
+        val: number of sources for the validation split.
+        seed: of the split and of the sample that ``limit`` draws.
+        limit: look at a random sample of so many sources; None for all.
+        answer_format: how the prompt asks for the answer.
+    """
+
+    val: int = 0
+    seed: int = 0
+    limit: int | None = None
+    answer_format: AnswerFormat = "answer_tag"
+
+    def validate(self) -> None:
+        """Raise JigsawError if a value makes no sense."""
+        if self.val < 0:
+            raise JigsawError(f"--val {self.val}: must be 0 or more")
+        if self.limit is not None and self.limit < 1:
+            raise JigsawError(f"--limit {self.limit}: must be 1 or more")
+        if self.answer_format not in ANSWER_FORMATS:
+            raise JigsawError(f"--answer-format {self.answer_format}: must be one of {', '.join(ANSWER_FORMATS)}")
+
+    def arguments(self) -> dict[str, Any]:
+        """All of it as JSON values, as the manifest says it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of source and how it becomes rows.
+
+    Attributes:
+        command: name of the command, for example ``"prepare image"``.
+        noun: what the sources are called, in the plural.
+        look: path of a source -> its records; can be pickled, and must depend on the source alone.
+        row: (record with its ``path``, 0-based place of the row in its file, split) -> row.
+        schema: of the rows.
+        libraries: packages that read the sources; the manifest holds their versions.
+        shard_size: sources a shard: enough for about a second, and few enough that their records fit in memory.
+        time_limit: seconds that ``look`` may take; it is ended and the source rejected after that.
+        frames: folder in which ``look`` writes the frames of the rows, if it does.
+    """
+
+    command: str
+    noun: str
+    look: Work
+    row: Callable[[Record, int, str], Record]
+    schema: "pa.Schema"
+    libraries: tuple[str, ...]
+    shard_size: int
+    time_limit: float = 120
+    frames: Path | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of it.
+
+    Attributes:
+        found: sources below the media root.
+        sampled: of these, sources that were looked at; fewer than ``found`` with a limit.
+        kept: rows, ``train`` + ``val`` of them.
+        rejected: number of sources, or of parts of sources, by reason.
+        up_to_date: the folder was finished already; nothing was done.
+    """
+
+    found: int
+    sampled: int
+    kept: int
+    train: int
+    val: int
+    rejected: dict[str, int]
+    up_to_date: bool
+
+
+def prepare_rows(
+    kind: Kind,
+    found: Sequence[str],
+    media_root: Path,
+    out: Path,
+    options: Options,
+    *,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    progress: Progress,
+    rejects: Rejects = lambda count: None,
+) -> Summary:
+    """Make ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json``.
+
+    A run that was killed goes on where it was.
+
+    Args:
+        kind: what the sources are.
+        found: POSIX paths of all sources, relative to ``media_root``, sorted.
+        media_root: folder of the sources.
+        out: output folder; made if need be.
+        options: what decides the rows.
+        workers: number of sources at work at a time; None for one a core.
+        ray_address: of a Ray cluster, whose nodes all see the media root; None for this machine.
+        progress: told (sources done, sources in all).
+        rejects: told how many records are rejected so far, right before ``progress``.
+
+    Raises:
+        JigsawError: if an option makes no sense, nothing is left to train on, or the folder or Ray cannot be used.
+    """
+    options.validate()
+    if workers is not None and workers < 1:
+        raise JigsawError(f"--workers {workers}: must be 1 or more")
+    sample = sorted(draw(found, options.limit, "limit", options.seed)) if options.limit is not None else found
+    if options.val >= len(sample):
+        raise JigsawError(f"--val {options.val}: leaves nothing to train on; {len(sample)} {kind.noun} are there")
+    stamps = {path: _stamp(media_root / path) for path in found}
+    job = Job(
+        command=kind.command,
+        arguments=options.arguments(),
+        listing=fingerprint(stamps.items()),
+        versions=_versions(kind.libraries),
+        outputs=OUTPUTS,
+        shard_size=kind.shard_size,
+        time_limit=kind.time_limit,
+        frames=None if kind.frames is None else os.path.realpath(kind.frames),
+    )
+    with output_folder(out):
+        if not begin(out, job):
+            return Summary(**read_manifest(out)["counts"], up_to_date=True)
+        sizes = Counter(stamps[path][0] for path in sample)
+        items = [(path, stamps[path][0] is not None and sizes[stamps[path][0]] > 1) for path in sample]
+        work = partial(_look_and_hash, look=kind.look, media_root=media_root.absolute())
+        run_shards(out, job, items, work, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects)
+        return _publish(out, job, items, kind, options, media_root, len(found))
+
+
+def list_files(media_root: Path, suffixes: tuple[str, ...], noun: str) -> list[str]:
+    """POSIX paths of all files below a folder with one of the suffixes (lower case), relative to it and sorted.
+
+    Linked folders are not entered: inside the root their files are found anyway, outside they cannot be used.
+    Those outside are listed, so that they are rejected where people see it.
+
+    Raises:
+        JigsawError: if the folder or one below it cannot be read, or there is no such file.
+    """
+    if not media_root.is_dir():
+        raise JigsawError(f"{media_root}: no such folder; give the folder that holds the {noun}")
+
+    def refuse(error: OSError) -> None:
+        raise JigsawError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable or move it away")
+
+    root = Path(os.path.realpath(media_root))
+    paths = []
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        below = Path(folder).relative_to(root)
+        paths += [(below / name).as_posix() for name in files if name.lower().endswith(suffixes)]
+        links = [below / name for name in folders if (root / below / name).is_symlink()]
+        paths += [link.as_posix() for link in links if not (root / link).resolve().is_relative_to(root)]
+    if not paths:
+        raise JigsawError(f"{media_root}: holds no {noun} ({', '.join(suffixes)}); is it the right folder?")
+    return sorted(paths)
+
+
+def draw(names: Sequence[str], count: int, purpose: str, seed: int) -> list[str]:
+    """``count`` of the names, in the order of a hash: independent of the other names and of their order."""
+
+    def rank(name: str) -> bytes:
+        return hashlib.sha256(json.dumps([purpose, seed, name]).encode()).digest()
+
+    return heapq.nsmallest(count, names, key=rank)
+
+
+def usable_file(path: str, media_root: Path) -> Path:
+    """The file that a source's path names.
+
+    Raises:
+        MediaError: if rows cannot hold the path or it leaves the media root; the message does not name the place of
+            the media root, so that it is a reason for a rejection.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise MediaError("its name is not valid UTF-8, which rows cannot hold; rename it") from error
+    try:
+        return media_path(path, media_root)
+    except MediaError as error:
+        reason = str(error).removeprefix(f"{path}: ").replace(f" {os.path.realpath(media_root)}", "")
+        raise MediaError(reason) from error
+
+
+def _stamp(path: Path) -> list[Any]:
+    """What tells that a source was replaced: its bytes (None for a folder) and its time of change in ns.
+
+    A folder has those of the folders in it besides.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            return [status.st_size, status.st_mtime_ns]
+        inside = sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(path) if entry.is_dir())
+        return [None, status.st_mtime_ns, *inside]
+    except OSError as error:  # a dead link, say; it is rejected when its turn comes
+        return [None, error.errno]
+
+
+def _look_and_hash(item: tuple[str, bool], look: Work, media_root: Path) -> list[Record]:
+    """The records of a source; where another file has its size, they carry the hash of its content."""
+    path, has_twin = item
+    records = look(path)
+    if not has_twin or all("reason" in record for record in records):
+        return records
+    try:
+        digest = sha256_of(media_root / path)
+    except OSError as error:
+        return [{"reason": f"cannot be read ({error.strerror})"}]
+    return [{**record, "sha256": digest} for record in records]
+
+
+def _records(out: Path, job: Job, items: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, Record]]:
+    """Every source with each of its records; of files with the same content, all but the first are rejected."""
+    first: dict[str, str] = {}
+    for (source, _), records in read_shards(out, job, items):
+        digest = next((record["sha256"] for record in records if "sha256" in record), None)
+        if digest is not None and (same := first.setdefault(digest, source)) != source:
+            records = [{"reason": f"has the same content as another file ({same})"}]
+        for record in records:
+            yield source, {"path": source, **record}
+
+
+def _publish(
+    out: Path,
+    job: Job,
+    items: Sequence[tuple[str, bool]],
+    kind: Kind,
+    options: Options,
+    media_root: Path,
+    found: int,
+) -> Summary:
+    rejected: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    for source, record in _records(out, job, items):
+        if "reason" in record:
+            rejected[record["reason"].partition(" (")[0].partition(";")[0]] += 1
+        else:
+            kept[source] += 1
+    if options.val >= len(kept):
+        said = ", ".join(f"{count}: {reason}" for reason, count in sorted(rejected.items()))
+        raise JigsawError(
+            f"{media_root}: {len(kept)} of {len(items)} {kind.noun} are fit, --val {options.val} leaves nothing to "
+            f"train on; rejected were {said or 'none'}"
+        )
+    val = set(draw(list(kept), options.val, "val", options.seed))
+    in_val = sum(kept[source] for source in val)
+    counts: dict[str, Any] = {
+        "found": found,
+        "sampled": len(items),
+        "kept": kept.total(),
+        "train": kept.total() - in_val,
+        "val": in_val,
+        "rejected": dict(sorted(rejected.items())),
+    }
+
+    def write(name: str, file: IO[bytes]) -> None:
+        records = _records(out, job, items)
+        if name == "rejected.jsonl":
+            file.writelines(json_line(record) for _, record in records if "reason" in record)
+        else:
+            split = name.removesuffix(".parquet")
+            wanted = (r for source, r in records if "reason" not in r and (source in val) == (split == "val"))
+            _write_rows(file, kind, (kind.row(record, index, split) for index, record in enumerate(wanted)))
+
+    publish(out, job, counts, write)
+    return Summary(**counts, up_to_date=False)
+
+
+def _write_rows(file: IO[bytes], kind: Kind, rows: Iterator[Record]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(file, kind.schema, compression="zstd", compression_level=3) as writer:
+        while group := list(islice(rows, ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=kind.schema), row_group_size=ROW_GROUP)
+
+
+def _versions(libraries: Sequence[str]) -> dict[str, str]:
+    from jigsaw import __version__
+
+    return {"jigsaw": __version__, **{name: version(name) for name in ("pyarrow", *libraries)}}
+
+
+def row_schema(
+    media_column: str, media: "pa.StructType", extra_info: Sequence[tuple[str, "pa.DataType"]]
+) -> "pa.Schema":
+    """The schema of a kind's rows, see :mod:`jigsaw.rows`.
+
+    Args:
+        media_column: ``"images"`` or ``"videos"``.
+        media: type of the column's struct.
+        extra_info: names and types of what ``extra_info`` holds besides ``id, index, split, answer_format``.
+    """
+    import pyarrow as pa
+
+    shared = [("id", pa.string()), ("index", pa.int64()), ("split", pa.string()), ("answer_format", pa.string())]
+    return pa.schema(
+        [
+            ("data_source", pa.string()),
+            ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            (media_column, pa.list_(media)),
+            ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+            ("extra_info", pa.struct([*shared, *extra_info])),
+        ]
+    )

@@ -1,0 +1,173 @@
+"""A process of its own that works items one by one: a file on which it hangs or dies costs that item alone.
+
+Its keeper sends a list of items and is told the result of each as it is finished, so the first item without a result
+is the one that a dead or silent process was at.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+from jigsaw.errors import JigsawError
+
+Record = dict[str, Any]
+"""What is said of an item: JSON values, the same for the same item in every process."""
+
+Work = Callable[[Any], list[Record]]
+"""What is done to an item. Its module can be imported and its arguments pickled."""
+
+MEMORY = 4 << 30
+"""Bytes that the process may allocate: a file that asks for more must not take the machine with it."""
+
+_MEMORY, _REFUSED, _RAISED = b"memory", b"refused:", b"raised:"
+
+
+def json_line(value: Any) -> bytes:
+    """One line of JSON in UTF-8, readable as far as its text is valid."""
+    # A file name that is no valid UTF-8 holds lone surrogates; `backslashreplace` writes them as JSON's own \udcxx.
+    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8", "backslashreplace") + b"\n"
+
+
+class Reader:
+    """Keeps one such process, and starts another where it had to be ended.
+
+    Args:
+        work: what is done to an item.
+        time_limit: seconds of wall time that an item may take.
+    """
+
+    def __init__(self, work: Work, time_limit: float) -> None:
+        self._work = work
+        self._time_limit = time_limit
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection
+
+    def lines(self, items: Sequence[Any]) -> list[bytes]:
+        """A line of JSON for every item: the list of its records, or ``[{"reason"}]`` where no process survives it.
+
+        Raises:
+            JigsawError: if the work raises one.
+            RuntimeError: if it raises anything else, or no process can be started; with the trace.
+        """
+        lines: list[bytes] = []
+        while len(lines) < len(items):
+            more, why = self._until_it_ends(items[len(lines) :])
+            lines += more
+            if why is not None:
+                # It may have been chance: a machine short of memory, a slow disk. So once more, alone.
+                again, why = self._until_it_ends(items[len(lines) : len(lines) + 1])
+                lines += again or [json_line([{"reason": why}])]
+        return lines
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._end(self._process)
+
+    def _until_it_ends(self, items: Sequence[Any]) -> tuple[list[bytes], str | None]:
+        """The lines of the first items, and why the next one has none; None if all have."""
+        process = self._process or self._start()
+        lines: list[bytes] = []
+        try:
+            self._pipe.send(items)
+            for item in items:
+                if not self._pipe.poll(self._time_limit):
+                    self._end(process)
+                    return lines, f"the reader took longer than {self._time_limit:g} s"
+                message = self._pipe.recv_bytes()
+                if message == _MEMORY:
+                    self._end(process)
+                    return lines, f"the reader needs more than {MEMORY >> 30} GiB of memory"
+                if message.startswith(_REFUSED):
+                    self._end(process)
+                    raise JigsawError(message.removeprefix(_REFUSED).decode())
+                if message.startswith(_RAISED):
+                    self._end(process)
+                    raise RuntimeError(f"at {item!r:.300}: {message.removeprefix(_RAISED).decode()}")
+                lines.append(message)
+        except (EOFError, OSError):
+            return lines, f"the reader died on it ({_ending(self._end(process))})"
+        return lines, None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._pipe, theirs = Pipe()
+        process = self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            stdin=subprocess.PIPE,  # never written: it closes when this process ends, however it ends
+            stdout=subprocess.DEVNULL,  # chatter of libraries; what a file is worth is said by its record
+            stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        theirs.close()
+        try:
+            self._pipe.send(self._work)
+            answer = self._pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise RuntimeError(f"a reader cannot start ({_ending(self._end(process))})") from error
+        if answer:
+            self._end(process)
+            raise RuntimeError(f"a reader cannot start: {answer.removeprefix(_RAISED).decode()}")
+        return process
+
+    def _end(self, process: subprocess.Popen[bytes]) -> int | None:
+        """Kill the process; its exit status, None if even that does not end it (it reads from a dead network drive)."""
+        self._process = None
+        self._pipe.close()
+        for patience in (0.2, 5):  # seconds; one that is about to end by itself has a status to tell
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+            process.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+        return process.returncode
+
+
+def _ending(status: int | None) -> str:
+    return f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
+
+
+def _serve(pipe: Connection) -> None:
+    """The process itself; an error of the work ends it, after it was told."""
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, MemoryError):
+            pipe.send_bytes(_MEMORY)
+        elif issubclass(kind, JigsawError):
+            pipe.send_bytes(_REFUSED + str(error).encode("utf-8", "backslashreplace"))
+        else:
+            text = "".join(traceback.format_exception(kind, error, trace))
+            pipe.send_bytes(_RAISED + text.encode("utf-8", "backslashreplace"))
+
+    sys.excepthook = tell
+    work: Work = pipe.recv()
+    pipe.send_bytes(b"")
+    while True:
+        for item in pipe.recv():
+            pipe.send_bytes(json_line(work(item)))
+
+
+def _end_with_keeper() -> None:
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the keeper's affair
+    warnings.simplefilter("ignore")
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if hard < 0 else min(MEMORY, hard), hard))
+    threading.Thread(target=_end_with_keeper, daemon=True).start()
+    _serve(Connection(int(sys.argv[1])))
