@@ -4,7 +4,8 @@ A row is a dict in verl's format, a superset of the released training data:
 
 =================  =========================================================================================
 ``data_source``    names the task: contains ``jigsaw``
-``prompt``         chat list of ``{"role", "content"}``; the text carries an ``<image>`` or ``<video>`` mark for each medium
+``prompt``         chat list of ``{"role", "content"}``; the text has an ``<image>`` or ``<video>`` mark
+                   for each medium
 ``images``         image rows: one struct ``{path, jigsaw_config: [rows, columns], resize_size, crop_size}``;
                    depth rows: one struct ``{path, points, resize_size}``
 ``videos``         video rows: one struct, see :mod:`jigsaw.tasks.video`
@@ -165,17 +166,17 @@ def media_path(path: str, media_root: str | os.PathLike[str]) -> Path:
     Raises:
         MediaError: if the path is absolute, leaves the media root (``..`` or a symbolic link), or is missing.
     """
-    root = Path(os.path.realpath(media_root))
+    root = os.path.realpath(media_root)
     if os.path.isabs(path):
         raise MediaError(f"{path}: absolute paths are not allowed in rows; make it relative to the media root {root}")
     if "\0" in path:
         raise MediaError(f"{path!r}: holds a zero byte, so it is no path; make it relative to the media root {root}")
-    resolved = Path(os.path.realpath(root / path))
-    if not resolved.is_relative_to(root):
+    resolved = os.path.realpath(f"{root}/{path}")
+    if os.path.commonpath((root, resolved)) != root:
         raise MediaError(f"{path}: leaves the media root {root}; move the file below it or choose another root")
     if not os.path.isfile(resolved):  # not Path.is_file, which raises on a name that is too long
         raise MediaError(f"{path}: no such file below the media root {root}")
-    return resolved
+    return Path(resolved)
 
 
 def read_table(path: str | os.PathLike[str]) -> "pa.Table":

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from PIL import Image
@@ -82,7 +83,7 @@ def specs(row: Row, order: Sequence[int]) -> list[Spec]:
 
 
 def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Image.Image]:
-    """Cut the wanted tiles, in the order given; a picture that several specs share is decoded once.
+    """Cut the wanted tiles, in the order given; a picture that neighbours share is decoded once.
 
     Returns:
         RGB images.
@@ -90,14 +91,11 @@ def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: Cut
     Raises:
         MediaError: if a picture cannot be read or is smaller than its grid or its crop.
     """
-    pictures: dict[str, tuple[Image.Image, list[tuple[int, int, int, int]]]] = {}
     tiles = []
-    for spec in wanted:
-        key = repr({name: value for name, value in spec.items() if name != "tile"})
-        if key not in pictures:
-            pictures[key] = _open(spec, media_root)
-        picture, boxes = pictures[key]
-        tiles.append(picture.crop(boxes[spec["tile"]]))
+    # Dicts are compared, not hashed: a key of text costs as much as a tile.
+    for picture_spec, specs_of_picture in groupby(wanted, key=lambda spec: {**spec, "tile": None}):
+        picture, boxes = _open(picture_spec, media_root)
+        tiles += [picture.crop(boxes[spec["tile"]]) for spec in specs_of_picture]
     return tiles
 
 
