@@ -14,7 +14,7 @@ import importlib
 import json
 import platform
 import re
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,12 +34,13 @@ Result = dict[str, Any]
 
 def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
+    installed = {distribution.name.lower(): distribution.version for distribution in distributions()}
     models = re.findall(r"^model name\s*:\s*(.*)$", info.read_text(), re.MULTILINE) if info.is_file() else []
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
         "cores": available_cores(),
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: installed[package] for package in PACKAGES if package in installed},
     }
 
 
@@ -60,23 +61,21 @@ def share(result: Result) -> float | None:
     return figure / limit if relation == "<=" else limit / figure
 
 
-def seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    size, unit = next((pair for pair in UNITS if value >= pair[0]), UNITS[-1])
-    return f"{value / size:.3g} {unit}"
+def timed(median: float, least: float | None = None, most: float | None = None) -> str:
+    """Seconds in the unit that fits their median, with their spread."""
+    size, unit = next((pair for pair in UNITS if median >= pair[0]), UNITS[-1])
+    spread = "" if least is None or most is None else f" ({least / size:.3g}–{most / size:.3g})"
+    return f"{median / size:.3g}{spread} {unit}"
 
 
 def table(results: list[Result]) -> Table:
-    columns = Table("what", "ours", "min–max", "beside", "its time", "ours / its", "bar", "", title="Benchmarks")
+    columns = Table("what", "ours (min–max)", "beside", "ours / its", "bar", "", title="Benchmarks")
     for result in results:
         taken = share(result)
         columns.add_row(
             result["name"],
-            seconds(result["ours_s"]),
-            f"{seconds(result['ours_min_s'])}–{seconds(result['ours_max_s'])}",
-            result["other"] or "",
-            seconds(result["other_s"]),
+            timed(result["ours_s"], result["ours_min_s"], result["ours_max_s"]),
+            f"{timed(result['other_s'])}, {result['other']}" if result["other"] else "",
             "" if result["ratio"] is None else f"{result['ratio']:.2f}",
             result["bar"] or "",
             "" if taken is None else "[green]met[/]" if taken <= 1 else "[bold red]missed[/]",
@@ -113,6 +112,8 @@ def main(
 ) -> None:
     """Run the benchmarks and print one table."""
     console, progress = Console(), Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = 150
     results: list[Result] = []
     for name in only or NAMES:
         if not (HERE / f"{name}.py").is_file():
