@@ -29,7 +29,7 @@ _SOURCES = (
 _READ = {
     "images": {"path", "jigsaw_config", "resize_size", "crop_size", "points"},
     "videos": {"path", "jigsaw_clip_num", "fps", "fps_min_frames", "fps_max_frames", "min_pixels", "max_pixels"}
-    | {"clip_order", "spatial_jigsaw_grid_config"},
+    | {"clip_order", "spatial_jigsaw_grid_config", "frames", "source_fps"},
 }
 _BATCH_ROWS = 1000
 

@@ -131,8 +131,13 @@ class Card:
         if self.error is not None:
             return ""
         pieces = len(self.answer)
-        noun = {"video": "clips", "depth": "points"}.get(self.task, "pieces")
-        cut = f"{self.grid[0]} × {self.grid[1]} tiles" if self.grid else f"{pieces} {noun}"
+        clips = len({figure.strip.indices for figure in self.figures if figure.strip})
+        if self.grid:
+            cut = f"{self.grid[0]} × {self.grid[1]} tiles"
+        elif clips:
+            cut = f"{clips} clips" + (f" of {pieces // clips} tiles" if clips < pieces else "")
+        else:
+            cut = f"{pieces} points"
         # Python writes no number of more than 4300 digits, and nobody reads one.
         orders = f"{factorial(pieces):,}" if pieces <= _WRITTEN_OUT else f"{pieces}!"
         return f"{self.task}, {cut}, chance 1 in {orders}"
