@@ -78,7 +78,7 @@ def test_the_examples_run_and_print_what_is_shown(tmp_path: Path) -> None:
 
 
 def test_every_command_that_is_named_exists() -> None:
-    named = set(re.findall(r"(?:^|`)jigsaw ([a-z]+)", "\n".join(map(page, PAGES)), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)jigsaw ([a-z-]+)", "\n".join(map(page, PAGES)), re.MULTILINE))
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     known |= {group.name for group in app.registered_groups}
     assert known <= named, "the README leaves a command out"
