@@ -9,6 +9,7 @@ from jigsaw.cli.prepare import prepare
 from jigsaw.cli.pull import pull_data
 from jigsaw.cli.score import score
 from jigsaw.cli.show import show
+from jigsaw.cli.verify import verify
 from jigsaw.errors import JigsawError, print_error
 
 app = typer.Typer(
@@ -19,7 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(prepare, name="prepare")
-app.command()(pull_data)
+app.command("pull-data")(pull_data)
+app.command()(verify)
 app.command()(show)
 app.command()(score)
 app.command()(doctor)

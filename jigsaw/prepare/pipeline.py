@@ -226,6 +226,15 @@ def draw(names: Sequence[str], count: int, purpose: str, seed: int) -> list[str]
     return heapq.nsmallest(count, names, key=rank)
 
 
+def reason_kind(reason: str) -> str:
+    """What a reason has in common with others: what stands before its brackets and its advice.
+
+    >>> reason_kind("is shorter than 24 s (12.3 s)")
+    'is shorter than 24 s'
+    """
+    return reason.partition(" (")[0].partition(";")[0]
+
+
 def usable_file(path: str, media_root: Path) -> Path:
     """The file that a source's path names.
 
@@ -296,7 +305,7 @@ def _publish(
     kept: Counter[str] = Counter()
     for source, record in _records(out, job, items):
         if "reason" in record:
-            rejected[record["reason"].partition(" (")[0].partition(";")[0]] += 1
+            rejected[reason_kind(record["reason"])] += 1
         else:
             kept[source] += 1
     if options.val >= len(kept):

@@ -1,0 +1,191 @@
+"""Are the rows of a file good? Each row's media are opened, or its puzzle built, as training would."""
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jigsaw.errors import JigsawError, MediaError, RowError
+from jigsaw.prepare.pipeline import Rejects, reason_kind
+from jigsaw.prepare.reader import Record
+from jigsaw.prepare.runner import Progress, work_on_ray
+from jigsaw.puzzle import Plan, media_specs
+from jigsaw.rows import Row, media_path, read_table, row_id
+from jigsaw.tasks import cut, plan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PART = 50
+"""Rows that a worker takes at a time."""
+
+HEADER_LIMIT, DECODE_LIMIT = 120, 1800
+"""Seconds that a row may take: its media's headers, and its puzzle."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be trained on.
+
+    Attributes:
+        index: 0-based place in the file.
+        id: the row's id.
+        reason: what is wrong with it.
+    """
+
+    index: int
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of it.
+
+    Attributes:
+        rows: number of rows.
+        tasks: number of rows by task; bad rows may belong to none.
+        bad: the bad rows, in order.
+    """
+
+    rows: int
+    tasks: dict[str, int]
+    bad: list[BadRow]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Number of bad rows by reason, the most frequent first."""
+        return dict(Counter(reason_kind(row.reason) for row in self.bad).most_common())
+
+
+def verify_rows(
+    data: Path,
+    media_root: Path,
+    *,
+    decode: bool = False,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    progress: Progress,
+    rejects: Rejects = lambda count: None,
+) -> Report:
+    """Check every row of a parquet file: it is a puzzle row, its id is its own, and its media are there and open.
+
+    Args:
+        data: the parquet file.
+        media_root: folder that its paths are relative to.
+        decode: build each puzzle; otherwise the headers of the media are read.
+        workers: number of rows at work at a time; None for one a core.
+        ray_address: of a Ray cluster; None for this machine.
+        progress: told (rows done, rows in all).
+        rejects: told the number of bad rows so far.
+
+    Raises:
+        JigsawError: if the file or the folder cannot be read.
+    """
+    if workers is not None and workers < 1:
+        raise JigsawError(f"--workers {workers}: must be 1 or more")
+    if not media_root.is_dir():
+        raise JigsawError(f"{media_root}: no such folder; give the one that the rows' paths are relative to")
+    table = read_table(data)
+    check = partial(check_row, media_root=media_root.absolute(), decode=decode)
+    limit = DECODE_LIMIT if decode else HEADER_LIMIT
+    reasons: dict[int, str] = {}
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    tasks: Counter[str] = Counter()
+    done = 0
+    progress(done, table.num_rows)
+    worked = work_on_ray(_parts(table), check, time_limit=limit, workers=workers, ray_address=ray_address)
+    for start, lines in worked:
+        for index, line in enumerate(lines, start):
+            (record,) = json.loads(line)
+            if "id" not in record:  # its reader did not live to tell
+                record["id"] = _name(table.slice(index, 1).to_pylist()[0], index)
+            places[record["id"]].append(index)
+            if "reason" in record:
+                reasons[index] = record["reason"]
+            if "task" in record:
+                tasks[record["task"]] += 1
+        done += len(lines)
+        rejects(len(reasons))
+        progress(done, table.num_rows)
+    names = {}
+    for name, indices in places.items():
+        for index in sorted(indices):
+            if index != min(indices):
+                reasons.setdefault(index, f"its id is that of another row ({min(indices)})")
+            if index in reasons:
+                names[index] = name
+    bad = [BadRow(index, names[index], reasons[index]) for index in sorted(reasons)]
+    return Report(table.num_rows, dict(sorted(tasks.items())), bad)
+
+
+def _parts(table: "pa.Table") -> Iterator[tuple[int, list[tuple[int, Row]]]]:
+    for start in range(0, table.num_rows, PART):
+        yield start, list(enumerate(table.slice(start, PART).to_pylist(), start))
+
+
+def _name(row: Row, index: int) -> str:
+    try:
+        return row_id(row, index)
+    except RowError:
+        return str(index)
+
+
+def check_row(item: tuple[int, Row], *, media_root: Path, decode: bool) -> list[Record]:
+    """One record: ``{id, task}`` of the row, with ``reason`` if it is bad.
+
+    Args:
+        item: the row's 0-based place in its file, and the row.
+        media_root: folder that its paths are relative to.
+        decode: build the puzzle.
+    """
+    index, row = item
+    record: Record = {"id": _name(row, index)}
+    try:
+        planned = plan(row, index=index)
+        record["task"] = planned.task
+        if decode:
+            cut(planned, media_root)
+        else:
+            _open_media(planned, media_root)
+    except RowError as error:
+        record["reason"] = str(error).removeprefix(f"row {record['id']}: ")
+    except MediaError as error:
+        record["reason"] = _without_path(str(error), planned, media_root)
+    return [record]
+
+
+def _files(planned: Plan) -> Iterator[tuple[str, bool]]:
+    """Path of each file that the puzzle needs, and whether it is a video."""
+    from jigsaw.media.video import FRAME_NAME
+
+    for spec in media_specs(planned.messages):
+        if spec["task"] == "video" and spec["frames"]:
+            yield from ((f"{spec['path']}/{FRAME_NAME.format(index)}", False) for index in spec["frames"])
+        else:
+            yield spec["path"], spec["task"] == "video"
+
+
+def _open_media(planned: Plan, media_root: Path) -> None:
+    from jigsaw.media.image import image_size
+    from jigsaw.media.video import probe
+
+    for path, is_video in dict.fromkeys(_files(planned)):
+        file = media_path(path, media_root)
+        if is_video:
+            probe(file)
+        else:
+            image_size(file)
+
+
+def _without_path(text: str, planned: Plan, media_root: Path) -> str:
+    """A reason with the file in brackets, where what differs from row to row stands."""
+    for path, _ in _files(planned):
+        for name in (path, f"{os.path.realpath(media_root / path)}"):
+            if text.startswith(f"{name}: "):
+                return f"{text.removeprefix(f'{name}: ')} ({path})"
+    return text

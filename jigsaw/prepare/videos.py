@@ -1,0 +1,345 @@
+"""Videos to rows of the video jigsaw: a LLaVA-Video-178K tree, or every video below a folder."""
+
+import json
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jigsaw.errors import JigsawError, MediaError
+from jigsaw.media.video import Bounds, VideoInfo, extract_frames, probe, read_clips
+from jigsaw.prepare.images import grid_text
+from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, list_files, prepare_rows, row_schema, usable_file
+from jigsaw.prepare.reader import Record
+from jigsaw.prepare.runner import Progress
+from jigsaw.puzzle import CutOptions
+from jigsaw.tasks.video import DATA_SOURCE, MAX_PIXELS, TRIM, clip_indices
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".f4v", ".wmv", ".asf"),
+    *(".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".vob", ".3gp", ".3g2", ".ogv", ".ogm"),
+)
+"""Lower case; what a file holds is decided by its content."""
+
+MIN_FRAMES = 4
+"""Frames a clip at least."""
+
+SHARD_SIZE = 20
+"""Videos a shard."""
+
+PROBE_LIMIT, DECODE_LIMIT = 120, 1800
+"""Seconds that a video may take: its header, and its frames."""
+
+_LISTS = re.compile(r"_(?:cap|oe|mc)_[^/]*\.json$")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(Options):
+    """What decides the rows, besides the videos.
+
+    Attributes:
+        clips: number of clips a video is cut into.
+        grid: (rows, columns) of tiles that each clip is cut into; None for whole clips.
+        min_seconds: shorter videos are left out (paper: 24).
+        trim: share of a clip that is dropped at each end (paper: 0.05).
+        fps: frames a second that are shown.
+        max_frames: most frames a clip.
+        max_pixels: most pixels a frame; smaller frames than both it and the paper's 128·28·28 are scaled up.
+        verify: decode the frames of the clips; otherwise the header alone is read.
+        extract_frames: folder that gets the frames as JPEG, one folder a video; the rows then hold paths relative to
+            it. None for rows that hold the paths of videos.
+    """
+
+    clips: int = 6
+    grid: tuple[int, int] | None = None
+    min_seconds: float = 24
+    trim: float = TRIM
+    fps: float = 2
+    max_frames: int = 12
+    max_pixels: int = MAX_PIXELS
+    verify: bool = False
+    extract_frames: Path | None = None
+
+    def validate(self) -> None:
+        """Raise JigsawError if a value makes no sense."""
+        if self.clips < 1 or (self.clips == 1 and self.grid is None):
+            raise JigsawError(f"--clips {self.clips}: must be 2 or more, or 1 with a --grid")
+        if self.grid is not None and (min(self.grid) < 1 or max(self.grid) < 2):
+            raise JigsawError(f"--grid {grid_text(self.grid)}: needs two tiles or more, for example 2x2")
+        if not 0 <= self.min_seconds < float("inf"):
+            raise JigsawError(f"--min-seconds {self.min_seconds:g}: must be 0 s or more")
+        if not 0 <= self.trim < 0.5:
+            raise JigsawError(f"--trim {self.trim:g}: must be 0 or more and less than 0.5")
+        if not 0 < self.fps < float("inf"):
+            raise JigsawError(f"--fps {self.fps:g}: must be above 0 frames a second")
+        if self.max_frames < 2:
+            raise JigsawError(f"--max-frames {self.max_frames}: must be 2 or more")
+        if self.max_pixels < self.bounds.factor**2:
+            raise JigsawError(f"--max-pixels {self.max_pixels}: must be {self.bounds.factor**2} or more")
+        super().validate()
+
+    def arguments(self) -> dict[str, Any]:
+        """All of it as JSON values, as the manifest says it; of the frames' folder, whether there is one."""
+        return {
+            **super().arguments(),
+            "grid": self.grid and grid_text(self.grid),
+            "extract_frames": self.extract_frames is not None,
+        }
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of a frame's size, for models whose patches are those of Qwen2.5-VL."""
+        return Bounds(CutOptions().factor, min(MAX_PIXELS, self.max_pixels), self.max_pixels)
+
+    def indices(self, info: VideoInfo) -> list[tuple[int, ...]]:
+        """The frame indices of every clip, see :func:`jigsaw.tasks.video.clip_indices`."""
+        return clip_indices(
+            info.frames,
+            info.fps,
+            clips=self.clips,
+            trim=self.trim,
+            fps=self.fps,
+            min_frames=min(MIN_FRAMES, self.max_frames),
+            max_frames=self.max_frames,
+        )
+
+
+def prepare_videos(
+    media_root: Path,
+    out: Path,
+    options: VideoOptions,
+    *,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    progress: Progress,
+    rejects: Rejects = lambda count: None,
+) -> Summary:
+    """Make ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json`` of the videos below a folder.
+
+    See :func:`jigsaw.prepare.pipeline.prepare_rows`.
+
+    Args:
+        media_root: folder of the videos.
+        out: output folder; made if need be.
+        options: what decides the rows.
+        workers: number of videos at work at a time; None for one a core.
+        ray_address: of a Ray cluster; None for this machine.
+        progress: told (videos done, videos in all).
+        rejects: told the number of rejects so far.
+
+    Raises:
+        JigsawError: if an option makes no sense, no video is fit, or a folder cannot be used.
+    """
+    options.validate()
+    frames = options.extract_frames and options.extract_frames.absolute()
+    if frames is not None and frames.resolve() == media_root.resolve():
+        raise JigsawError(f"--extract-frames {frames}: is the folder of the videos; choose another")
+    kind = Kind(
+        command="prepare video",
+        noun="videos",
+        look=partial(check_video, media_root=media_root.absolute(), options=options, frames=frames),
+        row=partial(video_row, options=options),
+        schema=video_schema(),
+        libraries=("av", "decord", "torch", "qwen-vl-utils"),
+        shard_size=SHARD_SIZE,
+        time_limit=DECODE_LIMIT if options.verify or frames is not None else PROBE_LIMIT,
+        frames=frames,
+    )
+    return prepare_rows(
+        kind,
+        list_videos(media_root),
+        media_root,
+        out,
+        options,
+        workers=workers,
+        ray_address=ray_address,
+        progress=progress,
+        rejects=rejects,
+    )
+
+
+def list_videos(media_root: Path) -> list[str]:
+    """POSIX paths of all videos, relative to the media root and sorted.
+
+    If there are lists of LLaVA-Video-178K below it (``*_cap_*.json``, ``*_oe_*.json``, ``*_mc_*.json``), these are the
+    videos that their records name, each once, whether they are there or not; else all files with a video's suffix.
+
+    Raises:
+        JigsawError: if a folder or a list cannot be read, or there is no video.
+    """
+    found = list_files(media_root, (*SUFFIXES, ".json"), "videos")
+    if lists := [path for path in found if _LISTS.search(path)]:
+        videos = {video for path in lists for video in _listed(media_root, path)}
+    else:
+        videos = {path for path in found if not path.lower().endswith(".json")}
+    if not videos:
+        raise JigsawError(f"{media_root}: holds no videos ({', '.join(SUFFIXES)}); is it the right folder?")
+    return sorted(videos)
+
+
+def _listed(media_root: Path, path: str) -> Iterator[str]:
+    """The videos that a list names, relative to its own folder."""
+    try:
+        for record in _entries(media_root / path):
+            if isinstance(video := record.get("video"), str):
+                yield posixpath.normpath(posixpath.join(posixpath.dirname(path), video))
+            elif "video" in record:
+                raise ValueError(f"a record's video is {video!r:.60}")
+    except (ValueError, AttributeError) as error:
+        raise JigsawError(
+            f"{media_root / path}: is no list of LLaVA-Video-178K, records with the path of a video ({error}); "
+            "fetch it anew or move it away"
+        ) from error
+
+
+def _entries(path: Path) -> Iterator[Any]:
+    """The entries of a JSON file that is one list, a few at a time: the lists are larger than is good for memory."""
+    decoder = json.JSONDecoder()
+    blank = re.compile(r"[\s,]*")
+    with path.open(encoding="utf-8") as file:
+        text = file.read(_CHUNK).lstrip()
+        if not text.startswith("["):
+            raise ValueError("it does not start with [")
+        place = 1
+        while True:
+            place = blank.match(text, place).end()  # type: ignore[union-attr]  # it matches anything
+            if text.startswith("]", place):
+                return
+            try:
+                entry, place = decoder.raw_decode(text, place)
+            except ValueError:  # cut off at the chunk's end, if it has not ended for good
+                if not (more := file.read(_CHUNK)):
+                    raise
+                text, place = text[place:] + more, 0
+            else:
+                yield entry
+
+
+def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: Path | None) -> list[Record]:
+    """One record of a video, or ``{reason}`` for its rejection.
+
+    The record holds ``width``, ``height`` (pixels, upright), ``duration`` (seconds), ``fps`` and, if its frames were
+    extracted, ``frames``: the indices of each clip's.
+
+    Args:
+        path: relative to ``media_root``.
+        media_root: folder that the video must not leave.
+        options: what decides the rows.
+        frames: folder that gets a folder of frames, named as ``path``; None to extract none.
+    """
+    file: Path | None = None
+    try:
+        file = usable_file(path, media_root)
+        info = probe(file)
+        if info.duration < options.min_seconds:
+            return [{"reason": f"is shorter than {options.min_seconds:g} s ({info.duration:.1f} s)"}]
+        indices = options.indices(info)
+        _check_size(info, options)
+        if frames is not None:
+            extract_frames(file, indices, frames / path, bounds=options.bounds)
+        elif options.verify:
+            read_clips(file, indices, fps=info.fps, bounds=options.bounds, decoder=CutOptions().decoder)
+    except MediaError as error:
+        return [{"reason": str(error).removeprefix(f"{file}: ")}]
+    except ValueError as error:  # of the clips or of the size
+        return [{"reason": f"cannot be cut ({error})"}]
+    record = {"width": info.width, "height": info.height, "duration": info.duration, "fps": info.fps}
+    return [record if frames is None else {**record, "frames": indices}]
+
+
+def _check_size(info: VideoInfo, options: VideoOptions) -> None:
+    """Raise ValueError if the frames cannot be scaled, or not be cut into tiles."""
+    height, width = options.bounds.size(info.height, info.width)
+    rows, columns = options.grid or (1, 1)
+    least = options.bounds.factor
+    if height < rows * least or width < columns * least:
+        raise ValueError(f"{width}×{height} pixels are too few for a grid of {rows}x{columns}")
+
+
+def video_schema() -> "pa.Schema":
+    """The schema of video rows."""
+    import pyarrow as pa
+
+    numbers = pa.list_(pa.int64())
+    video = pa.struct(
+        [
+            ("path", pa.string()),
+            ("jigsaw_clip_num", pa.int64()),
+            ("clip_order", numbers),
+            ("spatial_jigsaw_grid_config", numbers),
+            ("fps", pa.float64()),
+            ("fps_min_frames", pa.int64()),
+            ("fps_max_frames", pa.int64()),
+            ("min_pixels", pa.int64()),
+            ("max_pixels", pa.int64()),
+            ("frames", pa.list_(numbers)),
+            ("source_fps", pa.float64()),
+        ]
+    )
+    return row_schema(
+        "videos",
+        video,
+        [
+            ("trim", pa.float64()),
+            ("width", pa.int64()),
+            ("height", pa.int64()),
+            ("duration", pa.float64()),
+            ("source_fps", pa.float64()),
+        ],
+    )
+
+
+def video_row(record: Record, index: int, split: str, options: VideoOptions) -> Record:
+    """The row of one video.
+
+    Args:
+        record: of :func:`check_video`, with its ``path``.
+        index: 0-based place of the row in its file.
+        split: name of the split.
+        options: the cut and the answer format.
+    """
+    from jigsaw.prompts import render
+
+    rows, columns = options.grid or (1, 1)
+    tiling = {"rows": rows, "columns": columns} if options.grid else {}
+    # With the cut, so that files of several cuts can be put together.
+    cut = "x".join(map(str, (options.clips, *tiling.values())))
+    frames = record.get("frames")
+    return {
+        "data_source": DATA_SOURCE,
+        "prompt": [{"role": "user", "content": render("video", options.answer_format, clips=options.clips, **tiling)}],
+        "videos": [
+            {
+                "path": record["path"],
+                "jigsaw_clip_num": options.clips,
+                "clip_order": list(range(options.clips * rows * columns)),
+                "spatial_jigsaw_grid_config": options.grid and list(options.grid),
+                "fps": options.fps,
+                "fps_min_frames": min(MIN_FRAMES, options.max_frames),
+                "fps_max_frames": options.max_frames,
+                "min_pixels": options.bounds.min_pixels,
+                "max_pixels": options.bounds.max_pixels,
+                "frames": frames,
+                "source_fps": frames and record["fps"],
+            }
+        ],
+        "reward_model": {"style": "rule", "ground_truth": ""},
+        "extra_info": {
+            "id": f"{record['path']}#{cut}",
+            "index": index,
+            "split": split,
+            "answer_format": options.answer_format,
+            "trim": options.trim,
+            "width": record["width"],
+            "height": record["height"],
+            "duration": record["duration"],
+            "source_fps": record["fps"],
+        },
+    }
