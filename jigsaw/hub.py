@@ -99,10 +99,9 @@ def pull(
         if not files:
             raise JigsawError(f"{name}: holds no parquet files; is it the right data set?")
         # The commit, not the branch: all files are of one state, whatever is pushed meanwhile.
-        return [
-            Path(hub.hf_hub_download(name, file, repo_type="dataset", revision=found.sha, local_dir=Path(out)))
-            for file in files
-        ]
+        for file in files:
+            hub.hf_hub_download(name, file, repo_type="dataset", revision=found.sha, local_dir=Path(out))
+    return [Path(out, file) for file in files]
 
 
 @contextmanager
@@ -129,16 +128,16 @@ def _one_line(name: str, revision: str | None, endpoint: str, out: str | os.Path
         raise JigsawError(f"{name}: {endpoint} answers {why}; {advice}") from error
     except errors.OfflineModeIsEnabled as error:
         raise JigsawError(f"{name}: HF_HUB_OFFLINE is set; unset it to fetch from {endpoint}") from error
-    except (httpx.HTTPError, errors.LocalEntryNotFoundError) as error:
+    # Also what is no answer of a hub (ValueError) and what its fast transport raises (RuntimeError).
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.strerror:  # the system's, not the client's
+            raise JigsawError(
+                f"{error.filename or out}: cannot be written ({error.strerror}); make room or choose another --out, "
+                "then start again: whole files are kept"
+            ) from error
         why = " ".join(str(error.__cause__ or error).split())
         raise JigsawError(
-            f"{name}: {endpoint} cannot be reached ({why}); start again when it can: whole files are kept"
-        ) from error
-    except OSError as error:
-        why = error.strerror or " ".join(str(error).split())
-        raise JigsawError(
-            f"{error.filename or out}: cannot be written ({why}); make room or choose another --out, "
-            "then start again: whole files are kept"
+            f"{name}: cannot be fetched from {endpoint} ({why}); start again when it answers: whole files are kept"
         ) from error
 
 

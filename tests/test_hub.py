@@ -162,6 +162,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(hub, tmp_path):
         ((404, "RepoNotFound"), "no such data set at http://127.0.0.1:.*; if it is private, set HF_TOKEN"),
         ((401, ""), r"answers 401 I will not; is HF_TOKEN right\?"),
         ((401, "GatedRepo"), "is gated; accept its terms at http://.*/datasets/someone/puzzles, then set HF_TOKEN"),
+        ((200, ""), "cannot be fetched from http:.* .Expecting value.*start again when it answers"),
         ((418, ""), "answers 418 I will not; try again later"),
     ],
 )
@@ -190,7 +191,7 @@ def test_no_network_is_one_line(hub, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(JigsawError, match=rf"{address} cannot be reached \(.*refused\); start again"):
+    with pytest.raises(JigsawError, match=rf"cannot be fetched from {address} \(.*refused\); start again"):
         pull(NAME, tmp_path, endpoint=address)
 
 
@@ -273,14 +274,14 @@ def test_paths_say_which_folder_goes_where(tmp_path, path, folder, words):
     assert needed.example == path
 
 
-def test_the_command_says_what_came_and_what_to_do_next(hub, tmp_path):
+def test_the_command_says_what_came_and_what_to_do_next(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     hub.files = {"train.parquet": parquet(image_row(), image_row())}
-    out = tmp_path / "out"
-    result = CliRunner().invoke(app, [NAME, "--out", str(out), "--endpoint", hub.url])
+    result = CliRunner().invoke(app, [NAME, "--endpoint", hub.url])
     assert result.exit_code == 0
     assert "image 2" in result.stdout
-    assert "DIR/train2017/: this folder of COCO 2017; 2 rows point there" in result.stdout
-    assert f"jigsaw verify {out / 'train.parquet'} --media-root DIR" in result.stdout
+    assert "DIR/train2017/: this folder of COCO 2017 (rows: 2, for example train2017/000000000009.jpg)" in result.stdout
+    assert "jigsaw verify data/puzzles/train.parquet --media-root DIR" in result.stdout
 
 
 def test_the_command_prints_json_and_fails_on_what_is_not_understood(hub, tmp_path):

@@ -13,6 +13,8 @@ from rich.text import Text
 from jigsaw.errors import JigsawError
 from jigsaw.hub import Contents, Folder, contents, pull
 
+_FOLDERS = 20  # that are written out
+
 
 def pull_data(
     name: Annotated[str, typer.Argument(help="Name of the data set on the Hugging Face hub.", metavar="OWNER/NAME")],
@@ -52,7 +54,7 @@ def _print(out: Path, found: dict[Path, Contents]) -> None:
     folders: dict[str, Folder] = {}
     for path, held in found.items():
         tasks = ", ".join(f"{task} {count:,}" for task, count in held.tasks.items())
-        faults = [f"{held.failed:,} rows"] if held.failed else ["the file"] if held.error else []
+        faults = [f"rows: {held.failed:,}"] if held.failed else ["the file"] if held.error else []
         name = Text(str(path.relative_to(out)))
         table.add_row(name, f"{held.rows:,}", tasks, Text(", ".join(faults + held.unread), style="bold red"))
         for folder, needed in held.folders.items():
@@ -61,9 +63,11 @@ def _print(out: Path, found: dict[Path, Contents]) -> None:
     console.print(table)
     if folders:
         console.print("Media, below a folder DIR of your choice:")
-    for folder, needed in sorted(folders.items()):
-        line = f"  DIR/{folder}: {needed.source}; {needed.rows:,} rows point there, one at {needed.example}"
+    for folder, needed in sorted(folders.items(), key=lambda item: (-item[1].rows, item[0]))[:_FOLDERS]:
+        line = f"  DIR/{folder}: {needed.source} (rows: {needed.rows:,}, for example {needed.example})"
         console.print(line, markup=False)
+    if len(folders) > _FOLDERS:
+        console.print(f"  and {len(folders) - _FOLDERS:,} more; --json names them all")
     checks = [f"  jigsaw verify {path} --media-root DIR" for path, held in found.items() if held.tasks]
     if checks:
         console.print("Then check that everything is there:")
