@@ -140,9 +140,14 @@ def positions_of_the_rollout(processor: Any) -> None:
     def place(
         input_ids: torch.Tensor, attention_mask: torch.Tensor, mm_token_type_ids: Any = None, **grids: Any
     ) -> tuple[torch.Tensor, None]:
-        positions = get_rope_index(processor, input_ids[0], attention_mask=attention_mask[0], **grids)
+        # verl's function looks behind every start of a picture, also one that a reply ends with.
+        real = torch.isin(input_ids.roll(-1), pads) | (input_ids != start)
+        ids = torch.where(real, input_ids, processor.tokenizer.eos_token_id)
+        positions = get_rope_index(processor, ids[0], attention_mask=attention_mask[0], **grids)
         return (positions * attention_mask).unsqueeze(1), None
 
+    pads = torch.tensor([processor.image_token_id, processor.video_token_id])
+    start = processor.tokenizer.convert_tokens_to_ids("<|vision_start|>")
     processor.get_rope_index_kwargs = time_of_frames
     processor.get_rope_index = place
 

@@ -41,7 +41,8 @@ def _flush(path: Path) -> None:
 
 def last_whole(folder: Path) -> Path | None:
     """The newest whole checkpoint ``global_step_N`` below a run's checkpoint folder, None where there is none."""
-    whole = [path.parent for path in folder.glob(f"global_step_*/{MARKER}")]
+    # verl makes room by taking the weights of an old checkpoint away; the rest of it, our marker too, it leaves there.
+    whole = [path.parent for path in folder.glob(f"global_step_*/{MARKER}") if (path.parent / "actor").is_dir()]
     return max(whole, key=step_of, default=None)
 
 
@@ -61,13 +62,21 @@ def resume_overrides(folder: Path) -> list[str]:
 def override(key: str, value: object) -> str:
     """A Hydra override with its value quoted: a path may hold blanks, commas, brackets or letters of any script.
 
+    Args:
+        key: what to override.
+        value: a value, or a list of values.
+
     Raises:
-        JigsawError: if the value holds ``${``, which Hydra would resolve.
+        JigsawError: if a value holds ``${``, which Hydra would resolve.
     """
+    return f"{key}=[{','.join(map(_quoted, value))}]" if isinstance(value, list) else f"{key}={_quoted(value)}"
+
+
+def _quoted(value: object) -> str:
     if "${" in str(value):
         raise JigsawError(f"{value}: holds '${{', which the config language resolves; rename the folder")
-    quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{quoted}'"
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 if __name__ == "__main__":

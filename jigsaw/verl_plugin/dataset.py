@@ -56,7 +56,7 @@ class JigsawDataset(Dataset[dict[str, Any]]):
             found = "no processor" if processor is None else type(processor).__name__
             raise JigsawError(f"the model has {found}; set actor_rollout_ref.model.path to a Qwen2.5-VL model")
         for option, known in (("time_embedding", TIME_EMBEDDINGS), ("video_decoder", DECODERS)):
-            if config[option] not in known:
+            if _word(config[option]) not in known:
                 raise JigsawError(f"data.{option} is {config[option]!r}; it must be one of {', '.join(known)}")
         training, validation = _places(config.train_files), _places(config.val_files)
         if shared := training & validation:
@@ -159,7 +159,9 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         media = await loop.run_in_executor(None, cut_media, messages, config.media_root, options)
         images = [item for item in media if isinstance(item, Image.Image)]
         videos = [
-            (clip.frames, _video_metadata(clip, config.time_embedding)) for clip in media if isinstance(clip, Clip)
+            (clip.frames, _video_metadata(clip, _word(config.time_embedding)))
+            for clip in media
+            if isinstance(clip, Clip)
         ]
         return images or None, videos or None, None
 
@@ -181,6 +183,11 @@ def _video_metadata(clip: Clip, time_embedding: str) -> dict[str, Any]:
         "frames_indices": list(range(frames)),
         "video_backend": "jigsaw",
     }
+
+
+def _word(value: Any) -> str:
+    """A config value as text; YAML takes ``true`` for a truth value."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _as_list(files: str | Sequence[str]) -> list[str]:

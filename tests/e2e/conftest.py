@@ -73,6 +73,8 @@ def sharp_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
                 weight *= 20
             elif name.endswith("language_model.norm.weight"):
                 weight *= 10
+        # verl's rollout never samples these, so its probabilities are of all other tokens; the trainer's are of all.
+        model.get_input_embeddings().weight[[model.config.image_token_id, model.config.video_token_id]] = 0
     folder = tmp_path_factory.mktemp("model") / "sharp"
     model.save_pretrained(folder)
     AutoProcessor.from_pretrained(tiny_model).save_pretrained(folder)

@@ -25,6 +25,7 @@ from jigsaw.permutation import is_answer
 from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.tasks import image
 from jigsaw.verl_plugin import agent_loop, patches, sampler
+from jigsaw.verl_plugin.checkpoint import MARKER, last_whole
 from jigsaw.verl_plugin.dataset import JigsawDataset
 
 pytestmark = pytest.mark.e2e
@@ -332,6 +333,20 @@ def test_a_run_with_too_many_failures_stops(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_larger_share_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     _, metrics = _buffer(monkeypatch, failing={1, 2}, share=0.05).sample(1, "train", 8)
     assert metrics["training/failed_prompts_total"] == 2
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_whose_weights_verl_took_away_is_not_whole(tmp_path: Path) -> None:
+    for step, has_weights in ((20, True), (40, True), (60, False), (80, True)):
+        checkpoint = tmp_path / f"global_step_{step}"
+        checkpoint.mkdir()
+        if has_weights:
+            (checkpoint / "actor").mkdir()
+        if step != 80:
+            (checkpoint / MARKER).touch()
+    assert last_whole(tmp_path) == tmp_path / "global_step_40"
 
 
 # --- patches: ours works, and theirs still does not -------------------------------------------------------------

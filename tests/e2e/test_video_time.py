@@ -96,6 +96,20 @@ def test_trainer_and_rollout_place_every_token_alike(
     )
 
 
+def test_a_reply_that_opens_a_picture_has_places_like_any_other(tiny_model: Path) -> None:
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    positions_of_the_rollout(processor)
+    prompt = processor.tokenizer("<|vision_start|><|image_pad|><|vision_end|>")["input_ids"]
+    start, plain = prompt[0], processor.tokenizer("1")["input_ids"][0]
+    grid = torch.tensor([[1, 2, 2]])
+    for reply in ([start], [start, plain, start]):
+        ids = torch.tensor([[*prompt, *reply]])
+        places, _ = processor.get_rope_index(
+            input_ids=ids, attention_mask=torch.ones_like(ids), image_grid_thw=grid, second_per_grid_ts=None
+        )
+        assert places[:, 0, 3:].tolist() == [list(range(3, 3 + len(reply)))] * 3
+
+
 def test_the_rate_reaches_vllm(rollout: Any) -> None:
     videos = [video for rate in (0.5, 1.0, 2.0, 4.0) for video in _videos(rate, "true")[:1]]
     text = "<|vision_start|><|video_pad|><|vision_end|>" * 4

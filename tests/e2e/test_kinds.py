@@ -1,0 +1,136 @@
+"""Rows of every kind in one GRPO run: released ones as they are, and own depth rows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jigsaw.prompts import render
+from jigsaw.show.training import Metrics
+from jigsaw.toy.launch import processes_of
+from jigsaw.toy.scenes import write_scenes
+from jigsaw.toy.videos import write_video
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+ASK = "Think in <think> </think>, then give the order in \\boxed{}."
+EACH = 4
+
+
+def _points(seed: int, k: int = 6, side: int = 112) -> list[list[int]]:
+    """Pixels [y, x] of points that lie apart."""
+    rng = np.random.default_rng(seed)
+    cells = rng.permutation(9)[:k]
+    return [[int(side * (0.5 + cell // 3) / 3), int(side * (0.5 + cell % 3) / 3)] for cell in cells]
+
+
+def _released(data_source: str, prompt: str, **media: Any) -> dict[str, Any]:
+    """A row as the released files hold it: no id, no split, a truth that is meant to be overwritten."""
+    return {
+        "data_source": data_source,
+        "prompt": [{"role": "user", "content": f"{prompt} {ASK}"}],
+        "reward_model": {"style": "rule", "ground_truth": "1, 2"},
+        "extra_info": {"index": 0},
+        **media,
+    }
+
+
+def _rows() -> dict[str, list[dict[str, Any]]]:
+    scene = "scene-{:05d}.png".format
+    own_prompt = [{"role": "user", "content": render("depth", "answer_tag", points=6)}]
+    return {
+        "image": [
+            _released(
+                "coco_jigsaw",
+                "<image>" * 4,
+                images=[
+                    {"path": [scene(n)], "jigsaw_config": [2, 2], "resize_size": [[112, 112]], "crop_size": [-1, -1]}
+                ],
+            )
+            for n in range(EACH)
+        ],
+        "depth": [
+            _released(
+                "scannet_depth_jigsaw",
+                "<image>",
+                images=[{"path": scene(n), "points": _points(n), "resize_size": [112, 112]}],
+            )
+            for n in range(EACH)
+        ],
+        "video": [
+            _released(
+                "llava_video_jigsaw",
+                "<video>" * 2,
+                videos=[
+                    {
+                        "path": f"{n}.mp4",
+                        "jigsaw_clip_num": 2,
+                        "fps": 2.0,
+                        "fps_min_frames": 4,
+                        "fps_max_frames": 4,
+                        "min_pixels": 28 * 28,
+                        "max_pixels": 56 * 84,
+                        "clip_order": [0, 1],
+                        "spatial_jigsaw_grid_config": None,
+                    }
+                ],
+            )
+            for n in range(EACH)
+        ],
+        "own": [
+            {
+                "data_source": "visual_jigsaw_depth",
+                "prompt": own_prompt,
+                "images": [{"path": scene(n), "points": _points(n), "resize_size": [-1, -1]}],
+                "extra_info": {
+                    "id": f"own-{n}",
+                    "split": "train",
+                    "answer_format": "answer_tag",
+                    "depths": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5],
+                },
+            }
+            for n in range(EACH)
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory, make_run: Any, sharp_model: Path) -> Iterator[dict[int, Metrics]]:
+    """One step over all rows: every micro batch holds every kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    media_root = folder / "media"
+    write_scenes(media_root, 2 * EACH, seed=5)
+    for n in range(EACH):
+        write_video(media_root / f"{n}.mp4", seconds=6, fps=8, size=(84, 56), seed=n)
+    (folder / "data").mkdir()
+    files = []
+    for name, rows in _rows().items():
+        files.append(folder / "data" / f"{name}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows), files[-1])
+    held_out = _rows()["own"]
+    pq.write_table(pa.Table.from_pylist(held_out), folder / "data/val.parquet")
+    run = make_run(folder, media_root, sharp_model)
+    trained = run.train(
+        1,
+        f"data.train_files=[{','.join(map(str, files))}]",
+        f"data.train_batch_size={len(files) * EACH}",
+        "data.max_prompt_length=1024",
+        "actor_rollout_ref.rollout.max_model_len=1152",
+        "trainer.test_freq=1",
+    )
+    assert not (folder / "checkpoints/failed_prompts.jsonl").exists()
+    yield trained
+    assert processes_of(folder) == []
+
+
+def test_all_kinds_train_together(steps: dict[int, Metrics]) -> None:
+    assert steps[1]["training/failed_prompts"] == 0
+    assert steps[1]["actor/grad_norm"] > 0
+
+
+def test_rollout_and_actor_see_the_same_of_all_kinds(steps: dict[int, Metrics]) -> None:
+    assert steps[1]["training/rollout_probs_diff_max"] <= 1e-3
