@@ -75,8 +75,14 @@ def write_video(
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
-        # One thread: the encoder's choices depend on their number.
-        stream.options = {"preset": "veryfast", "crf": "20", "g": str(GOP), "threads": "1"}
+        # The encoder's choices depend on the number of threads, and with AVX-512 change from run to run.
+        stream.options = {
+            "preset": "veryfast",
+            "crf": "20",
+            "g": str(GOP),
+            "threads": "1",
+            "x264-params": "cpu-independent=1",
+        }
         for index in range(film.frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(film[index], format="rgb24")))
         container.mux(stream.encode())
