@@ -58,6 +58,19 @@ class Frame:
     depth: npt.NDArray[np.float32]
     pose: npt.NDArray[np.float64] | None
 
+    def encoded(self) -> bytes:
+        """The bytes of the encoded picture.
+
+        Raises:
+            MediaError: if its file cannot be read.
+        """
+        if isinstance(self.colour, bytes):
+            return self.colour
+        try:
+            return self.colour.read_bytes()
+        except OSError as error:
+            raise MediaError(f"{self.colour}: cannot be read ({error.strerror}); make it readable") from error
+
 
 class SensScene:
     """A ``.sens`` file. Frames that are not asked for are skipped by their byte counts.
@@ -127,7 +140,10 @@ class SensScene:
         return Frame(self._picture(colour), self._colour_size, self._depth_map(depth), pose)
 
     def _take(self, count: int) -> bytes:
-        data = self._file.read(count)
+        try:
+            data = self._file.read(count)
+        except OSError as error:
+            raise MediaError(f"{self.path}: cannot be read ({error.strerror}); make it readable") from error
         if len(data) < count:
             raise MediaError(f"{self.path}: ends within its header; download it anew")
         return data

@@ -35,7 +35,7 @@ NEAREST, FARTHEST = 0.1, 10.0
 MOST_POINTS = 99
 """Numbers of more digits do not fit a disc."""
 
-_AFTER, _BEFORE = "after_resize", "before_resize"
+AFTER_RESIZE, BEFORE_RESIZE = "after_resize", "before_resize"
 
 _RED, _DARK_RED, _WHITE, _ALPHA = (255, 0, 0), (110, 0, 0), (255, 255, 255), 120
 _SUPERSAMPLING = 8
@@ -59,10 +59,15 @@ def source(row: Row) -> Spec:
     path = struct_path(struct, "images")
     points = _points(struct)
     draw = extra_info(row).get("draw")
-    if draw not in (None, _BEFORE, _AFTER):
-        raise RowError(f"extra_info.draw is {draw!r:.60}; it must be {_AFTER}, {_BEFORE} or null")
+    if draw not in (None, BEFORE_RESIZE, AFTER_RESIZE):
+        raise RowError(f"extra_info.draw is {draw!r:.60}; it must be {AFTER_RESIZE}, {BEFORE_RESIZE} or null")
     _check_depths(row, len(points))
-    return {"path": path, "points": points, "resize": picture_size(struct, "resize_size"), "draw": draw or _BEFORE}
+    return {
+        "path": path,
+        "points": points,
+        "resize": picture_size(struct, "resize_size"),
+        "draw": draw or BEFORE_RESIZE,
+    }
 
 
 def _points(struct: Mapping[str, Any]) -> list[list[int]]:
@@ -135,11 +140,11 @@ def _marked(spec: Spec, media_root: str | os.PathLike[str]) -> Image.Image:
     for y, x in points:
         if y >= size[1] or x >= size[0]:
             raise MediaError(f"{path}: point [{y}, {x}] ([y, x]) lies outside its {size[0]}×{size[1]} pixels")
-    if spec["draw"] == _BEFORE:
+    if spec["draw"] == BEFORE_RESIZE:
         draw_discs(picture, points)
     if spec["resize"]:
         picture = picture.resize(tuple(spec["resize"]), Image.Resampling.BICUBIC)
-    if spec["draw"] == _AFTER:
+    if spec["draw"] == AFTER_RESIZE:
         draw_discs(picture, [rescaled(point, size, picture.size) for point in points])
     return picture
 
@@ -202,12 +207,12 @@ def choose_points(
         [y, x] pixels of the picture, nearest first, and their depths in metres.
 
     Raises:
-        ValueError: if there are no such points; the message says why.
+        MediaError: if there are no such points; the message says why, the caller knows the files.
     """
     margin = math.ceil((RADIUS + 1) / shrink)
     extent = np.array([size[1], size[0]]) - 2 * margin
     if extent.min() < 1:
-        raise ValueError(f"its picture is too small for a disc ({size[0]}×{size[1]})")
+        raise MediaError(f"its picture is too small for a disc ({size[0]}×{size[1]})")
     digest = hashlib.shake_256(json.dumps(list(key)).encode()).digest(8 * _CANDIDATES)
     places = margin + (np.frombuffer(digest, "<u4").reshape(-1, 2).astype(np.uint64) * extent.astype(np.uint64) >> 32)
     points = places.astype(np.int64)
@@ -215,7 +220,7 @@ def choose_points(
     depths, flat = flat_depths(depth, pixels(points), (reach[0], reach[1]))
     points, depths = points[flat], depths[flat]
     if len(points) < count:
-        raise ValueError(f"its depth map has too few flat places with readings ({len(points)} of {_CANDIDATES} tried)")
+        raise MediaError(f"its depth map has too few flat places with readings ({len(points)} of {_CANDIDATES} tried)")
     apart = max(MIN_PIXELS, (2 * RADIUS + 2) / shrink)
     best = 0
     for start in range(min(_STARTS, len(points))):
@@ -231,7 +236,7 @@ def choose_points(
             chosen.sort(key=lambda place: depths[place])
             return points[chosen].tolist(), depths[chosen].tolist()
         best = max(best, len(chosen))
-    raise ValueError(f"it has too few points that are apart in the picture and in depth ({best} of {count})")
+    raise MediaError(f"it has too few points that are apart in the picture and in depth ({best} of {count})")
 
 
 def flat_depths(

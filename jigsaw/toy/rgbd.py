@@ -38,7 +38,7 @@ class View:
 
     Attributes:
         colour: RGB image.
-        depth: metres along the camera's z axis, float64 (H, W); the size need not be the picture's.
+        depth: metres along the camera's z axis, float32 (H, W); the size need not be the picture's.
         pose: camera to world, float64 (4, 4).
     """
 
@@ -96,28 +96,29 @@ def _room(rng: np.random.Generator) -> tuple[Array, Array]:
 
 
 def _cast(boxes: Array, pose: Array, camera: Intrinsics, size: Size) -> tuple[Array, npt.NDArray[np.intp], Array]:
-    """Depth (H, W), number of the box that is seen (H, W) and the point in the world that is seen (H, W, 3)."""
+    """Depth (H, W), number of the box that is seen (H, W) and the point in the world that is seen (3, H, W)."""
     x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    rays = np.stack(((x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, np.ones(x.shape)), axis=-1)
-    rays = rays @ pose[:3, :3].T
-    depth, seen = np.full(x.shape, np.inf), np.zeros(x.shape, np.intp)
-    for number, box in enumerate(boxes):
-        # A ray's crossings with the planes of the box, (2, H, W, axis). Depth is the factor of a ray whose z is 1 in
+    rays = np.stack(((x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, np.ones(x.shape)))
+    rays = np.tensordot(pose[:3, :3].astype(np.float32), rays.astype(np.float32), 1)
+    eye, inverse = pose[:3, 3].astype(np.float32), 1 / rays
+    depth, seen = np.full(x.shape, np.inf, np.float32), np.zeros(x.shape, np.intp)
+    for number, box in enumerate(boxes.astype(np.float32)):
+        # A ray's crossings with the planes of the box, (2, axis, H, W). Depth is the factor of a ray whose z is 1 in
         # the camera. The room, which is the first, is seen from inside.
-        crossings = (box[:, None, None] - pose[:3, 3]) / rays
-        enters, leaves = crossings.min(axis=0).max(axis=-1), crossings.max(axis=0).min(axis=-1)
+        crossings = (box - eye)[:, :, None, None] * inverse
+        enters, leaves = crossings.min(axis=0).max(axis=0), crossings.max(axis=0).min(axis=0)
         hit = np.where((enters < leaves) & (enters > 0), enters, np.inf) if number else leaves
-        nearer = hit < depth
-        depth[nearer], seen[nearer] = hit[nearer], number
-    return depth, seen, pose[:3, 3] + depth[..., None] * rays
+        seen[hit < depth] = number
+        depth = np.minimum(hit, depth)
+    return depth, seen, eye[:, None, None] + depth * rays
 
 
 def _shaded(boxes: Array, colours: Array, pose: Array, size: Size) -> Image.Image:
     _, seen, points = _cast(boxes, pose, intrinsics(size), size)
     # The face that is seen is the one whose plane the point lies in; each faces the light in its own way.
-    face = np.abs(boxes[seen] - points[:, :, None]).min(axis=2).argmin(axis=-1)
+    face = np.abs(boxes[seen].transpose(2, 3, 0, 1) - points).min(axis=0).argmin(axis=0)
     light = np.array([0.72, 0.86, 1.0])[face]
-    checks = (np.floor(points * 4 + 1e-6).astype(int).sum(axis=-1) % 2) * 0.12
+    checks = (np.floor(points * 4 + 1e-6).astype(int).sum(axis=0) % 2) * 0.12
     picture = colours[seen] * (light - checks)[..., None]
     return Image.fromarray((picture * 255).round().astype(np.uint8))
 

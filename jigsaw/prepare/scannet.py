@@ -1,0 +1,328 @@
+"""RGB-D scenes to rows of the depth jigsaw: ScanNet, raw and exported, or any folder of pictures and depth maps."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from jigsaw.errors import JigsawError, MediaError
+from jigsaw.files import atomic_write
+from jigsaw.media.camera import Size, register
+from jigsaw.media.rgbd import CutOffError, FolderScene, SensScene, colour_folder, open_scene
+from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, prepare_rows, row_schema, usable_file
+from jigsaw.prepare.reader import Record
+from jigsaw.prepare.runner import Progress
+from jigsaw.tasks.depth import MOST_POINTS, RADIUS, choose_points
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SENS = ".sens"
+
+SHARD_SIZE = 1
+"""Scenes a shard: one takes a second or two."""
+TIME_LIMIT = 1800
+"""Seconds that a scene may take: its frames may come from a slow disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthOptions(Options):
+    """What decides the rows, besides the scenes.
+
+    Attributes:
+        points: number of points a picture (paper: 6).
+        samples_per_scene: frames a scene at most, spread evenly; each gives one row (paper: 300K of 1,500 scenes).
+        max_side: pixels; pictures with a longer side are shown scaled down to it, so that the model sees the discs as
+            they are drawn.
+    """
+
+    points: int = 6
+    samples_per_scene: int = 200
+    max_side: int = 1296
+
+    def validate(self) -> None:
+        """Raise JigsawError if a value makes no sense."""
+        if not 2 <= self.points <= MOST_POINTS:
+            raise JigsawError(f"--points {self.points}: must be 2 to {MOST_POINTS}")
+        if self.samples_per_scene < 1:
+            raise JigsawError(f"--samples-per-scene {self.samples_per_scene}: must be 1 or more")
+        if self.max_side < 4 * RADIUS:
+            raise JigsawError(f"--max-side {self.max_side}: must be {4 * RADIUS} pixels or more")
+        super().validate()
+
+
+def prepare_depth(
+    media_root: Path,
+    out: Path,
+    options: DepthOptions,
+    *,
+    extract_frames: Path | None = None,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    progress: Progress,
+    rejects: Rejects = lambda count: None,
+) -> Summary:
+    """Make ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json`` of the scenes below a folder.
+
+    See :func:`jigsaw.prepare.pipeline.prepare_rows`.
+
+    Args:
+        media_root: folder of the scenes.
+        out: output folder; made if need be.
+        options: what decides the rows.
+        extract_frames: folder that gets the pictures that rows need, as they are; the rows hold paths relative to it.
+            Without it they are relative to ``media_root``, and there must be no ``.sens`` files.
+        workers: number of scenes at work at a time; None for one a core.
+        ray_address: of a Ray cluster; None for this machine.
+        progress: told (scenes done, scenes in all).
+        rejects: told the number of rejects so far.
+
+    Raises:
+        JigsawError: if an option makes no sense, no scene is fit, or a folder cannot be used.
+    """
+    options.validate()
+    found = list_scenes(media_root)
+    if extract_frames is not None:
+        extract_frames = extract_frames.absolute()
+        _claim(extract_frames, out)
+    elif sens := next((scene for scene in found if scene.endswith(SENS)), None):
+        raise JigsawError(
+            f"{media_root}: holds {SENS} files ({sens}); add --extract-frames DIR, which gets the pictures of the rows"
+        )
+    kind = Kind(
+        command="prepare depth",
+        noun="scenes",
+        look=partial(look_at_scene, media_root=media_root.absolute(), extract_frames=extract_frames, options=options),
+        row=partial(depth_row, options=options),
+        schema=depth_schema(),
+        libraries=("pillow", "numpy"),
+        shard_size=SHARD_SIZE,
+        time_limit=TIME_LIMIT,
+    )
+    return prepare_rows(
+        kind,
+        found,
+        media_root,
+        out,
+        options,
+        workers=workers,
+        ray_address=ray_address,
+        progress=progress,
+        rejects=rejects,
+    )
+
+
+def _claim(extract_frames: Path, out: Path) -> None:
+    """Note where the frames of an output folder lie: what is finished is not written again, least of all elsewhere."""
+    note = out / ".frames.json"
+    ours = json.dumps(os.path.realpath(extract_frames))
+    if not note.is_file():
+        with atomic_write(note) as file:
+            file.write(ours.encode())
+    elif (theirs := note.read_text(encoding="utf-8")) != ours:
+        raise JigsawError(f"{out}: its frames lie in {json.loads(theirs)}; extract them there, or choose another --out")
+
+
+def list_scenes(media_root: Path) -> list[str]:
+    """POSIX paths of all scenes below a folder, relative to it and sorted: ``.sens`` files and folders.
+
+    A ``.sens`` file beside its export is left out. Linked folders are not entered; those that lead outside are listed,
+    so that they are rejected where people see it.
+
+    Raises:
+        JigsawError: if the folder or one below it cannot be read, or there is no scene.
+    """
+    if not media_root.is_dir():
+        raise JigsawError(f"{media_root}: no such folder; give the folder that holds the scenes")
+
+    def refuse(error: OSError) -> None:
+        raise JigsawError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable or move it away")
+
+    root = Path(os.path.realpath(media_root))
+    scenes = []
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        below = Path(folder).relative_to(root)
+        if colour_folder(folders):
+            scenes.append(below.as_posix())
+            folders.clear()
+            continue
+        scenes += [(below / name).as_posix() for name in files if name.endswith(SENS)]
+        links = [below / name for name in folders if (root / below / name).is_symlink()]
+        scenes += [link.as_posix() for link in links if not (root / link).resolve().is_relative_to(root)]
+    if not scenes:
+        raise JigsawError(
+            f"{media_root}: holds no scenes; they are {SENS} files, or folders that hold a folder depth and one of "
+            "pictures (color, rgb, image, images)"
+        )
+    return sorted(scenes)
+
+
+def look_at_scene(scene: str, *, media_root: Path, extract_frames: Path | None, options: DepthOptions) -> list[Record]:
+    """The records of a scene, one a sampled frame: what its row needs, or the reason why there is none.
+
+    A record holds ``path`` of the picture, ``scene``, ``width`` and ``height`` of the file in pixels, ``resize`` as
+    [width, height], ``points`` as [y, x] pixels of the file, nearest first, and their ``depths`` in metres.
+
+    Args:
+        scene: path relative to ``media_root``.
+        media_root: folder that the scene must not leave.
+        extract_frames: folder that gets the pictures of the rows; None to leave them where they are.
+        options: what decides the rows.
+    """
+    path = media_root / scene
+    try:
+        if path.is_dir():
+            _check_inside(path, media_root)
+        else:
+            usable_file(scene, media_root)
+        with open_scene(path) as opened:
+            if extract_frames is not None:
+                _remove_halves(extract_frames / scene.removesuffix(SENS))
+            return list(_frame_records(opened, scene, media_root, extract_frames, options))
+    except MediaError as error:
+        return [{"reason": _reason(error, path)}]
+
+
+def _frame_records(
+    opened: SensScene | FolderScene,
+    scene: str,
+    media_root: Path,
+    extract_frames: Path | None,
+    options: DepthOptions,
+) -> Iterator[Record]:
+    if len(opened) == 0:
+        raise MediaError("holds no frames; a picture and its depth map must have one name")
+    for index in sampled_frames(len(opened), options.samples_per_scene, [options.seed, scene]):
+        path = PurePosixPath(scene.removesuffix(SENS), opened.name(index)).as_posix()
+        try:
+            if isinstance(opened, FolderScene):
+                usable_file(path, media_root)
+            frame = opened.frame(index)
+            pixels = register(frame.size, (frame.depth.shape[1], frame.depth.shape[0]), opened.cameras)
+            resize = shown_size(frame.size, options.max_side)
+            points, depths = choose_points(
+                frame.depth,
+                pixels,
+                frame.size,
+                count=options.points,
+                shrink=min(resize[0] / frame.size[0], resize[1] / frame.size[1]),
+                key=[options.seed, scene, opened.name(index)],
+            )
+            encoded = frame.encoded() if extract_frames is not None else b""
+        except CutOffError as error:
+            yield {"reason": _reason(error, opened.path)}
+            return
+        except MediaError as error:
+            yield {"path": path, "reason": _reason(error, opened.path)}
+            continue
+        if extract_frames is not None:
+            with atomic_write(extract_frames / path) as file:
+                file.write(encoded)
+        yield {
+            "path": path,
+            "scene": scene,
+            "width": frame.size[0],
+            "height": frame.size[1],
+            "resize": list(resize) if resize != frame.size else [-1, -1],
+            "points": points,
+            "depths": depths,
+        }
+
+
+def sampled_frames(count: int, samples: int, key: list[str | int]) -> list[int]:
+    """``samples`` of ``count`` frames, or all if fewer: ascending, evenly spread, from a start that ``key`` draws.
+
+    >>> sampled_frames(3, 5, ["a"])
+    [0, 1, 2]
+    """
+    if count <= samples:
+        return list(range(count))
+    start = int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:4], "big")
+    return [((place << 32) + start) * count // (samples << 32) for place in range(samples)]
+
+
+def shown_size(size: Size, max_side: int) -> Size:
+    """(width, height) scaled down so that no side is longer than ``max_side`` pixels.
+
+    >>> shown_size((4032, 3024), 1296)
+    (1296, 972)
+    """
+    longest = max(size)
+    if longest <= max_side:
+        return size
+    return max(1, round(size[0] * max_side / longest)), max(1, round(size[1] * max_side / longest))
+
+
+def _check_inside(folder: Path, media_root: Path) -> None:
+    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(media_root)):
+        raise MediaError("leaves the media root; move the folder below it or choose another root")
+
+
+def _remove_halves(folder: Path) -> None:
+    """Remove half-written frames of a run that was killed."""
+    for half in folder.rglob(".*.tmp"):
+        half.unlink(missing_ok=True)
+
+
+def _reason(error: MediaError, path: Path) -> str:
+    """An error without its file, which the record names; of files in the scene's folder the kind is left."""
+    text = str(error)
+    if not text.startswith(f"{path}/"):
+        return text.removeprefix(f"{path}: ")
+    file, _, why = text.removeprefix(f"{path}/").partition(": ")
+    return f"{file.partition('/')[0]}: {why}"
+
+
+def depth_schema() -> "pa.Schema":
+    """The schema of depth rows."""
+    import pyarrow as pa
+
+    pair = pa.list_(pa.int64())
+    image = pa.struct([("path", pa.string()), ("points", pa.list_(pair)), ("resize_size", pair)])
+    return row_schema(
+        "images",
+        image,
+        [
+            ("width", pa.int64()),
+            ("height", pa.int64()),
+            ("scene", pa.string()),
+            ("depths", pa.list_(pa.float64())),
+            ("draw", pa.string()),
+        ],
+    )
+
+
+def depth_row(record: Record, index: int, split: str, options: DepthOptions) -> Record:
+    """The row of one frame.
+
+    Args:
+        record: of :func:`look_at_scene`.
+        index: 0-based place of the row in its file.
+        split: name of the split.
+        options: the number of points and the answer format.
+    """
+    from jigsaw.prompts import render
+    from jigsaw.tasks.depth import AFTER_RESIZE, DATA_SOURCE
+
+    return {
+        "data_source": DATA_SOURCE,
+        "prompt": [{"role": "user", "content": render("depth", options.answer_format, points=options.points)}],
+        "images": [{"path": record["path"], "points": record["points"], "resize_size": record["resize"]}],
+        "reward_model": {"style": "rule", "ground_truth": ""},
+        "extra_info": {
+            # With the number of points, so that files of several numbers can be put together.
+            "id": f"{record['path']}#{options.points}",
+            "index": index,
+            "split": split,
+            "answer_format": options.answer_format,
+            "width": record["width"],
+            "height": record["height"],
+            "scene": record["scene"],
+            "depths": record["depths"],
+            "draw": AFTER_RESIZE,
+        },
+    }
