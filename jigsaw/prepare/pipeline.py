@@ -99,6 +99,7 @@ class Kind:
         shard_size: sources a shard: enough for about a second, and few enough that their records fit in memory.
         time_limit: seconds that ``look`` may take; it is ended and the source rejected after that.
         frames: folder in which ``look`` writes the frames of the rows, if it does.
+        group: path of a source -> name of those that belong into one split, scans of one room for example.
     """
 
     command: str
@@ -110,6 +111,7 @@ class Kind:
     shard_size: int
     time_limit: float = 120
     frames: Path | None = None
+    group: Callable[[str], str] = str
 
 
 @dataclass(frozen=True)
@@ -193,11 +195,29 @@ def prepare_rows(
 def list_files(media_root: Path, suffixes: tuple[str, ...], noun: str) -> list[str]:
     """POSIX paths of all files below a folder with one of the suffixes (lower case), relative to it and sorted.
 
-    Linked folders are not entered: inside the root their files are found anyway, outside they cannot be used.
-    Those outside are listed, so that they are rejected where people see it.
+    See :func:`walk` for links.
 
     Raises:
         JigsawError: if the folder or one below it cannot be read, or there is no such file.
+    """
+    paths = []
+    for folder, _, files, outside in walk(media_root, noun):
+        paths += [(folder / name).as_posix() for name in files if name.lower().endswith(suffixes)]
+        paths += outside
+    if not paths:
+        raise JigsawError(f"{media_root}: holds no {noun} ({', '.join(suffixes)}); is it the right folder?")
+    return sorted(paths)
+
+
+def walk(media_root: Path, noun: str) -> Iterator[tuple[Path, list[str], list[str], list[str]]]:
+    """Every folder below the media root, relative to it: (folder, names of folders, names of files, links outside).
+
+    Folders that are taken off the names are not entered. Nor are linked ones: inside the root their files are found
+    anyway, outside they cannot be used. The paths of those outside are given, so that they are rejected where people
+    see it.
+
+    Raises:
+        JigsawError: if the media root or a folder below it cannot be read.
     """
     if not media_root.is_dir():
         raise JigsawError(f"{media_root}: no such folder; give the folder that holds the {noun}")
@@ -206,15 +226,11 @@ def list_files(media_root: Path, suffixes: tuple[str, ...], noun: str) -> list[s
         raise JigsawError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable or move it away")
 
     root = Path(os.path.realpath(media_root))
-    paths = []
     for folder, folders, files in os.walk(root, onerror=refuse):
         below = Path(folder).relative_to(root)
-        paths += [(below / name).as_posix() for name in files if name.lower().endswith(suffixes)]
         links = [below / name for name in folders if (root / below / name).is_symlink()]
-        paths += [link.as_posix() for link in links if not (root / link).resolve().is_relative_to(root)]
-    if not paths:
-        raise JigsawError(f"{media_root}: holds no {noun} ({', '.join(suffixes)}); is it the right folder?")
-    return sorted(paths)
+        outside = [link.as_posix() for link in links if not (root / link).resolve().is_relative_to(root)]
+        yield below, folders, files, outside
 
 
 def draw(names: Sequence[str], count: int, purpose: str, seed: int) -> list[str]:
@@ -308,13 +324,15 @@ def _publish(
             rejected[reason_kind(record["reason"])] += 1
         else:
             kept[source] += 1
-    if options.val >= len(kept):
+    groups = list(dict.fromkeys(map(kind.group, kept)))
+    if options.val >= len(groups):
         said = ", ".join(f"{count}: {reason}" for reason, count in sorted(rejected.items()))
         raise JigsawError(
             f"{media_root}: {len(kept)} of {len(items)} {kind.noun} are fit, --val {options.val} leaves nothing to "
             f"train on; rejected were {said or 'none'}"
         )
-    val = set(draw(list(kept), options.val, "val", options.seed))
+    drawn = set(draw(groups, options.val, "val", options.seed))
+    val = {source for source in kept if kind.group(source) in drawn}
     in_val = sum(kept[source] for source in val)
     counts: dict[str, Any] = {
         "found": found,

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jigsaw.errors import JigsawError, MediaError
 from jigsaw.files import atomic_write
 from jigsaw.media.camera import Size, register
 from jigsaw.media.rgbd import CutOffError, FolderScene, SensScene, colour_folder, open_scene
-from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, prepare_rows, row_schema, usable_file
+from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, prepare_rows, row_schema, usable_file, walk
 from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress
 from jigsaw.tasks.depth import MOST_POINTS, RADIUS, choose_points
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SENS = ".sens"
+
+_SCAN = re.compile(r"(scene\d{4})_\d{2}")
 
 SHARD_SIZE = 1
 """Scenes a shard: one takes a second or two."""
@@ -38,11 +41,14 @@ class DepthOptions(Options):
         samples_per_scene: frames a scene at most, spread evenly; each gives one row (paper: 300K of 1,500 scenes).
         max_side: pixels; pictures with a longer side are shown scaled down to it, so that the model sees the discs as
             they are drawn.
+        extract_frames: folder that gets the pictures of the rows, as they are; the rows hold paths relative to it. None
+            for paths relative to the media root, where there are no ``.sens`` files.
     """
 
     points: int = 6
     samples_per_scene: int = 200
     max_side: int = 1296
+    extract_frames: Path | None = None
 
     def validate(self) -> None:
         """Raise JigsawError if a value makes no sense."""
@@ -54,13 +60,16 @@ class DepthOptions(Options):
             raise JigsawError(f"--max-side {self.max_side}: must be {4 * RADIUS} pixels or more")
         super().validate()
 
+    def arguments(self) -> dict[str, Any]:
+        """All of it as JSON values, as the manifest says it; of the frames' folder, whether there is one."""
+        return {**super().arguments(), "extract_frames": self.extract_frames is not None}
+
 
 def prepare_depth(
     media_root: Path,
     out: Path,
     options: DepthOptions,
     *,
-    extract_frames: Path | None = None,
     workers: int | None = None,
     ray_address: str | None = None,
     progress: Progress,
@@ -74,8 +83,6 @@ def prepare_depth(
         media_root: folder of the scenes.
         out: output folder; made if need be.
         options: what decides the rows.
-        extract_frames: folder that gets the pictures that rows need, as they are; the rows hold paths relative to it.
-            Without it they are relative to ``media_root``, and there must be no ``.sens`` files.
         workers: number of scenes at work at a time; None for one a core.
         ray_address: of a Ray cluster; None for this machine.
         progress: told (scenes done, scenes in all).
@@ -86,22 +93,24 @@ def prepare_depth(
     """
     options.validate()
     found = list_scenes(media_root)
-    if extract_frames is not None:
-        extract_frames = extract_frames.absolute()
-        _claim(extract_frames, out)
-    elif sens := next((scene for scene in found if scene.endswith(SENS)), None):
+    frames = options.extract_frames and options.extract_frames.absolute()
+    if frames is None and (sens := next((scene for scene in found if scene.endswith(SENS)), None)):
         raise JigsawError(
             f"{media_root}: holds {SENS} files ({sens}); add --extract-frames DIR, which gets the pictures of the rows"
         )
+    if frames is not None and frames.resolve() == media_root.resolve():
+        raise JigsawError(f"--extract-frames {frames}: is the folder of the scenes; choose another")
     kind = Kind(
         command="prepare depth",
         noun="scenes",
-        look=partial(look_at_scene, media_root=media_root.absolute(), extract_frames=extract_frames, options=options),
+        look=partial(look_at_scene, media_root=media_root.absolute(), options=options, frames=frames),
         row=partial(depth_row, options=options),
         schema=depth_schema(),
         libraries=("pillow", "numpy"),
         shard_size=SHARD_SIZE,
         time_limit=TIME_LIMIT,
+        frames=frames,
+        group=room,
     )
     return prepare_rows(
         kind,
@@ -116,17 +125,6 @@ def prepare_depth(
     )
 
 
-def _claim(extract_frames: Path, out: Path) -> None:
-    """Note where the frames of an output folder lie: what is finished is not written again, least of all elsewhere."""
-    note = out / ".frames.json"
-    ours = json.dumps(os.path.realpath(extract_frames))
-    if not note.is_file():
-        with atomic_write(note) as file:
-            file.write(ours.encode())
-    elif (theirs := note.read_text(encoding="utf-8")) != ours:
-        raise JigsawError(f"{out}: its frames lie in {json.loads(theirs)}; extract them there, or choose another --out")
-
-
 def list_scenes(media_root: Path) -> list[str]:
     """POSIX paths of all scenes below a folder, relative to it and sorted: ``.sens`` files and folders.
 
@@ -136,23 +134,14 @@ def list_scenes(media_root: Path) -> list[str]:
     Raises:
         JigsawError: if the folder or one below it cannot be read, or there is no scene.
     """
-    if not media_root.is_dir():
-        raise JigsawError(f"{media_root}: no such folder; give the folder that holds the scenes")
-
-    def refuse(error: OSError) -> None:
-        raise JigsawError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable or move it away")
-
-    root = Path(os.path.realpath(media_root))
     scenes = []
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        below = Path(folder).relative_to(root)
+    for folder, folders, files, outside in walk(media_root, "scenes"):
         if colour_folder(folders):
-            scenes.append(below.as_posix())
+            scenes.append(folder.as_posix())
             folders.clear()
-            continue
-        scenes += [(below / name).as_posix() for name in files if name.endswith(SENS)]
-        links = [below / name for name in folders if (root / below / name).is_symlink()]
-        scenes += [link.as_posix() for link in links if not (root / link).resolve().is_relative_to(root)]
+        else:
+            scenes += [(folder / name).as_posix() for name in files if name.endswith(SENS)]
+            scenes += outside
     if not scenes:
         raise JigsawError(
             f"{media_root}: holds no scenes; they are {SENS} files, or folders that hold a folder depth and one of "
@@ -161,7 +150,17 @@ def list_scenes(media_root: Path) -> list[str]:
     return sorted(scenes)
 
 
-def look_at_scene(scene: str, *, media_root: Path, extract_frames: Path | None, options: DepthOptions) -> list[Record]:
+def room(scene: str) -> str:
+    """Name of the room that a scene shows: ScanNet's ``sceneNNNN_NN`` are scans of room ``sceneNNNN``.
+
+    >>> room("scans/scene0012_01/scene0012_01.sens"), room("scannet_frames_25k/scene0012_00"), room("lab/desk")
+    ('scene0012', 'scene0012', 'lab/desk')
+    """
+    scan = _SCAN.fullmatch(PurePosixPath(scene).name.removesuffix(SENS))
+    return scan[1] if scan else scene
+
+
+def look_at_scene(scene: str, *, media_root: Path, options: DepthOptions, frames: Path | None) -> list[Record]:
     """The records of a scene, one a sampled frame: what its row needs, or the reason why there is none.
 
     A record holds ``path`` of the picture, ``scene``, ``width`` and ``height`` of the file in pixels, ``resize`` as
@@ -170,8 +169,8 @@ def look_at_scene(scene: str, *, media_root: Path, extract_frames: Path | None, 
     Args:
         scene: path relative to ``media_root``.
         media_root: folder that the scene must not leave.
-        extract_frames: folder that gets the pictures of the rows; None to leave them where they are.
         options: what decides the rows.
+        frames: folder that gets the pictures of the rows; None to leave them where they are.
     """
     path = media_root / scene
     try:
@@ -180,9 +179,9 @@ def look_at_scene(scene: str, *, media_root: Path, extract_frames: Path | None, 
         else:
             usable_file(scene, media_root)
         with open_scene(path) as opened:
-            if extract_frames is not None:
-                _remove_halves(extract_frames / scene.removesuffix(SENS))
-            return list(_frame_records(opened, scene, media_root, extract_frames, options))
+            if frames is not None:
+                _remove_halves(frames / scene.removesuffix(SENS))
+            return list(_frame_records(opened, scene, media_root, options, frames))
     except MediaError as error:
         return [{"reason": _reason(error, path)}]
 
@@ -191,8 +190,8 @@ def _frame_records(
     opened: SensScene | FolderScene,
     scene: str,
     media_root: Path,
-    extract_frames: Path | None,
     options: DepthOptions,
+    frames: Path | None,
 ) -> Iterator[Record]:
     if len(opened) == 0:
         raise MediaError("holds no frames; a picture and its depth map must have one name")
@@ -212,15 +211,15 @@ def _frame_records(
                 shrink=min(resize[0] / frame.size[0], resize[1] / frame.size[1]),
                 key=[options.seed, scene, opened.name(index)],
             )
-            encoded = frame.encoded() if extract_frames is not None else b""
+            encoded = frame.encoded() if frames is not None else b""
         except CutOffError as error:
             yield {"reason": _reason(error, opened.path)}
             return
         except MediaError as error:
             yield {"path": path, "reason": _reason(error, opened.path)}
             continue
-        if extract_frames is not None:
-            with atomic_write(extract_frames / path) as file:
+        if frames is not None:
+            with atomic_write(frames / path) as file:
                 file.write(encoded)
         yield {
             "path": path,
