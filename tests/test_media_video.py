@@ -102,6 +102,7 @@ def films(tmp_path_factory):
         "hevc": encode(folder / "hevc.mp4", codec="libx265", **{"x265-params": "keyint=12:log-level=none"}),
         "mpeg4": encode(folder / "mpeg4.mp4", codec="mpeg4", bf="2"),
         "avi": encode(folder / "old.avi", codec="mpeg4"),
+        "avi without times": encode(folder / "h264.avi", bf="3"),
         "webm": encode(folder / "vp8.webm", codec="libvpx", deadline="realtime"),
         "matroska": encode(folder / "h264.mkv", **bframes),
         "odd": encode(folder / "odd.mp4", odd_frames, pix_fmt="yuv444p"),
@@ -118,7 +119,20 @@ def films(tmp_path_factory):
 
 
 KINDS = [
-    *("h264", "open", "hevc", "mpeg4", "avi", "webm", "matroska", "odd", "odd 4:2:0", "uneven", "uneven matroska"),
+    *(
+        "h264",
+        "open",
+        "hevc",
+        "mpeg4",
+        "avi",
+        "avi without times",
+        "webm",
+        "matroska",
+        "odd",
+        "odd 4:2:0",
+        "uneven",
+        "uneven matroska",
+    ),
     *("edited", "edited between", "ünïcode " + "x" * 60, "turned 90", "turned 180", "turned 270"),
 ]
 
@@ -173,6 +187,8 @@ def test_torchcodec_gives_the_same_frames(films, by_torchcodec, kind):
     difference = np.abs(ours - by_torchcodec[kind])
     if kind == "odd 4:2:0":  # colour is stretched to an odd side by another filter
         assert difference.mean() < 0.3 * np.abs(np.diff(ours, axis=1)).mean()
+    elif kind == "avi without times":  # torchcodec does not find its last two frames, which every trim leaves out
+        assert difference[:, :3].max() == 0
     else:
         assert difference.max() == 0
 

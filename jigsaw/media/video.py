@@ -1,7 +1,7 @@
 """Videos: what a file holds, and the frames of clips, each decoded once in one pass from the start of the file.
 
 A frame's index is its 0-based place among the frames that a player would show. Frames are upright, RGB, 8 bits a
-channel. No decoder is made to seek: decord's seeks end at wrong frames where groups of pictures are open (seen in 0.6.0
+channel. decord is kept from seeking, as its seeks end at wrong frames where groups of pictures are open (seen in 0.6.0
 with HEVC and MPEG-4).
 """
 
@@ -142,7 +142,7 @@ def _length(path: str | os.PathLike[str], container: Any, stream: Any) -> tuple[
         container.seek(end, stream=stream)
         tail = [packet for packet in container.demux(stream) if packet.size]
         last = max(map(_time, tail), default=start)
-        complete = bool(tail) and last + tail[-1].duration >= end
+        complete = bool(tail) and last + (tail[-1].duration or 0) >= end
         # They differ where an edit list leaves out frames that the header counts.
         if complete and stream.frames == round(stream.duration * unit * stream.average_rate):
             return stream.frames, float((last - start) * unit)
@@ -173,8 +173,8 @@ def read_clips(
         wanted: a clip's 0-based frame indices, in order, for each clip.
         fps: frames a second of the file.
         bounds: of the frames' size.
-        decoder: ``"decord"`` or ``"torchcodec"``; equal frames but for the finest shades of colour edges where the
-            sides are odd or a channel has more than 8 bits.
+        decoder: ``"decord"`` or ``"torchcodec"``. They give equal frames, but for shades along colour edges where a side
+            is odd or a channel has more than 8 bits, and for the last two frames of an AVI with B-frames.
 
     Raises:
         MediaError: if the frames cannot be decoded or scaled.
@@ -302,9 +302,13 @@ def _decord(path: str, indices: Sequence[int]) -> Iterator[Frame]:
     # One thread: the processes that read videos share the cores as it is.
     reader = decord.VideoReader(path, num_threads=1)
     wanted = set(indices)
-    # Frames that are passed over stay unconverted, but decord seeks when it is to pass over a key frame. So the frame
-    # before each is read too, and none is ever passed over.
-    stops = wanted.union(key - 1 for key in reader.get_key_indices() if 0 < key <= indices[-1])
+    times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
+    if (np.diff(times) > 0).all():
+        # Frames that are passed over stay unconverted, but decord seeks when it is to pass over a key frame. So the
+        # frame before each is read too, and none is ever passed over.
+        stops = wanted.union(key - 1 for key in reader.get_key_indices() if 0 < key <= indices[-1])
+    else:  # it tells the frames to pass over by their times, which some files (AVI) do not hold
+        stops = set(range(indices[-1] + 1))
     place = 0
     for stop in sorted(stops):
         if stop > place:
