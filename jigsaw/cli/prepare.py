@@ -120,6 +120,60 @@ def video(
     _report(summary, out, "videos", as_json)
 
 
+@prepare.command()
+def depth(
+    media_root: Annotated[
+        Path, typer.Option(help="ScanNet (.sens files or exported), or folder of RGB-D scenes; all below are taken.")
+    ],
+    out: Out,
+    points: Annotated[int, typer.Option(help="Number of points a picture.")] = 6,
+    samples_per_scene: Annotated[int, typer.Option(help="Most frames a scene; each is a row.")] = 200,
+    max_side: Annotated[int, typer.Option(help="Show larger pictures scaled down to this side, in pixels.")] = 1296,
+    val: Annotated[
+        int,
+        typer.Option(
+            help="Number of scenes for val.parquet, scans of one ScanNet room as one; 0 leaves it empty, and training "
+            "needs some."
+        ),
+    ] = 0,
+    seed: Seed = 0,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+    extract_frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the rows' pictures, then their media root; .sens files need it.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
+    answer_format: Format = "answer_tag",
+    limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many scenes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Depth jigsaws from ScanNet or every RGB-D scene below a folder. A run that was stopped goes on.
+
+    Example: [bold]jigsaw prepare depth --media-root ScanNet --out data/depth --val 50 --extract-frames frames[/]
+    """
+    from jigsaw.prepare.scannet import DepthOptions, prepare_depth
+
+    options = DepthOptions(
+        points=points,
+        samples_per_scene=samples_per_scene,
+        max_side=max_side,
+        extract_frames=extract_frames,
+        val=val,
+        seed=seed,
+        limit=limit,
+        answer_format=answer_format,
+    )
+    with progress_bar("scenes") as (progress, rejects):
+        summary = prepare_depth(
+            media_root, out, options, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects
+        )
+    _report(summary, out, "scenes", as_json)
+
+
 def _report(summary: Summary, out: Path, noun: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"out": str(out), **asdict(summary)}))
