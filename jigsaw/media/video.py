@@ -173,8 +173,8 @@ def read_clips(
         wanted: a clip's 0-based frame indices, in order, for each clip.
         fps: frames a second of the file.
         bounds: of the frames' size.
-        decoder: ``"decord"`` or ``"torchcodec"``. They give equal frames, but for shades along colour edges where a side
-            is odd or a channel has more than 8 bits, and for the last two frames of an AVI with B-frames.
+        decoder: ``"decord"`` or ``"torchcodec"``; equal frames, but for shades along colour edges where a side is odd
+            or a channel has more than 8 bits. torchcodec refuses the files (some AVI, MPEG) without times of frames.
 
     Raises:
         MediaError: if the frames cannot be decoded or scaled.
@@ -332,8 +332,13 @@ def _torchcodec(path: str, indices: Sequence[int]) -> Iterator[Frame]:
                 "torchcodec finds no FFmpeg on this machine; install FFmpeg's shared libraries or choose decord"
             ) from error
         raise
+    first = reader.get_frame_at(0)
+    if first.pts_seconds != reader.metadata.begin_stream_seconds_from_content:
+        raise MediaError(
+            f"{path}: does not say when its frames are shown, by which torchcodec finds them; choose decord"
+        )
     for index in indices:
-        yield reader.get_frame_at(index).data.numpy()
+        yield (reader.get_frame_at(index) if index else first).data.numpy()
 
 
 DECODERS: dict[str, Callable[[str, Sequence[int]], Iterator[Frame]]] = {"decord": _decord, "torchcodec": _torchcodec}
@@ -353,5 +358,5 @@ def _readable(path: str | os.PathLike[str], decoder: str | None = None) -> Itera
         # Their own words hold times, addresses and lines of C++.
         raise MediaError(
             f"{path}: cannot be decoded by {decoder or 'FFmpeg'}: it is damaged, or in a format that it does not know; "
-            "remove or replace it"
+            "convert, replace or remove it"
         ) from error
