@@ -1,7 +1,7 @@
 """Makes the pictures that the README shows: ``python assets/make.py`` from the repository's root.
 
-``puzzle.png`` is drawn from rendered scenes by the code that makes the training data. ``quickstart.png`` is the
-training curve of the last quickstart, copied where there is one.
+``puzzle.png`` and ``video_and_depth.png`` are drawn from rendered media by the code that makes the training data.
+``quickstart.png`` is the training curve of the last quickstart, copied where there is one.
 """
 
 import shutil
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -18,7 +19,12 @@ from matplotlib.figure import SubFigure
 
 from jigsaw import Puzzle, build_puzzle
 from jigsaw.prepare.images import ImageOptions, image_row
+from jigsaw.prepare.scannet import DepthOptions, prepare_depth
+from jigsaw.prepare.videos import VideoOptions, prepare_videos
+from jigsaw.rows import read_rows
+from jigsaw.toy.rgbd import render_views, write_scene
 from jigsaw.toy.scenes import write_scenes
+from jigsaw.toy.videos import write_video
 
 ASSETS = Path(__file__).parent
 CURVES = ASSETS.parent / "outputs/quickstart/training.png"
@@ -38,6 +44,7 @@ def main() -> None:
             row = image_row(record, scene, "train", ImageOptions(grid=grid))
             draw_puzzle(band, build_puzzle(row, media_root), *grid)
     save(figure, ASSETS / "puzzle.png")
+    draw_video_and_depth()
     if CURVES.is_file():
         shutil.copyfile(CURVES, ASSETS / "quickstart.png")
 
@@ -67,6 +74,34 @@ def draw_puzzle(band: SubFigure, puzzle: Puzzle, rows: int, columns: int) -> Non
     right.text(0.04, 0.08, "right answer", fontsize=9, va="bottom", color="grey")
     right.text(0.27, 0.075, answer, fontsize=11, va="bottom", color=ACCENT, weight="bold")
     right.suptitle("what it is asked", fontsize=10, x=0.04, y=0.96, ha="left")
+
+
+def draw_video_and_depth() -> None:
+    """Draw a video puzzle's clips in the order shown and a depth puzzle's picture, each with its answer."""
+    figure = plt.figure(figsize=(9.6, 3.9))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_video(root / "films/film.mp4", seconds=26, size=(168, 112), seed=4)
+        write_scene(root / "rooms/room", render_views(0, 2, 2), "exported")
+        prepare_videos(root / "films", root / "video", VideoOptions(), progress=lambda done, total: None)
+        prepare_depth(root / "rooms", root / "depth", DepthOptions(), progress=lambda done, total: None)
+        video = build_puzzle(read_rows(root / "video/train.parquet")[0], root / "films")
+        depth = build_puzzle(read_rows(root / "depth/train.parquet")[0], root / "rooms")
+    axes = left.subplots(6, 1, gridspec_kw={"left": 0.14, "right": 0.96, "bottom": 0.10, "top": 0.88, "hspace": 0.12})
+    for place, (axis, clip) in enumerate(zip(axes, video.pieces, strict=True), start=1):
+        axis.imshow(np.concatenate([frame.permute(1, 2, 0).numpy() for frame in clip.frames], axis=1))
+        axis.set_ylabel(f"Clip {place}", fontsize=8, color=ACCENT, rotation=0, ha="right", va="center")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    axis = right.subplots(gridspec_kw={"left": 0.02, "right": 0.98, "bottom": 0.10, "top": 0.88})
+    axis.imshow(depth.media[0])
+    axis.set_axis_off()
+    for part, title, puzzle in ((left, "which clip came first?", video), (right, "which point is nearest?", depth)):
+        part.suptitle(title, fontsize=10, y=0.97)
+        part.text(0.30, 0.02, "right answer", fontsize=9, color="grey")
+        part.text(0.50, 0.015, ", ".join(map(str, puzzle.answer)), fontsize=11, color=ACCENT, weight="bold")
+    save(figure, ASSETS / "video_and_depth.png")
 
 
 def texts(puzzle: Puzzle) -> list[str]:

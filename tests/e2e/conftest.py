@@ -20,8 +20,14 @@ class Run:
     media_root: Path
     model: Path
 
-    def train(self, steps: int, *overrides: str) -> dict[int, Metrics]:
-        """Train up to ``steps``; the metrics of the steps of this call."""
+    def train(self, steps: int, *overrides: str, some_reward: bool = False) -> dict[int, Metrics]:
+        """Train up to ``steps``; the metrics of the steps of this call.
+
+        A model with random weights earns nothing by our reward, so its steps have no gradient; by ``some_reward`` (see
+        some_reward.py) they have.
+        """
+        if some_reward:
+            overrides += (f"reward.custom_reward_function.path={Path(__file__).with_name('some_reward.py')}",)
         metrics = self.folder / f"metrics-{steps}.jsonl"
         train_with_verl(
             [

@@ -91,6 +91,7 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
                     "split": "train",
                     "answer_format": "answer_tag",
                     "depths": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5],
+                    "draw": "after_resize",
                 },
             }
             for n in range(EACH)
@@ -121,6 +122,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory, make_run: Any, sharp_model: 
         "data.max_prompt_length=1024",
         "actor_rollout_ref.rollout.max_model_len=1152",
         "trainer.test_freq=1",
+        some_reward=True,
     )
     assert not (folder / "checkpoints/failed_prompts.jsonl").exists()
     yield trained
