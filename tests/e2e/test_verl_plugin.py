@@ -161,6 +161,36 @@ def test_a_hostile_row_is_named(config: DictConfig, processor: Any, data: Path, 
         JigsawDataset(str(bad), processor.tokenizer, changed, processor)
 
 
+def test_one_file_may_mix_grids_tasks_and_clip_counts(config: DictConfig, processor: Any, tmp_path: Path) -> None:
+    def row(name: str, pieces: int, mark: str, **media: Any) -> dict[str, Any]:
+        prompt = [{"role": "user", "content": f"<{mark}>" * pieces}]
+        extra = {"id": name, "split": "train", "answer_format": "plain"}
+        return {"data_source": "visual_jigsaw", "prompt": prompt, "extra_info": extra, **media}
+
+    rows = [
+        row("a", 4, "image", images=[{"path": "a.png", "jigsaw_config": [2, 2]}]),
+        row("b", 9, "image", images=[{"path": "a.png", "jigsaw_config": [3, 3]}]),
+        row("c", 2, "video", videos=[{"path": "a.mp4", "jigsaw_clip_num": 2}]),
+        row("d", 12, "video", videos=[{"path": "a.mp4", "jigsaw_clip_num": 3, "spatial_jigsaw_grid_config": [2, 2]}]),
+    ]
+    mixed = tmp_path / "mixed.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), mixed)
+    changed = _changed(config, train_files=str(mixed), train_batch_size=4, total_training_steps=1)
+    dataset = JigsawDataset(str(mixed), processor.tokenizer, changed, processor)
+    items = [dataset[index] for index in range(4)]
+    found = {item["extra_info"]["id"]: len(item["reward_model"]["ground_truth"]) for item in items}
+    assert found == {"a": 4, "b": 9, "c": 2, "d": 12}
+
+
+@pytest.mark.parametrize(("option", "value"), [("time_embedding", "false"), ("video_decoder", "opencv")])
+def test_an_option_of_video_that_is_unknown_is_refused(
+    config: DictConfig, processor: Any, option: str, value: str
+) -> None:
+    changed = _changed(config, **{option: value})
+    with pytest.raises(JigsawError, match=rf"data\.{option} is '{value}'; it must be one of "):
+        JigsawDataset(changed.train_files, processor.tokenizer, changed, processor)
+
+
 @pytest.mark.parametrize(("other", "name"), [(None, "no processor"), (object(), "object")])
 def test_a_model_that_is_not_qwen2_5_vl_is_refused(
     config: DictConfig, processor: Any, other: object, name: str
