@@ -41,8 +41,8 @@ class Intrinsics:
         """Whether pictures of this size can come from this camera: a wrong one is mostly that of another resolution."""
         width, height = size
         values = np.array([self.fx / width, self.fy / height, self.cx / width, self.cy / height])
-        # Fields of view from 11° to 136°, the axis in the middle half. Written so that NaN does not pass.
-        return bool(((values >= (0.2, 0.2, 0.25, 0.25)) & (values <= (5, 5, 0.75, 0.75))).all())
+        # Fields of view from 11° to 136°, the axis near the middle. Written so that NaN does not pass.
+        return bool(((values >= (0.2, 0.2, 0.35, 0.35)) & (values <= (5, 5, 0.65, 0.65))).all())
 
 
 @dataclass(frozen=True)
