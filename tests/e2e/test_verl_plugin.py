@@ -165,7 +165,8 @@ def test_one_file_may_mix_grids_tasks_and_clip_counts(config: DictConfig, proces
     def row(name: str, pieces: int, mark: str, **media: Any) -> dict[str, Any]:
         prompt = [{"role": "user", "content": f"<{mark}>" * pieces}]
         extra = {"id": name, "split": "train", "answer_format": "plain"}
-        return {"data_source": "visual_jigsaw", "prompt": prompt, "extra_info": extra, **media}
+        columns = {"images": None, "videos": None, **media}
+        return {"data_source": "visual_jigsaw", "prompt": prompt, "extra_info": extra, **columns}
 
     rows = [
         row("a", 4, "image", images=[{"path": "a.png", "jigsaw_config": [2, 2]}]),
