@@ -29,9 +29,10 @@ PUZZLES = 20  # a round
 FRAMES, SAMPLES = 500, 50
 COLOUR, DEPTH = (1296, 968), (640, 480)
 
-# Looks at a scene, and prints the bytes that were read meanwhile and the process's greatest memory, in bytes.
+# Looks at a scene, and prints the bytes that were read meanwhile and the process's greatest memory, in KiB. (Linux; the
+# greatest memory of getrusage is that of the process that started this one.)
 SCENE = """
-import json, resource, sys
+import json, re, sys
 from pathlib import Path
 import psutil
 from jigsaw.prepare.scannet import DepthOptions, look_at_scene
@@ -39,7 +40,8 @@ options = DepthOptions(samples_per_scene=int(sys.argv[3]))
 before = psutil.Process().io_counters().read_chars
 look_at_scene(sys.argv[2], media_root=Path(sys.argv[1]), options=options, frames=None)
 read = psutil.Process().io_counters().read_chars - before
-print(json.dumps([read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+memory = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+print(json.dumps([read, int(memory)]))
 """
 
 
@@ -112,7 +114,7 @@ def preparation(view: View, folder: Path, repeats: int) -> dict[str, Any]:
         write_sens(path, view, count)
         child = [sys.executable, "-c", SCENE, str(folder), path.name, str(SAMPLES)]
         read, memory = json.loads(subprocess.run(child, capture_output=True, check=True, text=True).stdout)
-        notes.append(f"{count} frames: {read / 1e6:.1f} of {path.stat().st_size / 1e6:.0f} MB, peak {memory >> 20} MiB")
+        notes.append(f"{count} frames: {read / 1e6:.1f} of {path.stat().st_size / 1e6:.0f} MB, peak {memory >> 10} MiB")
 
     def ours() -> None:
         records = look_at_scene(
