@@ -179,8 +179,6 @@ def look_at_scene(scene: str, *, media_root: Path, options: DepthOptions, frames
         else:
             usable_file(scene, media_root)
         with open_scene(path) as opened:
-            if frames is not None:
-                _remove_halves(frames / scene.removesuffix(SENS))
             return list(_frame_records(opened, scene, media_root, options, frames))
     except MediaError as error:
         return [{"reason": _reason(error, path)}]
@@ -195,8 +193,11 @@ def _frame_records(
 ) -> Iterator[Record]:
     if len(opened) == 0:
         raise MediaError("holds no frames; a picture and its depth map must have one name")
+    folder = PurePosixPath(scene.removesuffix(SENS))
+    if frames is not None:
+        _remove_halves((frames / folder / opened.name(0)).parent)
     for index in sampled_frames(len(opened), options.samples_per_scene, [options.seed, scene]):
-        path = PurePosixPath(scene.removesuffix(SENS), opened.name(index)).as_posix()
+        path = (folder / opened.name(index)).as_posix()
         try:
             if isinstance(opened, FolderScene):
                 usable_file(path, media_root)
@@ -263,7 +264,7 @@ def _check_inside(folder: Path, media_root: Path) -> None:
 
 def _remove_halves(folder: Path) -> None:
     """Remove half-written frames of a run that was killed."""
-    for half in folder.rglob(".*.tmp"):
+    for half in folder.glob(".*.tmp"):
         half.unlink(missing_ok=True)
 
 

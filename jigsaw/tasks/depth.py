@@ -1,4 +1,4 @@
-"""Depth jigsaw: numbered discs on one picture are put in order, nearest to the camera first (paper, 3.3).
+"""Depth jigsaw: numbered discs on one picture are put in order, nearest to the camera first (the paper's 3D jigsaw).
 
 The source order of the points is nearest first; ``order[j]`` is the rank of the point that carries number j + 1.
 """
