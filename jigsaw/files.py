@@ -12,6 +12,9 @@ from filelock import FileLock, Timeout
 from jigsaw.errors import JigsawError
 
 
+_NAME_KEPT = 200  # bytes
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that appears under ``path`` whole or not at all; its folder is made if missing.
@@ -19,8 +22,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         JigsawError: if the system refuses to write, for example on a full disk.
     """
-    # Hidden and with the process's number, so that it is no file of the user's.
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    # Hidden and with the process's number, so that it is no file of the user's; a name has 255 bytes at most.
+    name = os.fsdecode(os.fsencode(path.name)[:_NAME_KEPT])
+    temporary = path.parent / f".{name}.{os.getpid()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

@@ -19,6 +19,13 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"whole"
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "片" * 85])
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path, name: str) -> None:
+    with atomic_write(tmp_path / name) as file:
+        file.write(b"whole")
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
 def test_a_file_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -41,7 +41,7 @@ _QUARTER_TURNS = (5, 6, 7, 8)
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open a still picture; turn all that Pillow may raise on a bad file into one clear MediaError."""
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -75,7 +75,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         MediaError: if the file is no still picture or is too large to be safe.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         # Pillow gives the upright size of a TIFF right away.
         if image.format != "TIFF" and _exif(image, path).get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
@@ -114,7 +114,7 @@ def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         MediaError: if the file is no still picture, is damaged, is too large to be safe, or has float or 32-bit pixels.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image, path)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jigsaw.errors import MediaError
 from jigsaw.media.camera import Intrinsics, Size, read_matrix
-from jigsaw.media.image import _opened
+from jigsaw.media.image import opened
 
 COLOUR_FOLDERS = ("color", "rgb", "image", "images")
 """Names of the folder of pictures beside a folder ``depth``; the first that is there is taken."""
@@ -279,7 +279,7 @@ def read_depth(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     Raises:
         MediaError: if the file is missing, damaged or no such map.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode != "I;16":
             raise MediaError(f"{path}: is no depth map; it must be a grey PNG of 16 bits, in millimetres")
         return _metres(np.asarray(image), _MILLIMETRES)
@@ -293,7 +293,7 @@ def _metres(values: npt.NDArray[np.uint16], units: float) -> npt.NDArray[np.floa
 def _upright_size(source: Path | BytesIO, path: Path) -> Size:
     """(width, height) of a picture, from its header; it must be stored upright, as its depth map is."""
     try:
-        with _opened(source) as image:  # type: ignore[arg-type]
+        with opened(source) as image:  # type: ignore[arg-type]
             # Pillow's own method for PNG would decode it.
             if Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1) != 1:
                 raise MediaError(f"{path}: is stored turned, unlike its depth map; store it upright")

@@ -83,7 +83,7 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         ],
         "own": [
             {
-                "data_source": "visual_jigsaw_depth",
+                "data_source": "visual_depth_jigsaw",
                 "prompt": own_prompt,
                 "images": [{"path": scene(n), "points": _points(n), "resize_size": [-1, -1]}],
                 "extra_info": {
