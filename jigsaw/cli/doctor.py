@@ -5,7 +5,6 @@ import os
 import re
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jigsaw.prepare.runner import available_cores
+from jigsaw.prepare.runner import answers, available_cores
 
 Status = Literal["ok", "warning", "problem"]
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
@@ -40,7 +39,6 @@ OPEN_FILES = 65536  # what Ray's documentation recommends
 # Ray writes the address of the last cluster that `ray start` made on this machine here.
 RAY_CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 _PROBE_SECONDS = 60
-_DIAL_SECONDS = 2.0
 
 # Imports run in processes of their own: what a broken installation raises, prints or keeps of memory stays there.
 _PROBES = {
@@ -344,18 +342,6 @@ def check_gpus(imported: Probe | None, *, has_driver: bool) -> Check:
 def _last_cluster() -> str:
     """Address of the last cluster that was started on this machine, running or not; empty if there is none."""
     return RAY_CURRENT_CLUSTER.read_text().strip() if RAY_CURRENT_CLUSTER.is_file() else ""
-
-
-def answers(address: str) -> bool:
-    """Whether something listens at ``host:port``, with or without ``ray://`` in front."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return False
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_SECONDS):
-            return True
-    except (OSError, OverflowError):
-        return False
 
 
 def check_ray(imported: Probe, address: str, last_cluster: str, answers: Callable[[str], bool]) -> Check:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -368,7 +368,10 @@ def _write_rows(file: IO[bytes], kind: Kind, rows: Iterator[Record]) -> None:
 def _versions(libraries: Sequence[str]) -> dict[str, str]:
     from jigsaw import __version__
 
-    return {"jigsaw": __version__, **{name: version(name) for name in ("pyarrow", *libraries)}}
+    try:
+        return {"jigsaw": __version__, **{name: version(name) for name in ("pyarrow", *libraries)}}
+    except PackageNotFoundError as error:
+        raise JigsawError(f"{error.name} is not installed; install visual-jigsaw[train]") from error
 
 
 def row_schema(

@@ -41,21 +41,19 @@ def json_line(value: Any) -> bytes:
 
 
 class Reader:
-    """Keeps one such process, and starts another where it had to be ended.
+    """Keeps one such process, and starts another where it had to be ended."""
 
-    Args:
-        work: what is done to an item.
-        time_limit: seconds of wall time that an item may take.
-    """
-
-    def __init__(self, work: Work, time_limit: float) -> None:
-        self._work = work
-        self._time_limit = time_limit
+    def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection
 
-    def lines(self, items: Sequence[Any]) -> list[bytes]:
+    def lines(self, work: Work, items: Sequence[Any], time_limit: float) -> list[bytes]:
         """A line of JSON for every item: the list of its records, or ``[{"reason"}]`` where no process survives it.
+
+        Args:
+            work: what is done to an item.
+            items: the items.
+            time_limit: seconds of wall time that an item may take.
 
         Raises:
             JigsawError: if the work raises one.
@@ -63,29 +61,24 @@ class Reader:
         """
         lines: list[bytes] = []
         while len(lines) < len(items):
-            more, why = self._until_it_ends(items[len(lines) :])
+            more, why = self._until_it_ends(work, items[len(lines) :], time_limit)
             lines += more
             if why is not None:
                 # It may have been chance: a machine short of memory, a slow disk. So once more, alone.
-                again, why = self._until_it_ends(items[len(lines) : len(lines) + 1])
+                again, why = self._until_it_ends(work, items[len(lines) : len(lines) + 1], time_limit)
                 lines += again or [json_line([{"reason": why}])]
         return lines
 
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._end(self._process)
-
-    def _until_it_ends(self, items: Sequence[Any]) -> tuple[list[bytes], str | None]:
+    def _until_it_ends(self, work: Work, items: Sequence[Any], time_limit: float) -> tuple[list[bytes], str | None]:
         """The lines of the first items, and why the next one has none; None if all have."""
         process = self._process or self._start()
         lines: list[bytes] = []
         try:
-            self._pipe.send(items)
+            self._pipe.send((work, items))
             for item in items:
-                if not self._pipe.poll(self._time_limit):
+                if not self._pipe.poll(time_limit):
                     self._end(process)
-                    return lines, f"the reader took longer than {self._time_limit:g} s"
+                    return lines, f"the reader took longer than {time_limit:g} s"
                 message = self._pipe.recv_bytes()
                 if message == _MEMORY:
                     self._end(process)
@@ -113,13 +106,9 @@ class Reader:
         )
         theirs.close()
         try:
-            self._pipe.send(self._work)
-            answer = self._pipe.recv_bytes()
+            self._pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise RuntimeError(f"a reader cannot start ({_ending(self._end(process))})") from error
-        if answer:
-            self._end(process)
-            raise RuntimeError(f"a reader cannot start: {answer.removeprefix(_RAISED).decode()}")
         return process
 
     def _end(self, process: subprocess.Popen[bytes]) -> int | None:
@@ -152,10 +141,10 @@ def _serve(pipe: Connection) -> None:
             pipe.send_bytes(_RAISED + text.encode("utf-8", "backslashreplace"))
 
     sys.excepthook = tell
-    work: Work = pipe.recv()
-    pipe.send_bytes(b"")
+    pipe.send_bytes(b"started")
     while True:
-        for item in pipe.recv():
+        work, items = pipe.recv()
+        for item in items:
             pipe.send_bytes(json_line(work(item)))
 
 

@@ -20,12 +20,12 @@ import json
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
-from uuid import uuid4
 
 from jigsaw.errors import JigsawError
 from jigsaw.files import alone, atomic_write
@@ -36,6 +36,7 @@ Progress = Callable[[int, int], None]
 
 MANIFEST = "manifest.json"
 _JOB, _WORK, _LOCK = ".job.json", ".work", ".lock"
+_DIAL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,18 @@ class Job:
 def available_cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def answers(address: str) -> bool:
+    """Whether something listens at ``host:port``, with or without ``ray://`` in front."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return False
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_SECONDS):
+            return True
+    except (OSError, OverflowError):
+        return False
 
 
 def fingerprint(values: Iterable[Any]) -> str:
@@ -295,14 +308,13 @@ def work_on_ray(
         most = 2 * workers if workers >= cores else workers
         # A worker that dies is Ray's affair: it starts another, a few times.
         remote = ray.remote(num_cpus=1, max_retries=3)(_work_part)
-        run, shared = uuid4().hex, ray.put(work)
         queue = iter(parts)
         pending: dict[ray.ObjectRef, int] = {}
         try:
             while True:
                 while len(pending) < most and (following := next(queue, None)) is not None:
                     number, part = following
-                    pending[remote.remote(run, shared, time_limit, part)] = number
+                    pending[remote.remote(work, part, time_limit)] = number
                 if not pending:
                     return
                 (finished,), _ = ray.wait(list(pending))
@@ -320,16 +332,12 @@ def work_on_ray(
                 ray.cancel(reference, force=True)
 
 
-_readers: dict[str, Reader] = {}
-"""A worker's reader, by the run that it reads for: kept from one list of items to the next."""
+_reader = Reader()
+"""A worker's: kept from one list of items to the next."""
 
 
-def _work_part(run: str, work: Work, time_limit: float, items: Sequence[Any]) -> list[bytes]:
-    if run not in _readers:
-        while _readers:
-            _readers.popitem()[1].close()
-        _readers[run] = Reader(work, time_limit)
-    return _readers[run].lines(items)
+def _work_part(work: Work, items: Sequence[Any], time_limit: float) -> list[bytes]:
+    return _reader.lines(work, items, time_limit)
 
 
 @contextmanager
@@ -347,11 +355,14 @@ def _ray(workers: int | None, address: str | None) -> Iterator[int]:
             own = {"num_cpus": workers or available_cores(), "object_store_memory": 128 << 20}
             ray.init(address="local", include_dashboard=False, **own, **quiet)
         else:
+            # Asked before Ray, which tries for many minutes.
+            if address != "auto" and not answers(address):
+                raise JigsawError(f"--ray-address {address}: nothing answers there; is the cluster up?")
             try:
                 ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 why = " ".join(str(error).split())
-                raise JigsawError(f"--ray-address {address}: no Ray cluster answers there ({why:.200})") from error
+                raise JigsawError(f"--ray-address {address}: Ray cannot be used there ({why:.200})") from error
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()

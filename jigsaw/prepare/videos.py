@@ -1,15 +1,20 @@
 """Videos to rows of the video jigsaw: a LLaVA-Video-178K tree, or every video below a folder."""
 
 import json
+import os
 import posixpath
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from jigsaw.errors import JigsawError, MediaError
+from jigsaw.files import alone, atomic_write
 from jigsaw.media.video import Bounds, VideoInfo, extract_frames, probe, read_clips
 from jigsaw.prepare.images import grid_text
 from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, list_files, prepare_rows, row_schema, usable_file
@@ -38,6 +43,7 @@ PROBE_LIMIT, DECODE_LIMIT = 120, 1800
 
 _LISTS = re.compile(r"_(?:cap|oe|mc)_[^/]*\.json$")
 _CHUNK = 1 << 20
+_DRAFT = ".draft-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +60,7 @@ class VideoOptions(Options):
         max_pixels: most pixels a frame; smaller frames than both it and the paper's 128·28·28 are scaled up.
         verify: decode the frames of the clips; otherwise the header alone is read.
         extract_frames: folder that gets the frames as JPEG, one folder a video; the rows then hold paths relative to
-            it. None for rows that hold the paths of videos.
+            it. It may be shared by several outputs with the same ``max_pixels``. None for rows that point at videos.
     """
 
     clips: int = 6
@@ -152,17 +158,42 @@ def prepare_videos(
         time_limit=DECODE_LIMIT if options.verify or frames is not None else PROBE_LIMIT,
         frames=frames,
     )
-    return prepare_rows(
-        kind,
-        list_videos(media_root),
-        media_root,
-        out,
-        options,
-        workers=workers,
-        ray_address=ray_address,
-        progress=progress,
-        rejects=rejects,
-    )
+    found = list_videos(media_root)
+    with nullcontext() if frames is None else _frames_folder(frames, options):
+        return prepare_rows(
+            kind,
+            found,
+            media_root,
+            out,
+            options,
+            workers=workers,
+            ray_address=ray_address,
+            progress=progress,
+            rejects=rejects,
+        )
+
+
+@contextmanager
+def _frames_folder(frames: Path, options: VideoOptions) -> Iterator[None]:
+    """Make the folder and hold it alone; it may hold frames of other rows, but of one size alone."""
+    try:
+        frames.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JigsawError(
+            f"--extract-frames {frames}: cannot be used ({error.strerror}); choose another folder"
+        ) from error
+    with alone(frames / ".lock", f"--extract-frames {frames}: another run is at work in it; wait or choose another"):
+        note, ours = frames / ".max_pixels", str(options.max_pixels)
+        if not note.exists():
+            with atomic_write(note) as file:
+                file.write(ours.encode())
+        elif (theirs := note.read_text(encoding="utf-8")) != ours:
+            raise JigsawError(
+                f"--extract-frames {frames}: has frames of {theirs} pixels, not of --max-pixels {ours}; choose another"
+            )
+        yield
+        for half in frames.glob(f"{_DRAFT}*"):  # of workers that were killed
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def list_videos(media_root: Path) -> list[str]:
@@ -243,7 +274,7 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: P
         indices = options.indices(info)
         _check_size(info, options)
         if frames is not None:
-            extract_frames(file, indices, frames / path, bounds=options.bounds)
+            _extract(file, indices, frames, frames / path, options.bounds)
         elif options.verify:
             read_clips(file, indices, fps=info.fps, bounds=options.bounds, decoder=CutOptions().decoder)
     except MediaError as error:
@@ -252,6 +283,22 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: P
         return [{"reason": f"cannot be cut ({error})"}]
     record = {"width": info.width, "height": info.height, "duration": info.duration, "fps": info.fps}
     return [record if frames is None else {**record, "frames": indices}]
+
+
+def _extract(file: Path, indices: Sequence[Sequence[int]], frames: Path, folder: Path, bounds: Bounds) -> None:
+    """Write the frames into their folder, one after the other: a killed run's worker may not be gone yet."""
+    try:
+        with TemporaryDirectory(prefix=_DRAFT, dir=frames, ignore_cleanup_errors=True) as draft:
+            whole = Path(draft) / "frames"
+            extract_frames(file, indices, whole, bounds=bounds)
+            folder.mkdir(parents=True, exist_ok=True)
+            for frame in whole.iterdir():
+                os.replace(frame, folder / frame.name)
+    except OSError as error:
+        raise JigsawError(
+            f"{folder}: cannot be written ({error.strerror}); make room or write elsewhere, then start again: "
+            "what is finished is kept"
+        ) from error
 
 
 def _check_size(info: VideoInfo, options: VideoOptions) -> None:

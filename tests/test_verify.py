@@ -1,0 +1,168 @@
+"""``jigsaw verify``: bad rows of every kind are found and named, good ones are not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from jigsaw.cli import app
+from jigsaw.errors import JigsawError
+from jigsaw.prepare import verify
+from jigsaw.prepare.images import ImageOptions, image_row
+from jigsaw.prepare.verify import BadRow, Report, verify_rows
+from jigsaw.prepare.videos import VideoOptions, video_row
+from jigsaw.toy.rgbd import render_views, write_scene
+from jigsaw.toy.videos import write_video
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
+
+SHORT = VideoOptions(clips=2, max_pixels=28 * 28 * 4, max_frames=4)
+
+
+def picture_row(path: str, index: int = 0, **extra: Any) -> dict[str, Any]:
+    row = image_row({"path": path, "width": 96, "height": 90}, index, "train", ImageOptions())
+    row["extra_info"] |= extra
+    return row
+
+
+def film_row(path: str, frames: list[list[int]] | None = None) -> dict[str, Any]:
+    record = {"path": path, "width": 64, "height": 48, "duration": 3.0, "fps": 10.0, "frames": frames}
+    return video_row(record, 0, "train", SHORT)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def check(path: Path, root: Path, **options: Any) -> Report:
+    return verify_rows(path, root, workers=2, progress=lambda done, total: None, **options)
+
+
+def reasons(report: Report) -> dict[str, str]:
+    return {row.id.partition("#")[0]: row.reason for row in report.bad}
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("media")
+    noise = Image.effect_noise((96, 90), 90).convert("RGB")
+    noise.save(root / "good.jpg")
+    noise.save(root / "cut.jpg")
+    (root / "cut.jpg").write_bytes((root / "cut.jpg").read_bytes()[:-2000])
+    Image.new("RGB", (2, 2)).save(root / "small.png")
+    (root / "text.jpg").write_text("no picture")
+    film = write_video(root / "film.mp4", seconds=3, fps=10)
+    (root / "half.mp4").write_bytes(film.read_bytes()[:-3000])
+    write_video(root / "three.mp4", seconds=0.3, fps=10)
+    return root
+
+
+def test_good_pictures_and_each_kind_of_bad_ones(media, tmp_path):
+    rows = [picture_row(path) for path in ("good.jpg", "cut.jpg", "small.png", "text.jpg", "none.jpg", "../out.jpg")]
+    data = write(tmp_path / "rows.parquet", rows)
+    report = check(data, media)
+    assert (report.rows, report.tasks) == (6, {"image": 6})
+    assert [row.index for row in report.bad] == [3, 4, 5]
+    found = reasons(report)
+    assert found["text.jpg"].startswith("is not a picture")
+    assert found["none.jpg"].startswith("no such file below the media root")
+    assert found["../out.jpg"].startswith("leaves the media root")
+    assert [row.index for row in check(data, media, decode=True).bad] == [1, 2, 3, 4, 5]
+    assert reasons(check(data, media, decode=True))["cut.jpg"].startswith("cannot be decoded")
+
+
+def test_videos_and_their_frames(media, tmp_path):
+    (media / "frames").mkdir(exist_ok=True)
+    for index in (1, 2, 3, 4):
+        Image.new("RGB", (56, 56)).save(media / f"frames/{index:06d}.jpg")
+    rows = [film_row("film.mp4"), film_row("half.mp4"), film_row("three.mp4"), film_row("good.jpg")]
+    rows += [film_row("frames", [[1, 2], [3, 4]]), film_row("frames", [[1, 2], [3, 5]])]
+    rows[5]["extra_info"]["id"] = "missing frame"
+    data = write(tmp_path / "rows.parquet", rows)
+    found = reasons(check(data, media))
+    assert found.keys() == {"half.mp4", "good.jpg", "missing frame"}
+    assert found["missing frame"].startswith("no such file")
+    assert found["missing frame"].endswith("(frames/000005.jpg)")
+    found = reasons(check(data, media, decode=True))
+    assert found.keys() == {"half.mp4", "good.jpg", "missing frame", "three.mp4"}
+    assert "too few for 2 clips" in found["three.mp4"]
+
+
+def test_depth_rows_that_prepare_makes_are_good(tmp_path):
+    for room in range(2):
+        write_scene(tmp_path / f"rooms/{room}", render_views(0, room, 2), "exported")
+    out = tmp_path / "out"
+    arguments = ["prepare", "depth", "--media-root", str(tmp_path / "rooms"), "--out", str(out), "--workers", "1"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    report = check(out / "train.parquet", tmp_path / "rooms", decode=True)
+    assert (report.rows, report.tasks, report.bad) == (4, {"depth": 4}, [])
+
+
+def test_rows_that_are_no_puzzle_rows(media, tmp_path):
+    rows = [picture_row("good.jpg", id=str(index)) for index in range(4)]
+    rows[1]["data_source"] = "gsm8k"
+    rows[2]["prompt"][0]["content"] = "no marks"
+    rows[3]["images"][0]["jigsaw_config"] = [1, 1]
+    report = check(write(tmp_path / "rows.parquet", rows), media)
+    found = reasons(report)
+    assert found.keys() == {"1", "2", "3"}
+    assert found["1"].startswith("data_source 'gsm8k' names no task")
+    assert "marks" in found["2"]
+    assert "jigsaw_config" in found["3"]
+    assert report.tasks == {"image": 1}
+
+
+def test_an_id_that_comes_again(media, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "PART", 2)  # the three are not looked at together
+    names = ["a", "b", "c", "a", "d", "a"]
+    report = check(write(tmp_path / "rows.parquet", [picture_row("good.jpg", id=name) for name in names]), media)
+    said = "its id is that of another row (0)"
+    assert report.bad == [BadRow(3, "a", said), BadRow(5, "a", said)]
+    assert report.reasons == {"its id is that of another row": 2}
+
+
+def test_rows_without_ids_are_told_apart_by_their_places(media, tmp_path):
+    rows = [picture_row("good.jpg", id=None) for _ in range(3)]
+    assert not check(write(tmp_path / "rows.parquet", rows), media).bad
+
+
+def test_a_row_that_its_reader_does_not_survive_is_bad(media, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "DECODE_LIMIT", 0.05)  # seconds, in which no picture grows to 89 megapixels
+    rows = [picture_row("good.jpg", id="a"), picture_row("good.jpg")]
+    for row in rows:
+        row["images"][0]["resize_size"] = [9000, 9900]
+    report = check(write(tmp_path / "rows.parquet", rows), media, decode=True)
+    said = "the reader took longer than 0.05 s"
+    assert report.bad == [BadRow(0, "a", said), BadRow(1, "good.jpg#3x3", said)]
+
+
+def test_a_file_of_no_rows_and_a_folder_that_is_none(media, tmp_path):
+    with pytest.raises(JigsawError, match="no such file"):
+        check(tmp_path / "none.parquet", media)
+    data = write(tmp_path / "rows.parquet", [picture_row("good.jpg")])
+    with pytest.raises(JigsawError, match="no such folder"):
+        check(data, tmp_path / "none")
+    pq.write_table(pq.read_table(data).slice(0, 0), data)
+    with pytest.raises(JigsawError, match="holds no rows"):
+        check(data, media)
+
+
+def test_the_command(media, tmp_path):
+    good = write(tmp_path / "good.parquet", [picture_row("good.jpg")])
+    result = CliRunner().invoke(app, ["verify", str(good), "--media-root", str(media), "--decode"])
+    assert result.exit_code == 0, result.output
+    assert "good" in result.stdout
+    bad = write(tmp_path / "bad.parquet", [picture_row("good.jpg"), picture_row("none.jpg")])
+    result = CliRunner().invoke(app, ["verify", str(bad), "--media-root", str(media)])
+    assert isinstance(result.exception, JigsawError)
+    assert "1 of 2 rows are bad" in str(result.exception)
+    assert "none.jpg" in result.stdout
+    result = CliRunner().invoke(app, ["verify", str(bad), "--media-root", str(media), "--json"])
+    said = json.loads(result.stdout)
+    assert (said["rows"], [row["index"] for row in said["bad"]]) == (2, [1])
