@@ -1,109 +1,122 @@
-"""Speed of ``jigsaw prepare image`` on JPEGs of COCO's size, beside bare header reading with Pillow in the same run.
+"""Speed and memory of ``jigsaw prepare image`` on JPEGs of COCO's size, 640×480, beside reading headers with Pillow.
 
-python benchmarks/prepare.py [--pictures 20000] [--json FILE]
+CPU seconds a picture of the work proper (a worker and its reader together), then wall seconds a picture from the start
+of Ray to the finished rows. The name of the latter says what memory the processes of a worker took at most, at this
+number of pictures and at a tenth of it. No two files are the same, as their padding differs; some are of one size, so
+that their content is hashed too.
 """
 
 import json
-import os
+import re
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import numpy as np
-import typer
+import psutil
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from jigsaw.prepare.images import ImageOptions, check_picture, list_pictures, prepare_images
-from jigsaw.prepare.runner import available_cores
+from jigsaw.prepare.reader import Reader
 
-DISTINCT = 50  # files; the rest are links to them, so the disk's cache is warm for everyone alike
+PICTURES = 10_000
+DISTINCT = 50  # pictures; the rest are these with other padding
 
 
 def make_pictures(root: Path, count: int) -> None:
-    """``count`` JPEGs of 640×480 in 20 folders."""
+    """``count`` JPEGs in 20 folders."""
     rng = np.random.default_rng(0)
     sources = []
     for number in range(DISTINCT):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        sources.append(root.parent / f"source{number}.jpg")
-        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(sources[-1], quality=90)
+        path = root.parent / f"source{number}.jpg"
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
+        sources.append(path.read_bytes())
     for number in range(count):
         folder = root / f"{number % 20:02d}"
         folder.mkdir(parents=True, exist_ok=True)
-        os.link(sources[number % DISTINCT], folder / f"{number:012d}.jpg")
+        padding = str(number).encode().ljust(int(rng.integers(8, 8000)))
+        (folder / f"{number:012d}.jpg").write_bytes(sources[number % DISTINCT] + padding)
 
 
-def bare_header(path: Path) -> tuple[int, int]:
-    """What a user would write: open, ask for the size."""
-    with Image.open(path) as image:
-        return image.size
-
-
-def bare_decode(path: Path) -> tuple[int, int]:
-    """What a user would write to be sure: decode to RGB."""
-    with Image.open(path) as image:
-        return image.convert("RGB").size
-
-
-def rate(work: Callable[[], int]) -> float:
-    """Pictures a second of wall time; ``work`` returns how many it did."""
-    start = time.perf_counter()
-    done = work()
-    return done / (time.perf_counter() - start)
-
-
-def each(function: Callable[[str], object], paths: list[str]) -> int:
+def bare(root: Path, paths: list[str]) -> float:
+    """CPU seconds a picture of what a user would write: open, ask for the size."""
+    start = time.process_time()
     for path in paths:
-        function(path)
-    return len(paths)
+        with Image.open(root / path) as image:
+            _ = image.size
+    return (time.process_time() - start) / len(paths)
 
 
-def measure(count: int) -> dict[str, float]:
-    """Rates in pictures a second, by name."""
+def proper(root: Path, paths: list[str], reader: Reader) -> float:
+    """CPU seconds a picture of a worker and its reader."""
+    look = partial(check_picture, media_root=root, grid=(3, 3), min_side=84, verify=False)
+    reader.lines(look, paths[:10], 120)
+    (child,) = psutil.Process().children()
+    before = time.process_time() + sum(child.cpu_times()[:2])
+    reader.lines(look, paths, 120)
+    return (time.process_time() + sum(child.cpu_times()[:2]) - before) / len(paths)
+
+
+def most_memory() -> int:
+    """MiB that a worker and its reader took at most, so far."""
+    kib = 0
+    for process in psutil.Process().children(recursive=True):
+        if re.search("ray::_work_part|jigsaw.prepare.reader", " ".join(process.cmdline())):
+            kib += int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[0])
+    return kib >> 10
+
+
+def whole(root: Path, out: Path, limit: int) -> tuple[float, int]:
+    """Wall seconds a picture from start to rows with one worker, and its memory in MiB."""
+    memory = []
+    start = time.perf_counter()
+    options = ImageOptions(val=100, limit=limit)
+    summary = prepare_images(root, out, options, workers=1, progress=lambda done, total: memory.append(most_memory()))
+    seconds = time.perf_counter() - start
+    if summary.kept != limit:
+        raise RuntimeError(f"{limit - summary.kept} pictures were rejected")
+    return seconds / limit, max(memory)
+
+
+def measure(repeats: int) -> list[dict[str, Any]]:
+    """See ``benchmarks/run.py``."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "media"
-        make_pictures(root, count)
+        make_pictures(root, PICTURES)
         paths = list_pictures(root)
-        few = paths[: max(1, count // 20)]  # decoding takes so much longer
-        check = partial(check_picture, media_root=root, grid=(3, 3), min_side=84)
-
-        def whole(workers: int) -> int:
-            out = Path(folder) / f"out{workers}"
-            summary = prepare_images(
-                root, out, ImageOptions(val=100), workers=workers, progress=lambda done, total: None
-            )
-            return summary.kept
-
-        each(lambda path: bare_header(root / path), paths)  # warms the cache
-        return {
-            "bare header, Pillow, 1 process": rate(lambda: each(lambda path: bare_header(root / path), paths)),
-            "check_picture, header, 1 process": rate(lambda: each(partial(check, verify=False), paths)),
-            "bare decode, Pillow, 1 process": rate(lambda: each(lambda path: bare_decode(root / path), few)),
-            "check_picture, --verify, 1 process": rate(lambda: each(partial(check, verify=True), few)),
-            "prepare image, start to rows, 1 worker": rate(lambda: whole(1)),
-            f"prepare image, start to rows, {available_cores()} workers": rate(lambda: whole(available_cores())),
-        }
-
-
-def main(
-    pictures: Annotated[int, typer.Option(help="Number of pictures, at least 200.")] = 20_000,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
-) -> None:
-    """Print the rates, each beside the bare one of its kind."""
-    rates = measure(pictures)
-    table = Table("what", "pictures/s", "of bare Pillow", title=f"{pictures:,} JPEGs, 640×480")
-    for name, value in rates.items():
-        kind = "decode" if "decode" in name or "verify" in name else "header"
-        table.add_row(name, f"{value:,.0f}", f"{value / rates[f'bare {kind}, Pillow, 1 process']:.2f}")
-    Console().print(table)
-    if json_file is not None:
-        json_file.write_text(json.dumps({"pictures": pictures, "per_second": rates}, indent=2) + "\n", encoding="utf-8")
+        reader = Reader()
+        bare(root, paths), proper(root, paths[:100], reader)  # imports, caches
+        other, ours = zip(*((bare(root, paths), proper(root, paths, reader)) for _ in range(repeats)), strict=True)
+        _, at_a_tenth = whole(root, Path(folder) / "tenth", PICTURES // 10)
+        seconds, memories = zip(*(whole(root, Path(folder) / f"out{n}", PICTURES) for n in range(repeats)), strict=True)
+    return [
+        {
+            "name": "prepare image, a header, CPU of worker and reader",
+            "ours_s": statistics.median(ours),
+            "ours_min_s": min(ours),
+            "ours_max_s": max(ours),
+            "other": "Pillow: open, size",
+            "other_s": statistics.median(other),
+            "ratio": statistics.median(a / b for a, b in zip(ours, other, strict=True)),
+            "bar": ">= 3000 /s",
+        },
+        {
+            "name": f"prepare image, one of {PICTURES:,}, Ray's start to rows, 1 worker; {max(memories)} MiB at most "
+            f"({at_a_tenth} MiB with {PICTURES // 10:,})",
+            "ours_s": statistics.median(seconds),
+            "ours_min_s": min(seconds),
+            "ours_max_s": max(seconds),
+            "other": None,
+            "other_s": None,
+            "ratio": None,
+            "bar": None,
+        },
+    ]
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    print(json.dumps(measure(3), indent=2, ensure_ascii=False))

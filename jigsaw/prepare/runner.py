@@ -163,7 +163,7 @@ def _check_finished(out: Path, manifest: Record, found: Record, ours: Record) ->
     if changed := [name for name in wanted if there.get(name) != wanted[name]]:
         said = ", ".join(f"{name} {there.get(name)} (now {wanted[name]})" for name in changed)
         raise JigsawError(f"{out}: was finished with other arguments: {said}; {remedy}")
-    if found["frames"] != ours["frames"]:
+    if found.get("frames") != ours["frames"]:
         raise JigsawError(f"{out}: has its frames in {found['frames']}; extract them there, or {remedy}")
     if found["listing"] != ours["listing"]:
         raise JigsawError(f"{out}: was finished from other files than the media root holds now; {remedy}")
