@@ -20,7 +20,9 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -350,6 +352,7 @@ def _ray(workers: int | None, address: str | None) -> Iterator[int]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             own = {"num_cpus": workers or available_cores(), "object_store_memory": 128 << 20}
@@ -366,3 +369,5 @@ def _ray(workers: int | None, address: str | None) -> Iterator[int]:
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)  # Ray leaves its own
