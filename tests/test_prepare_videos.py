@@ -184,6 +184,7 @@ def write_others(root: Path, film: Path) -> None:
     (root / "bad cut.mp4").write_bytes(data[: len(data) // 2])
     (root / "bad twin.mp4").write_bytes(data)
     write_video(root / "bad short.mp4", seconds=1.5, fps=10)
+    write_video(root / "bad stream.ts", seconds=3, fps=10)  # a good file that decord does not read
     (root / "bad dead.mp4").symlink_to("nowhere.mp4")
     os.mkfifo(root / "bad pipe.mp4")
     with av.open(str(root / "bad sound.mp4"), "w") as container:
@@ -208,8 +209,9 @@ def test_bad_videos_cost_one_reject_each(film, tmp_path):
     assert summary.train == 4
     for row in read_rows(tmp_path / "out/train.parquet"):
         jigsaw.build_puzzle(row, tmp_path / "frames")
-    prepare(tmp_path / "m", tmp_path / "verified", verify=True)
-    assert rejected(tmp_path / "verified") == refused
+    for verify in (False, True):
+        prepare(tmp_path / "m", tmp_path / f"verified {verify}", verify=verify)
+        assert rejected(tmp_path / f"verified {verify}") == refused
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def video(
     seed: Seed = 0,
     workers: Workers = None,
     ray_address: RayAddress = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Decode the clips' frames, not the header alone.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Decode all frames of the clips, not just two.")] = False,
     extract_frames: Annotated[
         Path | None,
         typer.Option(

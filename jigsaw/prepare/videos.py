@@ -58,7 +58,7 @@ class VideoOptions(Options):
         fps: frames a second that are shown.
         max_frames: most frames a clip.
         max_pixels: most pixels a frame; smaller frames than both it and the paper's 128·28·28 are scaled up.
-        verify: decode the frames of the clips; otherwise the header alone is read.
+        verify: decode the frames of all clips; otherwise the header and the first two.
         extract_frames: folder that gets the frames as JPEG, one folder a video; the rows then hold paths relative to
             it. It may be shared by several outputs with the same ``max_pixels``. None for rows that point at videos.
     """
@@ -275,8 +275,10 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: P
         _check_size(info, options)
         if frames is not None:
             _extract(file, indices, frames, frames / path, options.bounds)
-        elif options.verify:
-            read_clips(file, indices, fps=info.fps, bounds=options.bounds, decoder=CutOptions().decoder)
+        else:
+            # Never the header alone: the decoder of the training may not know the format of a file that is whole.
+            wanted = indices if options.verify else [indices[0][:2]]
+            read_clips(file, wanted, fps=info.fps, bounds=options.bounds, decoder=CutOptions().decoder)
     except MediaError as error:
         return [{"reason": str(error).removeprefix(f"{file}: ")}]
     except ValueError as error:  # of the clips or of the size
