@@ -11,7 +11,6 @@ from filelock import FileLock, Timeout
 
 from jigsaw.errors import JigsawError
 
-
 _NAME_KEPT = 200  # bytes
 
 

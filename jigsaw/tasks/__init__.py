@@ -110,9 +110,7 @@ def _messages(row: Row, media_type: str, specs: Sequence[Spec]) -> list[Message]
 DEFAULTS = CutOptions()
 
 
-def cut_media(
-    messages: list[Message], media_root: str | os.PathLike[str], options: CutOptions = DEFAULTS
-) -> list[Any]:
+def cut_media(messages: list[Message], media_root: str | os.PathLike[str], options: CutOptions = DEFAULTS) -> list[Any]:
     """The media of chat messages with specs, in prompt order; what the messages say is all it needs.
 
     Raises:
