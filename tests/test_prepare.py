@@ -115,7 +115,7 @@ def run(media: Path, out: Path, *more: str, at: int = 0, action: str = "") -> su
         command(media, out, *more, at=at, action=action),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,  # Ray takes its time to start on a busy machine
         start_new_session=True,
     )
 
@@ -248,9 +248,9 @@ def test_bytes_do_not_depend_on_workers(media, undisturbed, tmp_path, workers):
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
-@pytest.mark.parametrize("word", ["ray::_work_part", "jigsaw.prepare.reader"])
+@pytest.mark.parametrize("word", ["ray::", "jigsaw.prepare.reader"])
 def test_workers_and_readers_that_are_killed(media, undisturbed, tmp_path, word):
-    """Once a shard is finished the others are at work; whoever is at it is killed, and nothing of it shows."""
+    """Once a shard is finished the others are at work; workers or readers are killed, and nothing of it shows."""
     killed = []
 
     def kill(done: int, total: int) -> None:
