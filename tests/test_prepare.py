@@ -248,15 +248,15 @@ def test_bytes_do_not_depend_on_workers(media, undisturbed, tmp_path, workers):
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
-@pytest.mark.parametrize("word", ["ray::", "jigsaw.prepare.reader"])
-def test_workers_and_readers_that_are_killed(media, undisturbed, tmp_path, word):
+@pytest.mark.parametrize("words", [("ray::_work_part", "ray::IDLE"), ("jigsaw.prepare.reader",)])
+def test_workers_and_readers_that_are_killed(media, undisturbed, tmp_path, words):
     """Once a shard is finished the others are at work; workers or readers are killed, and nothing of it shows."""
     killed = []
 
     def kill(done: int, total: int) -> None:
         if done and not killed:
             for process in psutil.Process().children(recursive=True):
-                if word in " ".join(process.cmdline()):
+                if any(word in " ".join(process.cmdline()) for word in words):
                     process.kill()
                     killed.append(process.pid)
 
