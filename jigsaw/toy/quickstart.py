@@ -71,17 +71,6 @@ def warm_start_steps_of(grid: tuple[int, int]) -> int:
     return 250 * (grid[0] * grid[1]) ** 2 // 4
 
 
-def grids_to_train(grid: tuple[int, int]) -> list[tuple[int, int]]:
-    """The grids of the training puzzles, the wanted one first.
-
-    A grid of several rows and several columns is trained together with its rows alone and its columns alone. They are
-    easy to solve at first, where a blind guess at the whole is right too seldom, and they teach both directions
-    before the replies to the whole have settled on one.
-    """
-    rows, columns = grid
-    return [grid, (rows, 1), (1, columns)] if min(grid) > 1 else [grid]
-
-
 class Quickstart:
     """The stages, in order, and where their results lie."""
 
@@ -91,8 +80,7 @@ class Quickstart:
         self.grid = parse_grid(settings.grid)
         self.out = out
         self.media_root = Path(settings.images) if settings.images else out / "scenes"
-        self.data = {grid: out / "data" / "{}x{}".format(*grid) for grid in grids_to_train(self.grid)}
-        self.heldout_rows = self.data[self.grid] / "val.parquet"
+        self.train_rows, self.heldout_rows = out / "data/train.parquet", out / "data/val.parquet"
         self.random_model, self.warm_model = out / "model/random", out / "model/warm_start"
         self.checkpoints, self.trained_model = out / "checkpoints", out / f"model/step_{steps}"
         self.log = out / "verl.log"
@@ -115,21 +103,19 @@ class Quickstart:
 
             write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=available_cores())
         found = len(list_pictures(self.media_root))
-        for grid, folder in self.data.items():
-            # One seed and one limit for all grids: each holds the same pictures out.
-            options = ImageOptions(
-                grid=grid,
-                min_side=28 * max(self.grid),
-                val=min(HELDOUT, found // 5),
-                seed=self.settings.seed,
-                verify=True,
+        options = ImageOptions(
+            grid=self.grid,
+            min_side=28 * max(self.grid),
+            val=min(HELDOUT, found // 5),
+            seed=self.settings.seed,
+            verify=True,
+        )
+        summary = prepare_images(self.media_root, self.out / "data", options, progress=lambda done, total: None)
+        if summary.train < BATCH:
+            raise JigsawError(
+                f"{self.media_root}: {summary.train} usable pictures to train on, {BATCH} are needed; "
+                f"{self.out / 'data/rejected.jsonl'} says what is wrong with the others"
             )
-            summary = prepare_images(self.media_root, folder, options, progress=lambda done, total: None)
-            if summary.train < BATCH:
-                raise JigsawError(
-                    f"{self.media_root}: {summary.train} usable pictures to train on, {BATCH} are needed; "
-                    f"{folder / 'rejected.jsonl'} says what is wrong with the others"
-                )
         return f"{summary.train} to train on, {summary.val} held out"
 
     def tiny_model(self) -> str:
@@ -181,7 +167,7 @@ class Quickstart:
             f"--config-dir={REPOSITORY / 'configs'}",
             f"--config-name={config}",
             override("hydra.run.dir", self.out / "hydra"),
-            override("data.train_files", [folder / "train.parquet" for folder in self.data.values()]),
+            override("data.train_files", self.train_rows),
             override("data.media_root", self.media_root),
             f"data.seed={self.settings.seed}",
             override("trainer.default_local_dir", checkpoints),

@@ -12,8 +12,7 @@ class WarmStartDataset(SFTDataset):
 
     def __init__(self, parquet_files: Any, tokenizer: Any, config: Any, processor: Any, max_samples: int = -1) -> None:
         super().__init__(parquet_files, tokenizer, config, processor, max_samples)
-        files = [config.train_files] if isinstance(config.train_files, str) else config.train_files
-        self._rows = [row for file in files for row in read_rows(file)]
+        self._rows = read_rows(config.train_files)
         self._config = config
 
     def __len__(self) -> int:

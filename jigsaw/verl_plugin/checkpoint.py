@@ -62,21 +62,13 @@ def resume_overrides(folder: Path) -> list[str]:
 def override(key: str, value: object) -> str:
     """A Hydra override with its value quoted: a path may hold blanks, commas, brackets or letters of any script.
 
-    Args:
-        key: what to override.
-        value: a value, or a list of values.
-
     Raises:
-        JigsawError: if a value holds ``${``, which Hydra would resolve.
+        JigsawError: if the value holds ``${``, which Hydra would resolve.
     """
-    return f"{key}=[{','.join(map(_quoted, value))}]" if isinstance(value, list) else f"{key}={_quoted(value)}"
-
-
-def _quoted(value: object) -> str:
     if "${" in str(value):
         raise JigsawError(f"{value}: holds '${{', which the config language resolves; rename the folder")
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{quoted}'"
 
 
 if __name__ == "__main__":

@@ -23,12 +23,10 @@ from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.prompts import render
 from jigsaw.puzzle import Puzzle
 from jigsaw.response import parse
-from jigsaw.rows import read_rows
 from jigsaw.show.training import heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy import launch
 from jigsaw.toy.quickstart import Quickstart, Settings, _begin, warm_start_steps_of
-from jigsaw.toy.scenes import write_scenes
 from jigsaw.toy.sft_dataset import WarmStartDataset
 from jigsaw.toy.solve import greyed, mean_scores, solve
 from jigsaw.toy.warm_start import Example, order_example, picture_name
@@ -229,32 +227,9 @@ def test_any_path_survives_the_config_language(folder: str) -> None:
     assert parsed.value() == f"/tmp/{folder}/q"
 
 
-def test_a_list_of_paths_survives_the_config_language() -> None:
-    parsed = OverridesParser.create().parse_override(override("data.train_files", [Path("/a, b"), Path("/it's")]))
-    assert parsed.value() == ["/a, b", "/it's"]
-
-
 def test_a_path_that_the_config_language_would_resolve_is_refused() -> None:
     with pytest.raises(JigsawError, match="rename the folder"):
         override("data.media_root", "/tmp/${HOME}")
-
-
-def test_easier_grids_are_trained_too_and_hold_the_same_pictures_out(tmp_path: Path) -> None:
-    write_scenes(tmp_path / "scenes", 60, seed=1)
-    quickstart = Quickstart(tmp_path / "run", replace(SETTINGS, grid="2x2", images=str(tmp_path / "scenes")), 1)
-    quickstart.pictures()
-    assert set(quickstart.data) == {(2, 2), (2, 1), (1, 2)}
-    paths = {
-        split: [
-            {row["images"][0]["path"] for row in read_rows(folder / f"{split}.parquet")}
-            for folder in quickstart.data.values()
-        ]
-        for split in ("train", "val")
-    }
-    assert len(paths["val"][0]) == 12
-    assert paths["val"] == paths["val"][:1] * 3
-    assert not paths["val"][0] & set.union(*paths["train"])
-    assert {planned.grid for planned in quickstart.heldout_plans()} == {(2, 2)}
 
 
 @pytest.mark.parametrize(("grid", "steps"), [((2, 1), 250), ((1, 2), 250), ((2, 2), 1000)])
