@@ -66,7 +66,7 @@ def plot_training(steps: dict[int, Metrics], path: Path, *, chance: float, title
     exact.plot(validated.keys(), validated.values(), "o-", color="#d1495b", markersize=4, label="held out, greedy")
     exact.axhline(chance, color="grey", linestyle="--", linewidth=1, label=f"chance {chance:.3g}")
     exact.set_ylim(0, 1.02)
-    exact.legend(fontsize=8, loc="lower right", frameon=False)
+    exact.legend(fontsize=8, loc="upper left", frameon=False)
     for axis in axes[1]:
         axis.set_xlabel("GRPO step")
     figure.suptitle(title, fontsize=11)
