@@ -7,7 +7,6 @@ import operator
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -357,17 +356,20 @@ def test_ctrl_c_is_one_line_and_goes_on_later(media, undisturbed, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_goes_on_later(media, undisturbed, tmp_path):
-    """For real: the system refuses to write more than 9,000 bytes to a file."""
+    """For real, once the first shard is written: what comes next is written to a device that is always full."""
     out = tmp_path / "out"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, before[1]))
-    try:
-        with pytest.raises(JigsawError, match=r"shard-0000\d.jsonl: cannot be written \(File too large\).*start again"):
-            prepare(media, out, val=VAL)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    def fill(done: int, total: int) -> None:
+        for number in range(total // SHARD_SIZE + 1 if done else 0):
+            if not (out / f".work/shard-{number:05d}.jsonl").exists():
+                (out / f".work/.shard-{number:05d}.jsonl.{os.getpid()}.tmp").symlink_to("/dev/full")
+
+    with pytest.raises(JigsawError, match=r"shard-0000\d.jsonl: cannot be written \(No space left.*start again"):
+        prepare_images(media, out, ImageOptions(val=VAL), workers=1, progress=fill)
     assert {path.name for path in out.iterdir()} == {".job.json", ".lock", ".work"}
-    assert all(path.suffix == ".jsonl" and path.stat().st_size < 9_000 for path in (out / ".work").iterdir())
+    assert [path.name for path in (out / ".work").glob("*.jsonl")] == ["shard-00000.jsonl"]
+    for full in (out / ".work").glob(".*.tmp"):  # now there is room
+        full.unlink()
     prepare(media, out, val=VAL)
     assert contents(out) == contents(undisturbed)
 

@@ -95,21 +95,24 @@ class Reader:
         return lines, None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._pipe, theirs = Pipe()
-        process = self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
-            stdin=subprocess.PIPE,  # never written: it closes when this process ends, however it ends
-            stdout=subprocess.DEVNULL,  # chatter of libraries; what a file is worth is said by its record
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        theirs.close()
-        try:
-            self._pipe.recv_bytes()
-        except (EOFError, OSError) as error:
-            raise RuntimeError(f"a reader cannot start ({_ending(self._end(process))})") from error
-        return process
+        status = None
+        for _ in range(2):  # the first may be killed by chance, as any other
+            self._pipe, theirs = Pipe()
+            process = self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                stdin=subprocess.PIPE,  # never written: it closes when this process ends, however it ends
+                stdout=subprocess.DEVNULL,  # chatter of libraries; what a file is worth is said by its record
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+            theirs.close()
+            try:
+                self._pipe.recv_bytes()
+                return process
+            except (EOFError, OSError):
+                status = self._end(process)
+        raise RuntimeError(f"a reader cannot start ({_ending(status)})")
 
     def _end(self, process: subprocess.Popen[bytes]) -> int | None:
         """Kill the process; its exit status, None if even that does not end it (it reads from a dead network drive)."""
