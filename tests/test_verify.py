@@ -1,6 +1,7 @@
 """``jigsaw verify``: bad rows of every kind are found and named, good ones are not."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,13 @@ def test_the_command(media, tmp_path):
     result = CliRunner().invoke(app, ["verify", str(bad), "--media-root", str(media), "--json"])
     said = json.loads(result.stdout)
     assert (said["rows"], [row["index"] for row in said["bad"]]) == (2, [1])
+
+
+def test_the_table_stays_short_where_every_row_is_bad_in_its_own_way(media, tmp_path):
+    rows = [picture_row("good.jpg", index) for index in range(30)]
+    for index, row in enumerate(rows):
+        row["images"][0]["jigsaw_config"] = [0, index]
+    bad = write(tmp_path / "bad.parquet", rows)
+    result = CliRunner().invoke(app, ["verify", str(bad), "--media-root", str(media)])
+    assert result.stdout.count("bad: images[0]") == 10
+    assert re.search(r"bad: other reasons +│ 20 │", result.stdout)

@@ -15,7 +15,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.prepare.verify import Report, verify_rows
 
 SHOWN = 10
-"""Bad rows that are named in the table; ``--json`` names all."""
+"""Bad rows, and reasons, that are named in the tables; ``--json`` names all."""
 
 
 def verify(
@@ -59,8 +59,11 @@ def _print(report: Report, data: Path) -> None:
     table.add_column("rows", justify="right")
     for task, count in report.tasks.items():
         table.add_row(f"{task} puzzles", f"{count:,}")
-    for reason, count in report.reasons.items():
+    reasons = list(report.reasons.items())
+    for reason, count in reasons[:SHOWN]:
         table.add_row(Text(f"bad: {reason}"), f"{count:,}")
+    if others := sum(count for _, count in reasons[SHOWN:]):
+        table.add_row("bad: other reasons", f"{others:,}")  # those that quote a row may be as many as the rows
     table.add_row("good", f"{report.rows - len(report.bad):,}", style="bold")
     console.print(table)
     if report.bad:
