@@ -71,6 +71,8 @@ def stepping(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
     if calls == at and action == "interrupt":
         os.killpg(0, signal.SIGINT)
+    if calls == at and action == "terminate":
+        os.kill(os.getpid(), signal.SIGTERM)
     if calls == at and action == "wait":
         print("waiting", flush=True)
         sys.stdin.read()
@@ -351,6 +353,15 @@ def test_ctrl_c_is_one_line_and_goes_on_later(media, undisturbed, tmp_path):
     assert result.returncode == 130
     assert result.stderr == "stopped; what is finished is kept: start the same command again to go on\n"
     assert len(list((out / ".work").iterdir())) >= 2
+    prepare(media, out, val=VAL)
+    assert contents(out) == contents(undisturbed)
+
+
+@pytest.mark.e2e
+def test_a_scheduler_that_ends_it_sees_no_trace_of_ray(media, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    result = run(media, out, "--workers", "2", at=3, action="terminate")
+    assert (result.returncode, result.stderr) == (-signal.SIGTERM, "")
     prepare(media, out, val=VAL)
     assert contents(out) == contents(undisturbed)
 

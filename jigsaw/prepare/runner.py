@@ -366,8 +366,9 @@ def _ray(workers: int | None, address: str | None) -> Iterator[int]:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 why = " ".join(str(error).split())
                 raise JigsawError(f"--ray-address {address}: Ray cannot be used there ({why:.200})") from error
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own prints a trace of C++ and stays when Ray is gone.
+            signal.signal(signal.SIGTERM, on_term)
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_term)  # Ray leaves its own
