@@ -275,6 +275,16 @@ def test_a_cluster_gives_the_same_bytes(media, undisturbed, tmp_path):
 
 
 @pytest.mark.e2e
+def test_a_cluster_that_asks_for_a_token(media, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE")  # Ray sets it for its own children where it starts a cluster
+    address = ray.get_runtime_context().gcs_address
+    result = run(media, tmp_path / "out", "--ray-address", address)
+    assert result.returncode == 1
+    # Ray's own lines come before.
+    assert re.search(r"^error: --ray-address .* set RAY_AUTH_MODE=token$", result.stderr, re.MULTILINE)
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
 def test_a_cluster_that_is_not_there_is_one_line(media, tmp_path, address):
     one_line(run(media, tmp_path / "out", "--ray-address", address), f"--ray-address {address}: nothing answers there")

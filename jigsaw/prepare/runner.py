@@ -365,7 +365,10 @@ def _ray(workers: int | None, address: str | None) -> Iterator[int]:
                 ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 why = " ".join(str(error).split())
-                raise JigsawError(f"--ray-address {address}: Ray cannot be used there ({why:.200})") from error
+                raise JigsawError(
+                    f"--ray-address {address}: Ray cannot be used there ({why:.200}); if the cluster asks for a token, "
+                    "set RAY_AUTH_MODE=token"
+                ) from error
         if threading.current_thread() is threading.main_thread():
             # Ray's own prints a trace of C++ and stays when Ray is gone.
             signal.signal(signal.SIGTERM, on_term)
