@@ -736,3 +736,10 @@ def test_the_command_prints_a_table_or_json(tmp_path):
     assert (summary["found"], summary["train"], summary["val"], summary["rejected"]) == (2, 1, 1, {})
     result = CliRunner().invoke(app, ["prepare", "image", *more, "--grid", "2x2"])
     assert str(result.exception).count("grid 3x3 (now 2x2)") == 1
+
+
+def test_work_that_fails_ends_the_run_and_not_the_process():
+    """Ray itself ended the process, now and then, when it was told to cancel what had just failed."""
+    for _ in range(4):
+        with pytest.raises(RuntimeError, match="invalid literal for int"):
+            worked([partial(int, "x")])

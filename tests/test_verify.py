@@ -176,4 +176,4 @@ def test_the_table_stays_short_where_every_row_is_bad_in_its_own_way(media, tmp_
     bad = write(tmp_path / "bad.parquet", rows)
     result = CliRunner().invoke(app, ["verify", str(bad), "--media-root", str(media)])
     assert result.stdout.count("bad: images[0]") == 10
-    assert re.search(r"bad: other reasons +│ 20 │", result.stdout)
+    assert re.search(r"bad: other reasons +│ +20 │", result.stdout)

@@ -179,7 +179,7 @@ def _report(summary: Summary, out: Path, noun: str, as_json: bool) -> None:
         typer.echo(json.dumps({"out": str(out), **asdict(summary)}))
         return
     title = f"{out} is up to date" if summary.up_to_date else f"{out}"
-    table = Table(title=Text(title), show_header=False)
+    table = Table(title=Text(title), show_header=False, min_width=len(title))
     table.add_column("what")
     table.add_column("number", justify="right")
     table.add_row(f"{noun} found", f"{summary.found:,}")

@@ -54,7 +54,7 @@ def verify(
 
 def _print(report: Report, data: Path) -> None:
     console = Console(highlight=False)
-    table = Table(title=Text(f"{data}"), show_header=False)
+    table = Table(title=Text(f"{data}"), show_header=False, min_width=len(f"{data}"))
     table.add_column("what")
     table.add_column("rows", justify="right")
     for task, count in report.tasks.items():

@@ -304,7 +304,7 @@ def work_on_ray(
     """
     import ray
 
-    with _ray(workers, ray_address) as cores:
+    with _ray(workers, ray_address) as (cores, lasts):
         workers = workers or cores
         # Two lists a worker where Ray cannot work more than `workers` at a time: one at work, one waiting.
         most = 2 * workers if workers >= cores else workers
@@ -320,8 +320,8 @@ def work_on_ray(
                 if not pending:
                     return
                 (finished,), _ = ray.wait(list(pending))
-                lines = ray.get(finished)
-                yield pending.pop(finished), lines
+                number = pending.pop(finished)
+                yield number, ray.get(finished)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None  # in the reader's own words
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
@@ -330,8 +330,12 @@ def work_on_ray(
                 "start again (what is finished is kept) with fewer --workers"
             ) from error
         finally:
-            for reference in pending:
-                ray.cancel(reference, force=True)
+            if pending and lasts:
+                # Only what is at work: Ray 2.60 ends this whole process if it is to cancel what has just been finished
+                # (task_manager.cc, "Tried to complete task that was not pending").
+                _, at_work = ray.wait(list(pending), num_returns=len(pending), timeout=0)
+                for reference in at_work:
+                    ray.cancel(reference, force=True)
 
 
 _reader = Reader()
@@ -343,12 +347,16 @@ def _work_part(work: Work, items: Sequence[Any], time_limit: float) -> list[byte
 
 
 @contextmanager
-def _ray(workers: int | None, address: str | None) -> Iterator[int]:
-    """The number of cores of a Ray that runs meanwhile: this process's if it has one, a cluster, or one of our own."""
+def _ray(workers: int | None, address: str | None) -> Iterator[tuple[int, bool]]:
+    """A Ray that runs meanwhile: this process's if it has one, a cluster, or one of our own.
+
+    Yields:
+        Its number of cores, and whether it lasts: one of our own ends, with all that is at work, when the block ends.
+    """
     import ray
 
     if ray.is_initialized():
-        yield int(ray.cluster_resources().get("CPU", 1))
+        yield int(ray.cluster_resources().get("CPU", 1)), True
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -372,6 +380,6 @@ def _ray(workers: int | None, address: str | None) -> Iterator[int]:
         if threading.current_thread() is threading.main_thread():
             # Ray's own prints a trace of C++ and stays when Ray is gone.
             signal.signal(signal.SIGTERM, on_term)
-        yield int(ray.cluster_resources().get("CPU", 1))
+        yield int(ray.cluster_resources().get("CPU", 1)), address is not None
     finally:
         ray.shutdown()

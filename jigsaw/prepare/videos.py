@@ -205,7 +205,7 @@ def list_videos(media_root: Path) -> list[str]:
     Raises:
         JigsawError: if a folder or a list cannot be read, or there is no video.
     """
-    found = list_files(media_root, (*SUFFIXES, ".json"), "videos")
+    found = list_files(media_root, (*SUFFIXES, ".json"), "videos and no lists of them")
     if lists := [path for path in found if _LISTS.search(path)]:
         videos = {video for path in lists for video in _listed(media_root, path)}
     else:
