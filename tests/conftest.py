@@ -2,9 +2,11 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 
@@ -67,3 +69,18 @@ def shared_ray() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def children_named() -> Callable[..., list[psutil.Process]]:
+    """The processes below one (this one unless told) whose command holds one of some words."""
+
+    def find(*words: str, below: int | None = None) -> list[psutil.Process]:
+        found = []
+        for process in psutil.Process(below).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it ends this very moment, or is a zombie
+                command = " ".join(process.cmdline())
+                found += [process] * any(word in command for word in words)
+        return found
+
+    return find

@@ -250,16 +250,15 @@ def test_bytes_do_not_depend_on_workers(media, undisturbed, tmp_path, workers):
 
 
 @pytest.mark.parametrize("words", [("ray::_work_part", "ray::IDLE"), ("jigsaw.prepare.reader",)])
-def test_workers_and_readers_that_are_killed(media, undisturbed, tmp_path, words):
+def test_workers_and_readers_that_are_killed(media, undisturbed, tmp_path, children_named, words):
     """Once a shard is finished the others are at work; workers or readers are killed, and nothing of it shows."""
     killed = []
 
     def kill(done: int, total: int) -> None:
         if done and not killed:
-            for process in psutil.Process().children(recursive=True):
-                if any(word in " ".join(process.cmdline()) for word in words):
-                    process.kill()
-                    killed.append(process.pid)
+            for process in children_named(*words):
+                process.kill()
+                killed.append(process.pid)
 
     prepare_images(media, tmp_path / "out", ImageOptions(val=VAL), workers=2, progress=kill)
     assert killed
@@ -332,7 +331,7 @@ def test_killed_at_any_time(media, undisturbed, tmp_path):
 
 
 @pytest.mark.e2e
-def test_a_second_run_at_once_stops_and_a_kill_frees_the_folder(media, undisturbed, tmp_path):
+def test_a_second_run_at_once_stops_and_a_kill_frees_the_folder(media, undisturbed, tmp_path, children_named):
     out = tmp_path / "out"
     first = subprocess.Popen(
         command(media, out, "--workers", "2", at=3, action="wait"),
@@ -345,9 +344,7 @@ def test_a_second_run_at_once_stops_and_a_kill_frees_the_folder(media, undisturb
         with pytest.raises(JigsawError, match="another run is at work"):
             prepare(media, out, val=VAL)
         # Ray's own helpers take minutes to notice; they work on nothing.
-        words = ("ray::_work_part", "jigsaw.prepare.reader")
-        children = psutil.Process(first.pid).children(recursive=True)
-        workers = [child for child in children if any(word in " ".join(child.cmdline()) for word in words)]
+        workers = children_named("ray::_work_part", "jigsaw.prepare.reader", below=first.pid)
         assert len(workers) > 1
         first.kill()
     _, alive = psutil.wait_procs(workers, timeout=30)

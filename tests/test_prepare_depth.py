@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -386,7 +385,7 @@ def test_bytes_do_not_depend_on_workers(media, undisturbed, tmp_path, workers):
     assert hashes(tmp_path) == hashes(undisturbed)
 
 
-def test_readers_that_are_killed_and_half_written_frames(media, undisturbed, tmp_path):
+def test_readers_that_are_killed_and_half_written_frames(media, undisturbed, tmp_path, children_named):
     half = tmp_path / "frames" / RAW / ".000000.jpg.1.tmp"
     half.parent.mkdir(parents=True)
     half.write_bytes(b"half")
@@ -394,10 +393,9 @@ def test_readers_that_are_killed_and_half_written_frames(media, undisturbed, tmp
 
     def kill(done: int, total: int) -> None:
         if done and not killed:
-            for process in psutil.Process().children(recursive=True):
-                if "jigsaw.prepare.reader" in " ".join(process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
+            for process in children_named("jigsaw.prepare.reader"):
+                process.kill()
+                killed.append(process.pid)
 
     options = DepthOptions(val=1, extract_frames=tmp_path / "frames")
     prepare_depth(media, tmp_path / "out", options, workers=2, progress=kill)
