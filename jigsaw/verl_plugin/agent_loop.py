@@ -1,8 +1,9 @@
-"""verl's agent loop with one cut and one processor run a prompt, whatever the number of responses.
+"""verl's agent loop with all that a prompt's responses have in common made and carried once.
 
-verl 0.9.1 fetches the media once a response and runs the processor about three times for each. Here the first of
-a prompt's responses builds, its siblings wait for that one build, and it is dropped when the last one is done: the
-memory is bounded by the prompts in flight. Media, token ids and features are those of verl's own calls, made once.
+verl 0.9.1 fetches the media once a response, runs the processor about three times for each, computes the positions
+twice, and sends each response's media to vLLM and its features to the trainer. Here the first of a prompt's responses
+builds, its siblings wait for that one build, and it is dropped when the last one is done: the memory is bounded by the
+prompts in flight. Media, token ids, positions and features are those of verl's own calls, made once.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import os
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -19,6 +21,8 @@ from verl.experimental.agent_loop.agent_loop import register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.models.transformers.qwen2_vl import get_rope_index
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from jigsaw.verl_plugin import media
 
 T = TypeVar("T")
 
@@ -43,11 +47,18 @@ async def _awaited(make: Callable[[], Awaitable[T]]) -> T:
 class SharedPrompt:
     """What the responses of one prompt have in common."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str, validate: bool) -> None:
+        self.key = key
+        self.validate = validate
         self.media: _Once[dict[str, Any]] = _Once()
         self.tokens: _Once[list[int]] = _Once()
+        self.carried: _Once[None] = _Once()
+        self.sent: dict[str, ray.ObjectRef] = {}
+        """The media in Ray's object store, by verl's name for the argument."""
         self.features: dict[str, Any] = {}
-        """The processor's output but for the token ids, filled by the run that makes ``tokens``."""
+        """The processor's output as the trainer takes it, but for the pixels of a validation's prompt."""
+        self.positions = torch.empty(4, 0, dtype=torch.int64)
+        """Of the prompt's tokens, int64 (4, tokens); set with the tokens."""
         self.failed = False
 
 
@@ -55,9 +66,33 @@ class SharedPrompt:
 _prompt: ContextVar[SharedPrompt] = ContextVar("jigsaw_shared_prompt")
 
 
+class _SendOnce:
+    """A client of the rollout's servers that sends a prompt's media once, and all its requests to one server.
+
+    That server runs its processor and the prompt's prefill once: vLLM's caches keep both.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def generate(self, request_id: str, **request: Any) -> Any:
+        shared = _prompt.get()
+        for name in ("image_data", "video_data"):
+            if request.get(name) is not None:
+                if name not in shared.sent:
+                    shared.sent[name] = ray.put(request[name])
+                request[name] = shared.sent[name]  # Ray hands the server what the reference stands for
+        # verl sends what has one id to one server; vLLM gets an id of its own for each request.
+        return await self._client.generate(shared.key, **request)
+
+
 @register("jigsaw")
 class JigsawAgentLoop(SingleTurnAgentLoop):  # type: ignore[misc]
     """verl's single-turn loop, its media and its prompt tokens shared by the responses of a prompt."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.server_manager: Any = _SendOnce(self.server_manager)
 
     async def process_multi_modal_info(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         """The prompt's media, cut once."""
@@ -67,27 +102,36 @@ class JigsawAgentLoop(SingleTurnAgentLoop):  # type: ignore[misc]
     async def ct_build_initial_tokens(
         self, messages: list[dict[str, Any]], *, mm_inputs_out: dict[str, Any], **media: Any
     ) -> list[int]:
-        """The prompt's token ids, from one run of the processor."""
+        """The prompt's token ids, from one run of the processor, whose features are kept for the trainer."""
         shared, plain = _prompt.get(), super().ct_build_initial_tokens
-        tokens = await shared.tokens(lambda: plain(messages, mm_inputs_out=shared.features, **media))
-        mm_inputs_out.update(shared.features)
-        return list(tokens)
+
+        async def build() -> list[int]:
+            features: dict[str, Any] = {}
+            tokens = await plain(messages, mm_inputs_out=features, **media)
+            shared.features, shared.positions = await self.loop.run_in_executor(
+                None, _for_trainer, features, tokens, self.processor, shared.validate
+            )
+            return list(tokens)
+
+        return list(await shared.tokens(build))
 
 
 # verl exports the worker as a Ray actor class, which cannot be subclassed; this is the class inside.
 _Worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 
-class JigsawAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
-    """Runs the responses of a prompt on shared media and notes the prompts that failed."""
+class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
+    """verl's worker with the rollout's positions, which notes the prompts that failed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         positions_of_the_rollout(self.processor)
 
-    async def _run_prompt(self, prompt: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        _prompt.set(SharedPrompt())
-        await super()._run_prompt(prompt, *args, **kwargs)
+    async def _run_prompt(
+        self, prompt: dict[str, Any], sampling_params: Any, trajectory: dict[str, Any], **kwargs: Any
+    ) -> None:
+        _prompt.set(SharedPrompt(prompt["uid"], trajectory["validate"]))
+        await super()._run_prompt(prompt, sampling_params, trajectory, **kwargs)
 
     async def _run_agent_loop(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -107,21 +151,55 @@ class JigsawAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
         with path.open("a", encoding="utf-8") as file:
             file.write(line + os.linesep)
 
+
+class JigsawAgentLoopWorker(PlainAgentLoopWorker):
+    """Runs the responses of a prompt on what they share."""
+
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        """verl's own, once the prompt's features lie where the trainer reads them; validation needs none."""
+        shared = _prompt.get()
+        if not validate:
+            await shared.carried(lambda: media.put(shared.key, shared.features))
+        await super()._agent_loop_postprocess(output, validate, **kwargs)
+
     def _compute_multi_modal_inputs(self, output: Any, input_ids: torch.Tensor) -> dict[str, Any]:
         shared = _prompt.get()
-        features = {name: value for name, value in shared.features.items() if name != "attention_mask"}
-        grids = features.get("image_grid_thw")
-        if grids is not None:  # as verl's own method does
-            features["images_seqlens"] = torch.repeat_interleave(grids[:, 1] * grids[:, 2], grids[:, 0])
-        return features
+        return {} if shared.validate else media.reference(shared.key)
+
+    def _compute_position_ids(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """int64 (1, 4, tokens): the prompt's, and behind them a response's, one step a token."""
+        prompt = _prompt.get().positions
+        behind = torch.arange(1, input_ids.shape[1] - prompt.shape[1] + 1)
+        vision = (prompt[1:].max() + behind).expand(3, -1)
+        response = torch.cat([(prompt[0, -1] + behind)[None], vision])
+        return torch.cat([prompt, response], dim=1)[None]
+
+
+def _for_trainer(
+    features: dict[str, Any], tokens: list[int], processor: Any, validate: bool
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """A prompt's features and positions, made as verl makes them for each response."""
+    features = {name: value for name, value in features.items() if name != "attention_mask"}
+    grids = features.get("image_grid_thw")
+    if grids is not None:
+        features["images_seqlens"] = torch.repeat_interleave(grids[:, 1] * grids[:, 2], grids[:, 0])
+    worker = SimpleNamespace(processor=processor)
+    ids = torch.tensor(tokens)[None]
+    positions = _Worker._compute_position_ids(worker, ids, torch.ones_like(ids), features)
+    return {} if validate else media.encode(features, processor), positions[0]
 
 
 class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
-    """verl's manager with :class:`JigsawAgentLoopWorker` as its workers."""
+    """verl's manager with our workers.
+
+    With ``rollout.agent.default_agent_loop=single_turn_agent`` in place of ``jigsaw`` each response takes verl's plain
+    path: everything is made and carried anew for it, and is the same to the last bit.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.agent_loop_workers_class = ray.remote(JigsawAgentLoopWorker)
+        shares = self.rollout_config.agent.default_agent_loop == "jigsaw"
+        self.agent_loop_workers_class = ray.remote(JigsawAgentLoopWorker if shares else PlainAgentLoopWorker)
 
 
 def positions_of_the_rollout(processor: Any) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 from tensordict import TensorDict
 
+from jigsaw.verl_plugin import media
+
 
 def position_ids_of_equal_length() -> None:
     """Keep multimodal batches whose sequences all have one length from crashing.
@@ -65,6 +67,32 @@ def video_rates_reach_vllm() -> None:
     qwen2_5_vl.Qwen2_5_VLMultiModalProcessor._call_hf_processor = call_with_metadata
 
 
+def features_are_carried_once() -> None:
+    """Let a rank of the trainer read a prompt's features once for all of its responses (see media.py).
+
+    verl 0.9.1 has no place to plug this in: it fetches a batch for a rank (utils/transferqueue_utils.py,
+    ``_async_meta_to_realdata``) with the features in each row, and joins them for a micro batch (utils/model.py,
+    ``extract_multi_modal_inputs``). Rows that hold their features, as verl's own agent loops make them, pass unchanged.
+    """
+    from verl.utils import model, transferqueue_utils
+
+    fetch, join = transferqueue_utils._async_meta_to_realdata, model.extract_multi_modal_inputs
+    reader = media.Reader()
+
+    async def fetch_and_resolve(meta: Any) -> TensorDict:
+        batch = await fetch(meta)
+        await reader.resolve(batch)
+        return batch
+
+    def decode_and_join(batch_data: Any, indices: Any = None) -> dict[str, Any]:
+        joined: dict[str, Any] = join(media.decode_shared(batch_data), indices)
+        return joined
+
+    transferqueue_utils._async_meta_to_realdata = fetch_and_resolve
+    model.extract_multi_modal_inputs = decode_and_join
+
+
 def apply() -> None:
     """Apply verl's patches; called once, at import, before verl's workers bind the names. vLLM calls its own itself."""
     position_ids_of_equal_length()
+    features_are_carried_once()

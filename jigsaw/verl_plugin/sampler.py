@@ -6,6 +6,7 @@ import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from jigsaw.errors import JigsawError
+from jigsaw.verl_plugin import media
 
 # The share of failed prompts is taken of at least so many, so that one bad file never ends a short run.
 _SMALLEST_BASE = 100
@@ -39,6 +40,9 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             JigsawError: if too many prompts failed so far, or all of this step's.
         """
         before = self._failed
+        if partition_id == "train":
+            # Prompts whose responses the trainer has taken out of the queue, and failed ones.
+            media.clear_unused(key.split("_")[0] for key in (tq.kv_list("train") or {}).get("train", {}))
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
             self._seen += batch_size

@@ -1,10 +1,8 @@
 """The plug-in on verl itself, without a run: dataset, shared prompts, sampler, and which patches are still needed."""
 
-import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,15 +14,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from transformers import AutoProcessor
-from verl.experimental.agent_loop.agent_loop import AgentLoopWorker, DictConfigWrap
-from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
-from verl.workers.rollout.replica import TokenOutput
 
 from jigsaw.errors import JigsawError
 from jigsaw.permutation import is_answer
 from jigsaw.prepare.images import ImageOptions, prepare_images
-from jigsaw.tasks import image
-from jigsaw.verl_plugin import agent_loop, patches, sampler
+from jigsaw.verl_plugin import media, patches, sampler
 from jigsaw.verl_plugin.checkpoint import MARKER, last_whole
 from jigsaw.verl_plugin.dataset import JigsawDataset
 
@@ -210,112 +204,13 @@ def test_a_bad_row_is_named_before_training(config: DictConfig, processor: Any, 
         JigsawDataset(str(bad), processor.tokenizer, changed, processor)
 
 
-# --- shared prompts --------------------------------------------------------------------------------------------
-
-
-class _Server:
-    """Stands in for vLLM: answers every prompt with the same tokens and keeps what it was given."""
-
-    def __init__(self, reply: list[int]) -> None:
-        self.reply = reply
-        self.requests: list[dict[str, Any]] = []
-
-    async def generate(self, **request: Any) -> TokenOutput:
-        self.requests.append(request)
-        return TokenOutput(token_ids=self.reply, log_probs=[-0.5] * len(self.reply), extra_fields={})
-
-
-def _responses(
-    loop_class: type[SingleTurnAgentLoop], worker_class: type, item: dict[str, Any], n: int, config: Any, processor: Any
-) -> tuple[_Server, list[Any], list[dict[str, Any]]]:
-    """n responses of a prompt through an agent loop and a worker's features, as verl runs them."""
-    server = _Server(processor.tokenizer("<think>Look.</think>")["input_ids"])
-    worker = SimpleNamespace(processor=processor, tokenizer=processor.tokenizer, mm_processor_kwargs={})
-    worker._get_mm_processor_kwargs = lambda audios=None: {}
-
-    async def respond() -> tuple[Any, dict[str, Any]]:
-        loop = loop_class(
-            trainer_config=DictConfigWrap(config),
-            server_manager=server,
-            tokenizer=processor.tokenizer,
-            processor=processor,
-            dataset_cls=JigsawDataset,
-            data_config=DictConfigWrap(config.data),
-            hf_model_type="qwen2_5_vl",
-        )
-        output = await loop.run({}, raw_prompt=item["raw_prompt"])
-        ids = torch.tensor(output.prompt_ids + output.response_ids)
-        return output, worker_class._compute_multi_modal_inputs(worker, output, ids)
-
-    async def prompt() -> list[tuple[Any, dict[str, Any]]]:
-        agent_loop._prompt.set(agent_loop.SharedPrompt())
-        return await asyncio.gather(*(asyncio.create_task(respond()) for _ in range(n)))
-
-    results = asyncio.run(prompt())
-    return server, [output for output, _ in results], [features for _, features in results]
-
-
-def test_sharing_gives_what_the_plain_path_gives(dataset: JigsawDataset, config: DictConfig, processor: Any) -> None:
-    item = dataset[0]
-    plain_server, plain, plain_features = _responses(SingleTurnAgentLoop, AgentLoopWorker, item, 2, config, processor)
-    server, ours, features = _responses(
-        agent_loop.JigsawAgentLoop, agent_loop.JigsawAgentLoopWorker, item, 2, config, processor
-    )
-    for a, b in zip(plain, ours, strict=True):
-        assert (a.prompt_ids, a.response_ids, a.response_mask) == (b.prompt_ids, b.response_ids, b.response_mask)
-    for a, b in zip(plain_features, features, strict=True):
-        # the values of mm_token_type_ids are not used: verl looks whether the key is there and derives them
-        assert set(a) == set(b)
-        for name in set(a) - {"mm_token_type_ids"}:
-            assert torch.equal(a[name], b[name]), name
-    for a, b in zip(plain_server.requests, server.requests, strict=True):
-        assert a["prompt_ids"] == b["prompt_ids"]
-        assert [x.tobytes() for x in a["image_data"]] == [x.tobytes() for x in b["image_data"]]
-
-
-def test_a_prompt_is_cut_and_processed_once(
-    dataset: JigsawDataset, config: DictConfig, processor: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counts = {"cut": 0, "processor": 0}
-
-    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            counts[name] += 1
-            return call(*args, **kwargs)
-
-        return wrapper
-
-    monkeypatch.setattr(image, "cut", counted("cut", image.cut))
-    monkeypatch.setattr(type(processor), "__call__", counted("processor", type(processor).__call__))
-    server, _, _ = _responses(
-        agent_loop.JigsawAgentLoop, agent_loop.JigsawAgentLoopWorker, dataset[0], 16, config, processor
-    )
-    assert len(server.requests) == 16
-    assert counts == {"cut": 1, "processor": 1}
-
-
-def test_a_failed_build_fails_every_sibling(dataset: JigsawDataset, config: DictConfig, processor: Any) -> None:
-    item = json.loads(json.dumps(dataset[0], default=str))
-    for part in item["raw_prompt"][0]["content"]:
-        if part["type"] == "image":
-            part["image"]["path"] = "gone.png"
-    with pytest.raises(JigsawError, match=r"gone\.png: no such file"):
-        _responses(agent_loop.JigsawAgentLoop, agent_loop.JigsawAgentLoopWorker, item, 4, config, processor)
-
-
-def test_a_prompt_over_the_limit_is_refused(dataset: JigsawDataset, config: DictConfig, processor: Any) -> None:
-    short = config.copy()
-    short.actor_rollout_ref.rollout.prompt_length = 50
-    with pytest.raises(ValueError, match=r"exceeding rollout\.prompt_length=50"):
-        _responses(agent_loop.JigsawAgentLoop, agent_loop.JigsawAgentLoopWorker, dataset[0], 2, short, processor)
-
-
 # --- sampler ---------------------------------------------------------------------------------------------------
 
 
 def _buffer(monkeypatch: pytest.MonkeyPatch, failing: set[int], share: float = 0.01) -> sampler.JigsawReplayBuffer:
     """A sampler over a queue in memory, in which the prompts of the given numbers fail after one response."""
     queue: dict[str, dict[str, Any]] = {}
+    carried = {f"u{number}": {"status": "success"} for number in (*range(-4, 0), *range(8)) if number not in failing}
     for number in range(8):
         status = "failure" if number in failing else "finished"
         queue[f"u{number}"] = {"is_prompt": True, "status": status, "global_steps": 1}
@@ -324,13 +219,13 @@ def _buffer(monkeypatch: pytest.MonkeyPatch, failing: set[int], share: float = 0
 
     class Queue:
         @staticmethod
-        def kv_list() -> dict[str, Any]:
-            return {"train": dict(queue)}
+        def kv_list(partition_id: str = "") -> dict[str, Any]:
+            return {"train": dict(queue), media.PARTITION: dict(carried)}
 
         @staticmethod
         def kv_clear(keys: list[str], partition_id: str) -> None:
             for key in keys:
-                queue.pop(key, None)
+                (carried if partition_id == media.PARTITION else queue).pop(key, None)
 
         @staticmethod
         def kv_batch_get(keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, Any]:
@@ -338,6 +233,7 @@ def _buffer(monkeypatch: pytest.MonkeyPatch, failing: set[int], share: float = 0
             return {"extra_fields": scores}
 
     monkeypatch.setattr(sampler, "tq", Queue)
+    monkeypatch.setattr(media, "tq", Queue)
     monkeypatch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", Queue)
     return sampler.JigsawReplayBuffer(
         sampler_kwargs=SimpleNamespace(max_failed_share=share, poll_interval=0.0),
@@ -354,6 +250,13 @@ def test_a_failed_group_is_left_out_whole_and_counted(monkeypatch: pytest.Monkey
     assert len(batch.keys) == 14
     assert metrics["training/failed_prompts"] == 1
     assert metrics["reward/exact"] == 0.5
+
+
+def test_pixels_of_earlier_steps_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = _buffer(monkeypatch, failing={3})
+    assert {f"u{number}" for number in range(-4, 0)} <= media.kept()
+    buffer.sample(1, "train", 8)
+    assert media.kept() == {f"u{number}" for number in range(8) if number != 3}
 
 
 def test_a_run_with_too_many_failures_stops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,273 @@
+"""What the responses of a prompt share is made and carried once, and is what verl's plain path makes for each.
+
+verl's real workers, TransferQueue and reward worker, with a given reply in place of vLLM's.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from transformers import AutoProcessor
+from verl.utils.model import extract_multi_modal_inputs
+from verl.utils.tensordict_utils import chunk_tensordict
+
+from jigsaw.errors import JigsawError
+from jigsaw.toy.rows import write_puzzles
+from jigsaw.verl_plugin import media
+from jigsaw.verl_plugin.agent_loop import failures_path
+from jigsaw.verl_plugin.dataset import JigsawDataset
+from jigsaw.verl_plugin.dry_run import Rollout, Stack, read, stack
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+TASKS = ("image", "video", "depth")
+RESPONSES = 4
+REPLY = "<think>Look.</think>"
+PATHS = {"plain": "single_turn_agent", "ours": "jigsaw"}
+
+
+@pytest.fixture(scope="module")
+def compose_config(
+    repository: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., DictConfig]:
+    """The quickstart's config over a row of each task."""
+    folder = tmp_path_factory.mktemp("once")
+    files = []
+    for task, row in write_puzzles(folder / "media").items():
+        files.append(str(folder / f"{task}.parquet"))
+        pq.write_table(pa.Table.from_pylist([row]), files[-1])
+
+    def compose_it(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(repository / "configs"), version_base=None):
+            return compose(
+                "quickstart",
+                [
+                    "hydra.searchpath=[pkg://verl.trainer.config]",
+                    f"data.train_files=[{','.join(files)}]",
+                    "data.val_files=[]",
+                    f"data.media_root={folder / 'media'}",
+                    "data.train_batch_size=1",
+                    "data.max_prompt_length=1024",
+                    f"actor_rollout_ref.model.path={tiny_model}",
+                    "trainer.total_training_steps=1",
+                    f"trainer.default_local_dir={folder}",
+                    *overrides,
+                ],
+            )
+
+    return compose_it
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_model: Path) -> Any:
+    return AutoProcessor.from_pretrained(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def items(compose_config: Callable[..., DictConfig], processor: Any) -> dict[str, dict[str, Any]]:
+    """A prompt of each task, as the dataset gives it."""
+    data = compose_config().data
+    dataset = JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    of_epoch = [dataset[index] for index in range(len(TASKS))]
+    return {item["extra_info"]["task"]: item for item in of_epoch}
+
+
+class Rolled:
+    """Responses as the trainer reads them, what the servers were asked for them, and what it took."""
+
+    def __init__(self, services: Stack, run: Rollout, items: list[dict[str, Any]], *, validate: bool = False) -> None:
+        self.batch: TensorDict = read(run.run(items, n=RESPONSES, validate=validate))
+        self.requests = services.requests()
+        self.counts = run.take_counts()
+
+
+@pytest.fixture(scope="module")
+def services(shared_ray: None, compose_config: Callable[..., DictConfig], processor: Any) -> Iterator[Stack]:
+    """Two servers that reply the same."""
+    with stack(compose_config(), processor.tokenizer(REPLY)["input_ids"], servers=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def rolled(
+    services: Stack, compose_config: Callable[..., DictConfig], items: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Rolled]]:
+    """Each task's responses on verl's plain path and on ours, over two workers."""
+    result: dict[str, dict[str, Rolled]] = {}
+    for path, agent_loop in PATHS.items():
+        config = compose_config(
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop}",
+            "actor_rollout_ref.rollout.agent.num_workers=2",
+        )
+        with services.rollout(config) as run:
+            result[path] = {task: Rolled(services, run, [items[task]]) for task in TASKS}
+            result[path]["all"] = Rolled(services, run, [items[task] for task in TASKS])
+            result[path]["validation"] = Rolled(services, run, [items[task] for task in TASKS], validate=True)
+    return result
+
+
+# --- the same ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompts", [*TASKS, "all"])
+def test_sharing_gives_the_trainer_what_the_plain_path_gives(
+    rolled: dict[str, dict[str, Rolled]], prompts: str
+) -> None:
+    plain, ours = (rolled[path][prompts].batch for path in PATHS)
+    assert len(ours) == len(plain) == RESPONSES * (len(TASKS) if prompts == "all" else 1)
+    assert set(ours.keys()) == set(plain.keys())
+    compared = set()
+    for name in list(plain.keys()):
+        for theirs, mine in zip(plain[name], ours[name], strict=True):
+            if isinstance(theirs, torch.Tensor):
+                compared.add(name)
+                assert theirs.dtype == mine.dtype, name
+                assert torch.equal(theirs, mine), name
+    assert compared >= {"input_ids", "position_ids", "prompts", "responses", "response_mask", "rm_scores"}
+    assert "rollout_log_probs" in compared
+
+
+@pytest.mark.parametrize("prompts", [*TASKS, "all"])
+def test_the_trainers_micro_batches_hold_the_very_pixels_of_the_plain_path(
+    rolled: dict[str, dict[str, Rolled]], prompts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Any] = []
+    decode = media.decode
+    monkeypatch.setattr(media, "decode", lambda features: decoded.append(features) or decode(features))
+    # Two micro-batches, as verl makes them for an update.
+    plain, ours = (
+        [
+            extract_multi_modal_inputs(micro_batch.get("multi_modal_inputs"))
+            for micro_batch in chunk_tensordict(rolled[path][prompts].batch, 2)
+        ]
+        for path in PATHS
+    )
+    # Of three prompts the one in the middle has responses in both.
+    assert len(decoded) == (4 if prompts == "all" else 2)
+    for theirs, mine in zip(plain, ours, strict=True):
+        assert set(theirs) == set(mine)
+        assert any(name.startswith("pixel_values") for name in theirs)
+        # The values of mm_token_type_ids are not used: verl looks whether the key is there.
+        for name in set(theirs) - {"mm_token_type_ids"}:
+            assert theirs[name].dtype == mine[name].dtype
+            assert torch.equal(theirs[name], mine[name]), name
+
+
+@pytest.mark.parametrize("prompts", [*TASKS, "all", "validation"])
+def test_vllm_is_asked_the_same(rolled: dict[str, dict[str, Rolled]], prompts: str) -> None:
+    def asked(path: str) -> list[tuple[Any, ...]]:
+        requests = [request for of_server in rolled[path][prompts].requests for request in of_server]
+        return sorted(_comparable(request) for request in requests)
+
+    assert asked("ours") == asked("plain")
+
+
+def _comparable(request: dict[str, Any]) -> tuple[Any, ...]:
+    pictures = [picture.tobytes() for picture in request.get("image_data") or []]
+    clips = [(frames.numpy().tobytes(), json.dumps(metadata)) for frames, metadata in request.get("video_data") or []]
+    return request["prompt_ids"], json.dumps(request["sampling_params"]), pictures, clips
+
+
+def test_scores_are_the_same(rolled: dict[str, dict[str, Rolled]]) -> None:
+    plain, ours = (
+        [fields["reward_extra_info"] for fields in rolled[path]["all"].batch["extra_fields"]] for path in PATHS
+    )
+    assert plain == ours
+    assert plain[0]["format_reward"] == 0
+
+
+# --- once -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompts", [*TASKS, "all"])
+def test_a_prompt_is_cut_processed_and_carried_once(rolled: dict[str, dict[str, Rolled]], prompts: str) -> None:
+    count = len(TASKS) if prompts == "all" else 1
+    ours, plain = rolled["ours"][prompts].counts, rolled["plain"][prompts].counts
+    assert {name: ours[name] for name in ("builds", "processor_runs", "pixel_copies")} == {
+        "builds": count,
+        "processor_runs": count,
+        "pixel_copies": count,
+    }
+    assert plain["builds"] == plain["pixel_copies"] == count * RESPONSES
+    # float32 for each response and the media for each request, against a byte a value and the media once
+    assert ours["bytes"] * RESPONSES < plain["bytes"]
+
+
+def test_the_trainer_reads_a_prompt_once_for_all_its_responses(rolled: dict[str, dict[str, Rolled]]) -> None:
+    rows = list(rolled["ours"]["all"].batch["multi_modal_inputs"])
+    assert len({id(row) for row in rows}) == len(TASKS)
+    for row in rows:
+        assert {value.dtype for name, value in row.items() if name.startswith("pixel_values")} == {torch.uint8}
+
+
+@pytest.mark.parametrize("prompts", [*TASKS, "all"])
+def test_all_responses_of_a_prompt_go_to_one_server(rolled: dict[str, dict[str, Rolled]], prompts: str) -> None:
+    first, second = ([tuple(r["prompt_ids"]) for r in asked] for asked in rolled["ours"][prompts].requests)
+    assert len(first) + len(second) == len(rolled["ours"][prompts].batch)
+    assert not set(first) & set(second)
+
+
+def test_validation_carries_no_pixels(rolled: dict[str, dict[str, Rolled]]) -> None:
+    validation = rolled["ours"]["validation"]
+    assert validation.counts["pixel_copies"] == 0
+    assert not any(validation.batch["multi_modal_inputs"])
+    positions = zip(rolled["plain"]["validation"].batch["position_ids"], validation.batch["position_ids"], strict=True)
+    assert all(torch.equal(plain, ours) for plain, ours in positions)
+
+
+# --- failures ---------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_build_fails_its_group_alone(
+    services: Stack,
+    compose_config: Callable[..., DictConfig],
+    rolled: dict[str, dict[str, Rolled]],
+    items: dict[str, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    lengths = {task: len(rolled["ours"][task].batch["prompts"][0]) for task in TASKS}
+    shortest, middle, longest = sorted(TASKS, key=lambda task: lengths[task])
+    config = compose_config(f"trainer.default_local_dir={tmp_path}", f"data.max_prompt_length={lengths[middle]}")
+    broken = deepcopy(items[shortest])
+    for part in broken["raw_prompt"][0]["content"]:
+        if part["type"] != "text":
+            part[part["type"]]["path"] = "gone"
+    with services.rollout(config) as run:
+        services.requests()
+        with pytest.raises(JigsawError, match=r"2 of 3 prompts failed"):
+            run.run([broken, items[middle], items[longest]], n=RESPONSES)
+        assert run.take_counts()["pixel_copies"] == 1
+        assert sum(map(len, services.requests())) == RESPONSES
+    reasons = {(line := json.loads(text))["id"]: line["reason"] for text in failures_path(config).open()}
+    assert reasons.keys() == {shortest, longest}
+    assert "gone: no such file" in reasons[shortest]
+    assert f"exceeding rollout.prompt_length={lengths[middle]}" in reasons[longest]
+
+
+# --- coding -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [0.0, 1e-6])
+def test_pixels_come_back_to_the_last_bit(processor: Any, change: float) -> None:
+    picture = torch.randint(256, (3, 56, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = dict(processor.image_processor(images=[picture], return_tensors="pt"))
+    features["pixel_values"][3, 5] += change  # no grey level any more, if at all
+    encoded = media.encode(features, processor)
+    assert encoded["pixel_values"].dtype == (torch.float32 if change else torch.uint8)
+    decoded = media.decode(encoded)
+    assert set(decoded) == set(features)
+    assert all(torch.equal(decoded[name], features[name]) for name in features)
+
+
+def test_rows_of_verls_own_agent_loops_pass_unchanged() -> None:
+    rows = [{"pixel_values": torch.ones(1)}, {}]
+    assert media.decode_shared(rows) == rows
