@@ -23,6 +23,7 @@ from verl.workers.rollout.replica import TokenOutput
 from jigsaw.errors import JigsawError
 from jigsaw.permutation import is_answer
 from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.puzzle import media_specs
 from jigsaw.tasks import image
 from jigsaw.verl_plugin import agent_loop, patches, sampler
 from jigsaw.verl_plugin.checkpoint import MARKER, last_whole
@@ -126,7 +127,7 @@ def test_fewer_rows_than_a_batch_is_said(config: DictConfig, processor: Any) -> 
 
 def test_data_that_end_before_the_training_are_said(config: DictConfig, processor: Any) -> None:
     data = _changed(config, total_training_steps=8)
-    with pytest.raises(JigsawError, match=r"40 rows × data\.epochs=3 last for 7 steps, .* is 8; raise data\.epochs"):
+    with pytest.raises(JigsawError, match=r"40 rows × 3 epochs last for 7 steps, .* is 8; raise data\.epochs"):
         JigsawDataset(data.train_files, processor.tokenizer, data, processor)
 
 
@@ -181,6 +182,114 @@ def test_one_file_may_mix_grids_tasks_and_clip_counts(config: DictConfig, proces
     items = [dataset[index] for index in range(4)]
     found = {item["extra_info"]["id"]: len(item["reward_model"]["ground_truth"]) for item in items}
     assert found == {"a": 4, "b": 9, "c": 2, "d": 12}
+
+
+@pytest.fixture(scope="module")
+def mixture(data: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two sources of media roots of their own: the 40 scenes, three times, and 4 others once for three of them."""
+    folder = tmp_path_factory.mktemp("mixture")
+    rows = pq.read_table(data / "train.parquet").to_pylist()[:4]
+    for number, row in enumerate(rows):
+        row["extra_info"]["id"] = f"few-{number}"
+        path = folder / "media" / row["images"][0]["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((scenes / row["images"][0]["path"]).read_bytes())
+    pq.write_table(pa.Table.from_pylist(rows), folder / "few.parquet")
+    few = {"name": "few", "files": str(folder / "few.parquet"), "weight": 0.5, "epochs": 9}
+    return [
+        {"name": "many", "files": [str(data / "train.parquet")], "weight": 1.5},
+        {**few, "media_root": str(folder / "media")},
+    ]
+
+
+def _mixed(config: DictConfig, mixture: Any, **values: Any) -> DictConfig:
+    return _changed(config, mixture=mixture, train_files=mixture, **values)
+
+
+def test_a_mixture_is_drawn_by_weight(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture)
+    dataset = JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    items = [dataset[index] for index in range(len(dataset))]
+    assert len(items) == 4 * 9 * 4 + 3  # the next one would be of the few again
+    few = [index for index, item in enumerate(items) if item["extra_info"]["id"].startswith("few")]
+    assert [index // 4 for index in few] == list(range(36))
+    for name, rows in (("few", 4), ("many", 40)):
+        own = [item["extra_info"] for item in items if item["extra_info"]["id"].startswith("few") == (name == "few")]
+        for place, info in enumerate(own):
+            assert info["epoch"] == place // rows
+        epochs = [[info["id"] for info in own[begin : begin + rows]] for begin in range(0, len(own), rows)]
+        assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+        assert len(set(map(tuple, epochs))) > 1  # shuffled anew
+
+
+def test_an_index_of_a_mixture_means_the_same_in_any_order(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture)
+    first, again = (JigsawDataset(data.train_files, processor.tokenizer, data, processor) for _ in range(2))
+    for index in reversed(range(0, len(first), 7)):
+        assert again[index]["raw_prompt"] == first[index]["raw_prompt"]
+
+
+def test_a_sources_media_are_found_below_its_own_root(config: DictConfig, processor: Any, mixture: Any) -> None:
+    pictures = str(config.data.media_root)
+    held_out = [{"name": "held out", "files": str(config.data.val_files), "media_root": pictures}]
+    data = _mixed(config, [{**mixture[0], "media_root": pictures}, mixture[1]], media_root="???", val_files=held_out)
+    for files, roots in ((data.train_files, {pictures, mixture[1]["media_root"]}), (data.val_files, {pictures})):
+        dataset = JigsawDataset(files, processor.tokenizer, data, processor)
+        prompts = [dataset[index]["raw_prompt"] for index in range(4)]
+        assert {spec["media_root"] for prompt in prompts for spec in media_specs(prompt)} == roots
+        for prompt in prompts:
+            images, _, _ = asyncio.run(JigsawDataset.process_multi_modal_info(prompt, 14, data))
+            assert images is not None
+            assert len(images) == 4
+
+
+def test_a_source_without_a_media_root_is_named(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture, media_root="???")
+    with pytest.raises(JigsawError, match=r"source 'many': where are its .* set its media_root, or data\.media_root"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_a_source_that_ends_before_the_training_is_named(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture, total_training_steps=9)
+    assert len(JigsawDataset(data.train_files, processor.tokenizer, data, processor)) // 16 == 9
+    data = _mixed(config, mixture, total_training_steps=10)
+    said = r"^source 'few': 4 rows × 9 epochs last for 9 steps, .* is 10; raise its epochs or lower its weight$"
+    with pytest.raises(JigsawError, match=said):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_an_id_in_two_sources_is_refused(config: DictConfig, processor: Any, mixture: Any, tmp_path: Path) -> None:
+    rows = pq.read_table(mixture[0]["files"][0]).to_pylist()
+    pq.write_table(pa.Table.from_pylist(rows[5:9]), tmp_path / "again.parquet")
+    data = _mixed(config, [mixture[0], {**mixture[1], "files": str(tmp_path / "again.parquet")}])
+    with pytest.raises(JigsawError, match=r"train\.parquet, row 5 and .*again\.parquet, row 0 have the same id"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_rows_are_named_once_by_files_or_by_sources(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _changed(config, mixture=mixture)  # with the config's train_files
+    with pytest.raises(JigsawError, match=r"data\.train_files and data\.mixture name different files; set one"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    data = _changed(config, train_files=None)
+    with pytest.raises(JigsawError, match=r"no rows to train on: set data\.train_files, or data\.mixture"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_train_files_follow_the_mixture(repository: Path) -> None:
+    with initialize_config_dir(str(repository / "configs"), version_base=None):
+        files = [
+            "hydra.searchpath=[pkg://verl.trainer.config]",
+            "data.mixture=[{name: a, files: a}, {name: b, files: b}]",
+        ]
+        config = compose("image", files)
+        assert config.data.train_files == config.data.mixture
+        assert compose("image", files[:1]).data.train_files is None
+
+
+def test_max_samples_takes_the_first_rows_of_each_source(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture, train_batch_size=4, total_training_steps=3)
+    dataset = JigsawDataset(data.train_files, processor.tokenizer, data, processor, max_samples=3)
+    assert len({dataset[index]["extra_info"]["id"] for index in range(len(dataset))}) == 6
 
 
 @pytest.mark.parametrize(("option", "value"), [("time_embedding", "false"), ("video_decoder", "opencv")])
