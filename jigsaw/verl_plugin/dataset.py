@@ -15,9 +15,11 @@ from jigsaw.errors import JigsawError, RowError
 from jigsaw.media.video import Clip
 from jigsaw.mixture import Schedule, files_of, read_sources, shuffled
 from jigsaw.puzzle import DECODERS, CutOptions, Message, media_specs
+from jigsaw.reward import check_options, compute_score
 from jigsaw.rows import read_table, row_split
-from jigsaw.tasks import cut_media, plan
+from jigsaw.tasks import TASKS, cut_media, plan
 
+REWARD = "pkg://jigsaw.reward"
 TIME_EMBEDDINGS = ("released", "true")
 _MERGE, _TEMPORAL_PATCH = 2, 2
 """Qwen2.5-VL: patches a side of a token, frames a patch."""
@@ -97,14 +99,32 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         if self._training:
             self._check_length(config)
         rows: dict[str, int] = {}
+        kinds: dict[tuple[Any, ...], int] = {}
         for row in self._in_order:
-            name = self._plan(row, epoch=0)[1].id
-            if name in rows:
+            content, planned = self._plan(row, epoch=0)
+            if planned.id in rows:
                 raise JigsawError(
-                    f"{self._where(rows[name])} and {self._where(row)} have the same id {name!r}; ids must be unique, "
-                    "over all files"
+                    f"{self._where(rows[planned.id])} and {self._where(row)} have the same id {planned.id!r}; ids must "
+                    "be unique, over all files"
                 )
-            rows[name] = row
+            rows[planned.id] = row
+            kinds.setdefault((content["data_source"], planned.task, planned.answer_format, planned.grid is None), row)
+        if config.reward_function.path == REWARD:  # and not a function of the user's
+            self._check_reward(config.reward_function.reward_kwargs, list(kinds.values()))
+
+    def _check_reward(self, given: DictConfig | None, rows: list[int]) -> None:
+        """Raise JigsawError unless the reward takes its options, and with them a row of each kind."""
+        options: Any = OmegaConf.to_container(given or OmegaConf.create(), resolve=True)
+        where = "reward.custom_reward_function.reward_kwargs"
+        try:
+            check_options(options, TASKS)
+            for row in rows:
+                where = f"{where.partition(' ')[0]} and {self._where(row)}"
+                item = self._item(row, epoch=0)
+                truth = item["reward_model"]["ground_truth"]
+                compute_score(item["data_source"], "", truth, item["extra_info"], **options)
+        except ValueError as error:
+            raise JigsawError(f"{where}: {error}") from error
 
     def _check_length(self, config: DictConfig) -> None:
         """Raise JigsawError unless there are rows for a batch, and draws for all steps."""
@@ -139,7 +159,9 @@ class JigsawDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The plan of one puzzle, as verl wants it: ``raw_prompt`` holds the messages with media specs."""
-        row_index, epoch = self._draw(index)
+        return self._item(*self._draw(index))
+
+    def _item(self, row_index: int, epoch: int) -> dict[str, Any]:
         row, planned = self._plan(row_index, epoch)
         return {
             "data_source": row["data_source"],

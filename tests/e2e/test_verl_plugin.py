@@ -184,6 +184,62 @@ def test_one_file_may_mix_grids_tasks_and_clip_counts(config: DictConfig, proces
     assert found == {"a": 4, "b": 9, "c": 2, "d": 12}
 
 
+def _rewarded(config: DictConfig, **options: Any) -> DictConfig:
+    changed = config.copy()
+    with open_dict(changed):
+        changed.reward.custom_reward_function.reward_kwargs = options
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gama": 0.1}, "reward_kwargs: unknown reward option gama"),
+        ({"gamma": 2}, r"reward_kwargs: gamma is 2\.0; it must be below 1"),
+        ({"tasks": {"sound": {}}}, r"reward_kwargs: tasks\.sound: no such task; known are image, video, depth"),
+        ({"tasks": {"video": {"gama": 0.1}}}, r"reward_kwargs: tasks\.video: unknown reward option gama"),
+        ({"tasks": {"depth": {"shape": "round"}}}, r"reward_kwargs: tasks\.depth: shape is 'round'; it must be one of"),
+        ({"tasks": "video"}, "reward_kwargs: tasks is 'video'; it must be a mapping"),
+        # allowed by itself, but not for rows that are scored by the profile `released`
+        (
+            {
+                "tasks": {"image": {"profile": "released"}},
+                "length_reward": {"min_words": 1, "max_words": 2, "penalty": 0.5},
+            },
+            r"reward_kwargs: tasks\.image: length_reward\.penalty is 0\.5; it must be below 0\.3",
+        ),
+    ],
+)
+def test_reward_options_that_make_no_sense_are_refused(
+    config: DictConfig, processor: Any, options: Any, said: str
+) -> None:
+    data = _rewarded(config, **options).data
+    with pytest.raises(JigsawError, match=f"^reward.custom_reward_function.{said}"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_reward_options_that_do_not_fit_some_rows_name_one(config: DictConfig, processor: Any, tmp_path: Path) -> None:
+    points = [[10, 10], [10, 60], [10, 100]]
+    prompt = [{"role": "user", "content": "<image>"}]
+    extra = {"id": "points", "answer_format": "plain"}
+    depth = {"data_source": "a_depth_jigsaw", "prompt": prompt, "images": [{"path": "a.png", "points": points}]}
+    pq.write_table(pa.Table.from_pylist([{**depth, "extra_info": extra}]), tmp_path / "depth.parquet")
+    both = [str(config.data.train_files), str(tmp_path / "depth.parquet")]
+    data = _rewarded(config, shape="adjacency").data
+    assert JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    data = _changed(_rewarded(config, shape="adjacency"), train_files=both)
+    with pytest.raises(JigsawError, match=r"reward_kwargs and .*depth\.parquet, row 0: shape 'adjacency' needs "):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    data = _changed(_rewarded(config, tasks={"image": {"shape": "adjacency"}}), train_files=both)
+    assert JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_options_of_a_reward_of_ones_own_are_ones_own(config: DictConfig, processor: Any) -> None:
+    changed = _rewarded(config, anything=1)
+    changed.reward.custom_reward_function.path = "my_reward.py"
+    assert JigsawDataset(changed.data.train_files, processor.tokenizer, changed.data, processor)
+
+
 @pytest.fixture(scope="module")
 def mixture(data: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Two sources of media roots of their own: the 40 scenes, three times, and 4 others once for three of them."""
@@ -443,8 +499,10 @@ def _buffer(monkeypatch: pytest.MonkeyPatch, failing: set[int], share: float = 0
 
         @staticmethod
         def kv_batch_get(keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, Any]:
-            scores = [{"reward_extra_info": {"exact": float(key.endswith("_0_0"))}} for key in keys]
-            return {"extra_fields": scores}
+            right = [key.endswith("_0_0") or key.startswith("u0") for key in keys]
+            scores = [{"reward_extra_info": {"exact": float(exact)}} for exact in right]
+            tasks = [{"task": "video" if key.startswith("u0") else "image"} for key in keys]
+            return {"extra_fields": scores, "extra_info": tasks}
 
     monkeypatch.setattr(sampler, "tq", Queue)
     monkeypatch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", Queue)
@@ -462,7 +520,14 @@ def test_a_failed_group_is_left_out_whole_and_counted(monkeypatch: pytest.Monkey
     assert not any(key.startswith("u3") for key in batch.keys)
     assert len(batch.keys) == 14
     assert metrics["training/failed_prompts"] == 1
-    assert metrics["reward/exact"] == 0.5
+    assert metrics["reward/exact"] == 8 / 14
+
+
+def test_each_task_has_metrics_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight prompts with two responses each: one is a video, both its responses right; one failed."""
+    _, metrics = _buffer(monkeypatch, failing={3}).sample(1, "train", 8)
+    assert (metrics["training/prompts/video"], metrics["training/prompts/image"]) == (1, 6)
+    assert (metrics["reward/video/exact"], metrics["reward/image/exact"]) == (1.0, 0.5)
 
 
 def test_a_run_with_too_many_failures_stops(monkeypatch: pytest.MonkeyPatch) -> None:
