@@ -36,7 +36,8 @@ class JigsawDataset(Dataset[dict[str, Any]]):
     order of the files, always with the orders of epoch 0.
 
     Args:
-        data_files: parquet file or files of rows, or sources; files of different columns may be mixed.
+        data_files: parquet file or files of rows, or sources; None stands for ``data.mixture``. Files of different
+            columns may be mixed.
         tokenizer: not used; verl passes it.
         config: verl's ``data`` config with ``mixture``, ``media_root``, ``epochs`` and ``seed``.
         processor: verl's processor; None means that the model takes no pictures.
@@ -64,19 +65,18 @@ class JigsawDataset(Dataset[dict[str, Any]]):
             OmegaConf.to_container(value, resolve=True) if isinstance(value, ListConfig) else value
             for value in (config.mixture, config.train_files, config.val_files, data_files)
         )
-        if train_files is None:
-            raise JigsawError("no rows to train on: set data.train_files, or data.mixture")
-        training, validation = _places(train_files), _places(val_files, "data.val_files")
-        if mixture is not None and _places(mixture) != training:
+        if mixture is not None and train_files is not None and _places(mixture) != _places(train_files):
             raise JigsawError("data.train_files and data.mixture name different files; set one of them alone")
+        wanted, option = (train_files, "data.train_files") if mixture is None else (mixture, "data.mixture")
+        if wanted is None:
+            raise JigsawError("no rows to train on: set data.train_files, or data.mixture")
+        training, validation = _places(wanted, option), _places(val_files, "data.val_files")
         if shared := training & validation:
-            raise JigsawError(
-                f"{', '.join(sorted(shared))}: is in data.train_files and in data.val_files; hold some rows out"
-            )
+            raise JigsawError(f"{', '.join(sorted(shared))}: is in {option} and in data.val_files; hold some rows out")
         self._seed = int(config.seed or 0)
-        self._training = _places(given) == training
+        self._training = given is None or _places(given) == training
         media_root = None if OmegaConf.is_missing(config, "media_root") else config.media_root
-        self._sources = read_sources(mixture if self._training and mixture else given, media_root, int(config.epochs))
+        self._sources = read_sources(wanted if self._training else given, media_root, int(config.epochs))
         self._files = [file for source in self._sources for file in source.files]
         self._media_roots = [source.media_root for source in self._sources for _ in source.files]
         self._tables = [read_table(file) for file in self._files]
