@@ -52,7 +52,9 @@ def read_sources(given: Any, media_root: str | None, epochs: int) -> list[Source
     sources: dict[str, Source] = {}
     for entry in given:
         if not isinstance(entry, Mapping) or not isinstance(name := entry.get("name"), str):
-            raise JigsawError(f"a source of data is {entry!r:.80}; it must be {{{', '.join(_KEYS)}}}, two at least")
+            raise JigsawError(
+                f"a source of data is {entry!r:.80}; it must be {{{', '.join(_KEYS)}}}, name and files at least"
+            )
         where = f"source {name!r}" if name else "the data"
         if unknown := set(entry) - set(_KEYS):
             raise JigsawError(f"{where}: {', '.join(map(str, unknown))} is unknown; known are {', '.join(_KEYS)}")
