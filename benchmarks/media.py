@@ -146,7 +146,7 @@ def main(
                     [
                         "hydra.searchpath=[pkg://verl.trainer.config]",
                         f"data.train_files={root / task}.parquet",
-                        "data.val_files=[]",
+                        f"data.val_files={root}/val.parquet",
                         f"data.media_root={root / 'media'}",
                         "data.train_batch_size=1",
                         "data.max_prompt_length=16384",

@@ -16,7 +16,7 @@ repetition     not penalised                                −0.5
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
 from operator import index
 from typing import Any, Literal, get_args
@@ -52,6 +52,7 @@ def compute_score(
     format_score: float | None = None,
     shape: Shape | None = None,
     length_reward: Mapping[str, float] | None = None,
+    tasks: Mapping[str, Mapping[str, Any]] | None = None,
     reward_router_address: object = None,
     reward_model_tokenizer: object = None,
     **unknown: object,
@@ -62,7 +63,8 @@ def compute_score(
         data_source: the row's data source; one that contains ``nothink`` is read plain unless told otherwise.
         solution_str: the decoded reply, any string.
         ground_truth: the 1-based answer: a list, tuple or array of integers, or a string (``"[2, 1]"``, ``"2, 1"``).
-        extra_info: the row's ``extra_info``; read are ``answer_format`` and, for the shape ``adjacency``, ``grid``.
+        extra_info: the row's ``extra_info``; read are ``answer_format``, for the shape ``adjacency`` also ``grid``, and
+            with ``tasks`` also ``task``.
         profile: ``paper`` or ``released``. Not given: boxed → released, answer_tag → paper, plain → released where
             ``data_source`` contains ``nothink``, else paper.
         answer_format: ``answer_tag``, ``boxed`` or ``plain``. Not given: ``extra_info["answer_format"]``, else plain
@@ -79,6 +81,7 @@ def compute_score(
             about 1.3 tokens a word). The loss grows linearly and is whole at 0 and at 2 · ``max_words``. It must be
             below 1 − γ (released: 0.5 − γ), so that a wrong answer never beats a right one; below ``format_score``
             a well-formed reply also never falls below a malformed one.
+        tasks: options for the rows of one task, in place of those above: ``{"video": {"profile": "released"}}``.
         reward_router_address: verl hands it over with a reward model; not used.
         reward_model_tokenizer: the same.
         unknown: what no option is called; raises.
@@ -91,13 +94,25 @@ def compute_score(
 
     Raises:
         ValueError: if an option is unknown or out of range, ``extra_info`` is no mapping, the true answer is no
-            permutation of 1..K, or the grid that ``adjacency`` needs is missing or has not K cells.
+            permutation of 1..K, the grid that ``adjacency`` needs is missing or has not K cells, or the row names no
+            task where there are options by task.
 
     >>> compute_score("visual_jigsaw_image", "<think>Sky: 2.</think><answer>2, 1</answer>", [2, 1])["score"]
     1.2
     """
     if unknown:
         raise ValueError(f"unknown reward option {', '.join(sorted(unknown))}")
+    if tasks is not None:
+        common = {
+            "profile": profile,
+            "answer_format": answer_format,
+            "gamma": gamma,
+            "format_score": format_score,
+            "shape": shape,
+            "length_reward": length_reward,
+        }
+        options = common | _options_of_task(tasks, extra_info)
+        return compute_score(data_source, solution_str, ground_truth, extra_info, **options)
     answer_format, profile = reading(data_source, extra_info, answer_format=answer_format, profile=profile)
     gamma = _number("gamma", GAMMA if gamma is None else gamma)
     if gamma >= 1:
@@ -171,6 +186,24 @@ def reading(
     return answer_format, profile
 
 
+def check_options(options: Mapping[str, Any], known_tasks: Collection[str]) -> None:
+    """Raise unless :func:`compute_score` takes these options.
+
+    Raises:
+        ValueError: if an option, of all rows or of one task, is unknown or out of range, or a task is unknown.
+    """
+    tasks = options.get("tasks") or {}
+    if not isinstance(tasks, Mapping):
+        raise ValueError(f"tasks is {tasks!r:.60}; it must be a mapping from a task to its options")
+    if unknown := set(tasks) - set(known_tasks):
+        raise ValueError(f"tasks.{min(map(str, unknown))}: no such task; known are {', '.join(known_tasks)}")
+    for task in ("", *tasks):
+        try:
+            compute_score("", "", [1, 2], {"task": task, "grid": [1, 2]}, **options)
+        except ValueError as error:
+            raise ValueError(f"tasks.{task}: {error}" if task else str(error)) from error
+
+
 def adjacency(answer: Sequence[int], truth: Sequence[int], grid: tuple[int, int]) -> float:
     """Share of the neighbour pairs of the picture put together by ``answer`` that are neighbours in the source too.
 
@@ -207,6 +240,16 @@ def repeats_lines(text: str) -> bool:
         a == b == c == d and len(a.split()) >= _REPEATED_WORDS
         for a, b, c, d in zip(lines, lines[1:], lines[2:], lines[3:], strict=False)
     )
+
+
+def _options_of_task(tasks: Mapping[str, Any], extra_info: Mapping[str, Any] | None) -> dict[str, Any]:
+    task = (extra_info or {}).get("task")
+    if task is None:
+        raise ValueError("options by task need extra_info['task']; write it or leave the option tasks out")
+    options = tasks.get(task, {})
+    if not isinstance(options, Mapping) or "tasks" in options:
+        raise ValueError(f"{options!r:.60} must be a mapping from option to value, without tasks")
+    return dict(options)
 
 
 def _closeness(

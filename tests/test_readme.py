@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 
 from jigsaw.cli import app
+from jigsaw.mixture import read_sources
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = ("README.md", "configs/paper_and_code.md", "eval/eval.md")
@@ -116,15 +119,44 @@ def test_every_script_and_machine_is_named_by_its_name() -> None:
         assert (REPOSITORY / "configs/machine" / machine).is_file()
 
 
+def composed(recipe: str, *overrides: str) -> DictConfig:
+    spec = find_spec("verl")
+    assert spec is not None
+    assert spec.origin is not None
+    searchpath = f"hydra.searchpath=[file://{Path(spec.origin).parent / 'trainer/config'}]"
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base=None):
+        return compose(recipe, [*overrides, searchpath])
+
+
 def test_the_overrides_that_are_shown_fit_the_recipe() -> None:
     found = [given.replace("'", "") for given in _OVERRIDE.findall(page("README.md")) if "." in given.split("=")[0]]
     overrides = [given for given in found if "…" not in given]
     assert len(overrides) >= 10
-    spec = find_spec("verl")
-    assert spec is not None
-    assert spec.origin is not None
-    verl = Path(spec.origin).parent
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base=None):
-        config = compose("image", [*overrides, f"hydra.searchpath=[file://{verl / 'trainer/config'}]"])
+    config = composed("image", *overrides)
     assert config.trainer.nnodes == 2
     assert config.actor_rollout_ref.rollout.name == "vllm"
+
+
+@pytest.mark.parametrize("recipe", ["image", "video", "depth", "mixture"])
+def test_each_recipe_has_a_script_and_is_in_the_readme(recipe: str) -> None:
+    assert composed(recipe).trainer.experiment_name.startswith(f"{recipe}_jigsaw")
+    script = (REPOSITORY / f"train_scripts/{recipe}.sh").read_text(encoding="utf-8")
+    assert script.endswith(f'launch.sh" {recipe} "$@"\n')
+    assert f"train_scripts/{recipe}.sh" in page("README.md")
+    assert f"(configs/{recipe}.yaml)" in page("README.md")
+
+
+def test_the_mixture_trains_on_what_its_comment_prepares() -> None:
+    comment = (REPOSITORY / "configs/mixture.yaml").read_text(encoding="utf-8")
+    data: Any = OmegaConf.to_container(composed("mixture").data, resolve=True)
+    training, held_out = (read_sources(data[key], None, data["epochs"]) for key in ("mixture", "val_files"))
+    assert data["train_files"] is None
+    prepared = re.findall(
+        r"jigsaw prepare (\w+) --media-root (\S+) .*?--out (\S+)(?: .*--extract-frames (\S+))?", comment
+    )
+    assert len(prepared) == 3
+    for sources, file in ((training, "train.parquet"), (held_out, "val.parquet")):
+        assert [(source.name, source.media_root, source.files) for source in sources] == [
+            (task, frames or media_root, (f"{out}/{file}",)) for task, media_root, out, frames in prepared
+        ]
+    assert [float(source.weight) for source in training] == [2, 1, 1]

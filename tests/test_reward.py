@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jigsaw.permutation import answer_of, draw
-from jigsaw.reward import PROFILES, SHAPES, adjacency, compute_score, reading, repeats_lines
+from jigsaw.reward import PROFILES, SHAPES, adjacency, check_options, compute_score, reading, repeats_lines
 
 KEYS = {
     "score",
@@ -474,3 +474,75 @@ def test_the_worst_cases_stay_fast(name):
     for profile in PROFILES:
         score(text, NINE, profile=profile, length_reward=LENGTH)
     assert time.process_time() - start < 3
+
+
+# --- options by task --------------------------------------------------------------------------------------------
+
+BY_TASK = {"video": {"profile": "released", "format_score": 0.1}, "depth": {"gamma": 0.5}}
+
+
+def of_task(task, text, truth=NINE, **options):
+    return score(text, truth, extra_info={"task": task}, **options)["score"]
+
+
+def test_options_of_a_task_go_before_the_common_ones():
+    for task, text, expected in (
+        ("image", tags(NINE), 1.3),
+        ("depth", tags(NINE), 1.3),
+        ("video", boxed(NINE), 1.1),
+        ("image", tags(SWAPPED), 0.3 + 0.2 * 7 / 9),
+        ("depth", tags(SWAPPED), 0.3 + 0.5 * 7 / 9),
+        ("video", boxed(SWAPPED), 0.1 + 0.2 * 7 / 9),
+        ("image", boxed(NINE), 0.0),
+        ("video", tags(NINE), 0.0),
+    ):
+        assert of_task(task, text, format_score=0.3, tasks=BY_TASK) == pytest.approx(expected), (task, text)
+
+
+def test_a_tasks_option_of_null_takes_the_common_one_away():
+    assert of_task("image", tags(NINE), format_score=0.3, tasks={"image": {"format_score": None}}) == 1.2
+
+
+@pytest.mark.parametrize("extra_info", [None, {}, {"task": None}])
+def test_options_by_task_need_the_rows_task(extra_info):
+    with pytest.raises(ValueError, match=r"options by task need extra_info\['task'\]"):
+        score(tags(NINE), NINE, extra_info=extra_info, tasks=BY_TASK)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ({"video": {"gama": 1}}, "unknown reward option gama"),
+        ({"video": {"tasks": {"video": {}}}}, "must be a mapping from option to value, without tasks"),
+        ({"video": "released"}, "'released' must be a mapping from option to value"),
+        ({"video": {"gamma": -1}}, "gamma is -1"),
+    ],
+)
+def test_options_of_a_task_that_make_no_sense_are_refused(tasks, said):
+    with pytest.raises(ValueError, match=said):
+        of_task("video", tags(NINE), tasks=tasks)
+    with pytest.raises(ValueError, match=rf"^tasks\.video: .*{said}"):
+        check_options({"tasks": tasks}, ("image", "video"))
+    assert of_task("image", tags(NINE), tasks=tasks) == 1.2  # an option of another task is not looked at
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gama": 1}, "^unknown reward option gama"),
+        ({"gama": 1, "tasks": {"video": {}}}, "^unknown reward option gama"),
+        ({"shape": "round"}, "^shape is 'round'"),
+        ({"tasks": {"sound": {}, "video": {}}}, r"^tasks\.sound: no such task; known are image, video$"),
+        ({"tasks": ["video"]}, r"^tasks is \['video'\]; it must be a mapping"),
+    ],
+)
+def test_options_are_checked_without_a_row(options, said):
+    with pytest.raises(ValueError, match=said):
+        check_options(options, ("image", "video"))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"tasks": None}, {"tasks": {}}, {"shape": "adjacency", "tasks": {"video": {}}}]
+)
+def test_options_that_are_known_pass(options):
+    check_options(options, ("image", "video"))

@@ -1,23 +1,25 @@
 """The dataset that verl trains on: rows become plans here, and pixels only where verl asks for them."""
 
 import asyncio
-import hashlib
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
 from torch.utils.data import Dataset
 
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.media.video import Clip
-from jigsaw.puzzle import DECODERS, CutOptions, Message
+from jigsaw.mixture import Schedule, files_of, read_sources, shuffled
+from jigsaw.puzzle import DECODERS, CutOptions, Message, media_specs
+from jigsaw.reward import check_options, compute_score
 from jigsaw.rows import read_table, row_split
-from jigsaw.tasks import cut_media, plan
+from jigsaw.tasks import TASKS, cut_media, plan
 
+REWARD = "pkg://jigsaw.reward"
 TIME_EMBEDDINGS = ("released", "true")
 _MERGE, _TEMPORAL_PATCH = 2, 2
 """Qwen2.5-VL: patches a side of a token, frames a patch."""
@@ -28,16 +30,18 @@ PROCESSORS = ("Qwen2_5_VLProcessor",)
 class JigsawDataset(Dataset[dict[str, Any]]):
     """Plans of puzzles, in the form that verl's trainer and agent loop take.
 
-    verl never tells a dataset which epoch it is. So the training data is ``data.epochs`` × rows long and shuffled
-    inside, one permutation of the rows an epoch: the index alone says epoch and row, and with it the order of the
-    pieces. Validation data is one pass, in the order of the file, always with the orders of epoch 0.
+    verl never tells a dataset which epoch it is. So the training data is all epochs long and shuffled inside, one
+    permutation of a source's rows an epoch: the index alone says source, epoch and row (see :mod:`jigsaw.mixture`), and
+    with it the order of the pieces. Without a mixture all files are one source. Validation data is one pass, in the
+    order of the files, always with the orders of epoch 0.
 
     Args:
-        data_files: parquet file or files of rows; files of different columns may be mixed.
+        data_files: parquet file or files of rows, or sources; None stands for ``data.mixture``. Files of different
+            columns may be mixed.
         tokenizer: not used; verl passes it.
-        config: verl's ``data`` config with ``media_root``, ``epochs`` and ``seed``.
+        config: verl's ``data`` config with ``mixture``, ``media_root``, ``epochs`` and ``seed``.
         processor: verl's processor; None means that the model takes no pictures.
-        max_samples: use the first so many rows; all if not positive.
+        max_samples: use the first so many rows of each source; all if not positive.
 
     Raises:
         JigsawError: for data or a model that cannot be trained on; the message names the file and the row.
@@ -45,62 +49,119 @@ class JigsawDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        data_files: str | Sequence[str],
+        data_files: str | ListConfig | None,
         tokenizer: Any,
         config: DictConfig,
         processor: Any = None,
         max_samples: int = -1,
     ) -> None:
-        files = _as_list(data_files)
         if type(processor).__name__ not in PROCESSORS:
             found = "no processor" if processor is None else type(processor).__name__
             raise JigsawError(f"the model has {found}; set actor_rollout_ref.model.path to a Qwen2.5-VL model")
         for option, known in (("time_embedding", TIME_EMBEDDINGS), ("video_decoder", DECODERS)):
             if _word(config[option]) not in known:
                 raise JigsawError(f"data.{option} is {config[option]!r}; it must be one of {', '.join(known)}")
-        training, validation = _places(config.train_files), _places(config.val_files)
+        mixture, train_files, val_files, given = (
+            OmegaConf.to_container(value, resolve=True) if isinstance(value, ListConfig) else value
+            for value in (config.mixture, config.train_files, config.val_files, data_files)
+        )
+        if mixture is not None and train_files is not None and _places(mixture) != _places(train_files):
+            raise JigsawError("data.train_files and data.mixture name different files; set one of them alone")
+        wanted, option = (train_files, "data.train_files") if mixture is None else (mixture, "data.mixture")
+        if wanted is None:
+            raise JigsawError("no rows to train on: set data.train_files, or data.mixture")
+        training, validation = _places(wanted, option), _places(val_files, "data.val_files")
         if shared := training & validation:
-            raise JigsawError(
-                f"{', '.join(sorted(shared))}: is in data.train_files and in data.val_files; hold some rows out"
-            )
+            raise JigsawError(f"{', '.join(sorted(shared))}: is in {option} and in data.val_files; hold some rows out")
         self._seed = int(config.seed or 0)
-        self._files = files
-        self._tables = [read_table(file) for file in files]
-        self._ends: list[int] = []
-        for table in self._tables:
-            self._ends.append((self._ends[-1] if self._ends else 0) + table.num_rows)
-        self._rows = min(self._ends[-1], max_samples) if max_samples > 0 else self._ends[-1]
-        self._training = _places(files) == training
-        self._epochs = int(config.epochs) if self._training else 1
-        self._shuffled: tuple[int, list[int]] | None = None
-        if self._training and self._rows < config.train_batch_size:
+        self._training = given is None or _places(given) == training
+        media_root = None if OmegaConf.is_missing(config, "media_root") else config.media_root
+        self._sources = read_sources(wanted if self._training else given, media_root, int(config.epochs))
+        self._files = [file for source in self._sources for file in source.files]
+        self._media_roots = [source.media_root for source in self._sources for _ in source.files]
+        self._tables = [read_table(file) for file in self._files]
+        self._ends = list(accumulate(table.num_rows for table in self._tables))
+        self._rows: list[range] = []
+        """The rows of each source, counted over all files."""
+        start = 0
+        for last in accumulate(len(source.files) for source in self._sources):
+            end = self._ends[last - 1]
+            self._rows.append(range(start, min(end, start + max_samples) if max_samples > 0 else end))
+            start = end
+        self._draws = Schedule(
+            [source.weight for source in self._sources],
+            [len(rows) for rows in self._rows],
+            [source.epochs for source in self._sources],
+        )
+        self._shuffled: dict[int, tuple[int, list[int]]] = {}
+        """The epoch that a source was last drawn in, and the order of its rows there."""
+        self._in_order = list(chain(*self._rows))
+        if self._training:
+            self._check_length(config)
+        rows: dict[str, int] = {}
+        kinds: dict[tuple[Any, ...], int] = {}
+        for row in self._in_order:
+            content, planned = self._plan(row, epoch=0)
+            if planned.id in rows:
+                raise JigsawError(
+                    f"{self._where(rows[planned.id])} and {self._where(row)} have the same id {planned.id!r}; ids must "
+                    "be unique, over all files"
+                )
+            rows[planned.id] = row
+            kinds.setdefault((content["data_source"], planned.task, planned.answer_format, planned.grid is None), row)
+        if config.reward_function.path == REWARD:  # and not a function of the user's
+            self._check_reward(config.reward_function.reward_kwargs, list(kinds.values()))
+
+    def _check_reward(self, given: DictConfig | None, rows: list[int]) -> None:
+        """Raise JigsawError unless the reward takes its options, and with them a row of each kind."""
+        options: Any = OmegaConf.to_container(given or OmegaConf.create(), resolve=True)
+        where = "reward.custom_reward_function.reward_kwargs"
+        try:
+            check_options(options, TASKS)
+            for row in rows:
+                where = f"{where.partition(' ')[0]} and {self._where(row)}"
+                item = self._item(row, epoch=0)
+                truth = item["reward_model"]["ground_truth"]
+                compute_score(item["data_source"], "", truth, item["extra_info"], **options)
+        except ValueError as error:
+            raise JigsawError(f"{where}: {error}") from error
+
+    def _check_length(self, config: DictConfig) -> None:
+        """Raise JigsawError unless there are rows for a batch, and draws for all steps."""
+        if (rows := len(self._in_order)) < config.train_batch_size:
             raise JigsawError(
-                f"{', '.join(files)}: {self._rows} rows are fewer than data.train_batch_size="
+                f"{', '.join(self._files)}: {rows} rows are fewer than data.train_batch_size="
                 f"{config.train_batch_size}; add rows or lower the batch size"
             )
-        steps = len(self) // config.train_batch_size
-        if self._training and (config.total_training_steps or 0) > steps:
+        steps = len(self._draws) // config.train_batch_size
+        if steps < (config.total_training_steps or 1):
+            source, rows = self._sources[self._draws.first_to_end], len(self._rows[self._draws.first_to_end])
+            who, mend = f"source {source.name!r}", "raise its epochs or lower its weight"
+            if not source.name:
+                who, mend = ", ".join(self._files), "raise data.epochs"
             raise JigsawError(
-                f"{', '.join(files)}: {self._rows} rows × data.epochs={self._epochs} last for {steps} steps, "
-                f"trainer.total_training_steps is {config.total_training_steps}; raise data.epochs"
+                f"{who}: {rows} rows × {source.epochs} epochs last for {steps} steps, "
+                f"trainer.total_training_steps is {config.total_training_steps}; {mend}"
             )
-        rows: dict[str, int] = {}
-        for row in range(self._rows):
-            name = self._plan(row, epoch=0)[1].id
-            if name in rows:
-                raise JigsawError(
-                    f"{self._where(rows[name])} and {self._where(row)} have the same id {name!r}; ids must be unique, "
-                    "over all files"
-                )
-            rows[name] = row
 
     def __len__(self) -> int:
-        return self._rows * self._epochs
+        return len(self._draws) if self._training else len(self._in_order)
+
+    def _draw(self, index: int) -> tuple[int, int]:
+        """(row, epoch) at an index; the row is counted over all files."""
+        if not self._training:
+            return self._in_order[index], 0
+        source, epoch, place = self._draws[index]
+        if self._shuffled.get(source, (None,))[0] != epoch:
+            order = shuffled(len(self._rows[source]), self._seed, self._sources[source].name, epoch)
+            self._shuffled[source] = epoch, order
+        return self._rows[source][self._shuffled[source][1][place]], epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The plan of one puzzle, as verl wants it: ``raw_prompt`` holds the messages with media specs."""
-        epoch, place = divmod(index, self._rows)
-        row_index = self._order(epoch)[place] if self._training else place
+        return self._item(*self._draw(index))
+
+    def _item(self, row_index: int, epoch: int) -> dict[str, Any]:
         row, planned = self._plan(row_index, epoch)
         return {
             "data_source": row["data_source"],
@@ -134,16 +195,12 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         file, place = self._place(row_index)
         row = self._tables[file].slice(place, 1).to_pylist()[0]
         try:
-            return row, plan(row, self._seed, epoch, index=place)
+            planned = plan(row, self._seed, epoch, index=place)
         except RowError as error:
             raise JigsawError(f"{self._where(row_index)}: {error}") from error
-
-    def _order(self, epoch: int) -> list[int]:
-        """The rows of an epoch in the order in which they are trained on."""
-        if self._shuffled is None or self._shuffled[0] != epoch:
-            keys = [hashlib.blake2b(f"{self._seed}/{epoch}/{row}".encode()).digest() for row in range(self._rows)]
-            self._shuffled = epoch, sorted(range(self._rows), key=keys.__getitem__)
-        return self._shuffled[1]
+        for spec in media_specs(planned.messages):
+            spec["media_root"] = self._media_roots[file]
+        return row, planned
 
     @classmethod
     async def process_multi_modal_info(
@@ -152,11 +209,12 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         """(images, videos, audios) of a prompt, cut from the specs in its messages; verl calls it by this name.
 
         Raises:
-            MediaError: if a file is missing, outside ``data.media_root`` or cannot be used.
+            MediaError: if a file is missing, outside its source's media root or cannot be used.
         """
+        root = media_specs(messages)[0]["media_root"]  # a prompt is of one source
         options = CutOptions(factor=_MERGE * image_patch_size, decoder=config.video_decoder)
         loop = asyncio.get_running_loop()
-        media = await loop.run_in_executor(None, cut_media, messages, config.media_root, options)
+        media = await loop.run_in_executor(None, cut_media, messages, root, options)
         images = [item for item in media if isinstance(item, Image.Image)]
         videos = [
             (clip.frames, _video_metadata(clip, _word(config.time_embedding)))
@@ -190,10 +248,6 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _as_list(files: str | Sequence[str]) -> list[str]:
-    return [files] if isinstance(files, str) else [str(file) for file in files]
-
-
-def _places(files: str | Sequence[str]) -> set[str]:
+def _places(files: Any, where: str = "the data") -> set[str]:
     """Where files lie, however they are written: absolute, without links."""
-    return {os.path.realpath(file) for file in _as_list(files)}
+    return {os.path.realpath(file) for file in files_of(files, where)}

@@ -33,7 +33,8 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         """verl's sample, with the reward's metrics and the count of failed prompts among its own.
 
         Added for training batches: ``reward/exact`` and so on, the mean over the batch of each metric that
-        :func:`jigsaw.reward.compute_score` returns (verl 0.9.1 averages them in validation alone), and
+        :func:`jigsaw.reward.compute_score` returns (verl 0.9.1 averages them in validation alone); the same for the
+        rows of each task, ``reward/video/exact``, and how many prompts of it the batch has, ``training/prompts/video``;
         ``training/failed_prompts`` (this step) and ``training/failed_prompts_total``.
 
         Raises:
@@ -73,6 +74,20 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
 def _reward_metrics(batch: Any) -> dict[str, float]:
     if not batch.keys:
         return {}
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-    scores = [fields["reward_extra_info"] for fields in list(data["extra_fields"])]
-    return {f"reward/{name}": sum(score[name] for score in scores) / len(scores) for name in scores[0]}
+    fields = ["extra_fields", "extra_info"]
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    scores: dict[str, list[dict[str, float]]] = {}
+    prompts: dict[str, set[str]] = {}
+    for key, extra_fields, extra_info in zip(batch.keys, *(list(data[name]) for name in fields), strict=True):
+        task = extra_info["task"]
+        for group in ("reward", f"reward/{task}"):
+            scores.setdefault(group, []).append(extra_fields["reward_extra_info"])
+        prompts.setdefault(task, set()).add(key.split("_")[0])
+    return {
+        **{f"training/prompts/{task}": float(len(uids)) for task, uids in prompts.items()},
+        **{
+            f"{group}/{name}": sum(score[name] for score in members) / len(members)
+            for group, members in scores.items()
+            for name in members[0]
+        },
+    }

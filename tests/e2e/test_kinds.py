@@ -1,4 +1,4 @@
-"""Rows of every kind in one GRPO run: released ones as they are, and own depth rows."""
+"""Rows of every kind in one GRPO run on two ranks: a mixture of released rows as they are and own depth rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,26 +101,43 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory, make_run: Any, sharp_model: Path) -> Iterator[dict[int, Metrics]]:
-    """One step over all rows: every micro batch holds every kind."""
+    """One step over all rows, half of them depth rows; no micro batch of four sequences holds all kinds."""
     folder = tmp_path_factory.mktemp("kinds")
-    media_root = folder / "media"
-    write_scenes(media_root, 2 * EACH, seed=5)
+    pictures, videos, data = (folder / name for name in ("pictures", "videos", "data"))
+    write_scenes(pictures, 2 * EACH, seed=5)
     for n in range(EACH):
-        write_video(media_root / f"{n}.mp4", seconds=6, fps=8, size=(84, 56), seed=n)
-    (folder / "data").mkdir()
-    files = []
+        write_video(videos / f"{n}.mp4", seconds=6, fps=8, size=(84, 56), seed=n)
+    data.mkdir()
     for name, rows in _rows().items():
-        files.append(folder / "data" / f"{name}.parquet")
-        pq.write_table(pa.Table.from_pylist(rows), files[-1])
-    held_out = _rows()["own"]
-    pq.write_table(pa.Table.from_pylist(held_out), folder / "data/val.parquet")
-    run = make_run(folder, media_root, sharp_model)
+        pq.write_table(pa.Table.from_pylist(rows), data / f"{name}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows[:2]), data / f"{name}-val.parquet")
+
+    def source(name: str, *files: str, media_root: Path, weight: int = 1) -> str:
+        listed = ",".join(str(data / f"{file}.parquet") for file in files)
+        return f"{{name:{name},files:[{listed}],media_root:{media_root},weight:{weight},epochs:1}}"
+
+    training = [
+        source("image", "image", media_root=pictures),
+        source("video", "video", media_root=videos),
+        source("depth", "depth", "own", media_root=pictures, weight=2),
+    ]
+    held_out = [
+        source("video", "video-val", media_root=videos),
+        source("depth", "own-val", media_root=pictures),
+    ]
+    run = make_run(folder, pictures, sharp_model)
     trained = run.train(
         1,
-        f"data.train_files=[{','.join(map(str, files))}]",
-        f"data.train_batch_size={len(files) * EACH}",
+        f"data.mixture=[{','.join(training)}]",
+        "data.train_files=null",
+        f"data.val_files=[{','.join(held_out)}]",
+        "data.media_root='???'",
+        f"data.train_batch_size={4 * EACH}",
         "data.max_prompt_length=1024",
         "actor_rollout_ref.rollout.max_model_len=1152",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "trainer.n_gpus_per_node=2",
         "trainer.test_freq=1",
         some_reward=True,
     )
@@ -136,3 +153,18 @@ def test_all_kinds_train_together(steps: dict[int, Metrics]) -> None:
 
 def test_rollout_and_actor_see_the_same_of_all_kinds(steps: dict[int, Metrics]) -> None:
     assert steps[1]["training/rollout_probs_diff_max"] <= 1e-3
+
+
+def test_each_source_has_its_share_and_each_task_its_metrics(steps: dict[int, Metrics]) -> None:
+    prompts = {task: steps[1][f"training/prompts/{task}"] for task in ("image", "video", "depth")}
+    assert prompts == {"image": EACH, "video": EACH, "depth": 2 * EACH}
+    means = {task: steps[1][f"reward/{task}/score"] for task in prompts}
+    assert len(set(means.values())) == 3
+    mean = sum(means[task] * prompts[task] for task in prompts) / sum(prompts.values())
+    assert steps[1]["reward/score"] == pytest.approx(mean)
+    assert steps[1]["critic/score/mean"] == pytest.approx(mean)
+
+
+def test_validation_tells_the_tasks_apart(steps: dict[int, Metrics]) -> None:
+    found = {name.split("/")[1] for name in steps[1] if name.startswith("val-core/") and "/acc/" in name}
+    assert found == {"llava_video_jigsaw", "visual_depth_jigsaw"}

@@ -53,7 +53,7 @@ def compose_config(
                 [
                     "hydra.searchpath=[pkg://verl.trainer.config]",
                     f"data.train_files=[{','.join(files)}]",
-                    "data.val_files=[]",
+                    f"data.val_files={folder}/val.parquet",
                     f"data.media_root={folder / 'media'}",
                     "data.train_batch_size=1",
                     "data.max_prompt_length=1024",

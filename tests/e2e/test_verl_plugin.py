@@ -1,5 +1,6 @@
 """The plug-in on verl itself, without a run: dataset, shared prompts, sampler, and which patches are still needed."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from transformers import AutoProcessor
 from jigsaw.errors import JigsawError
 from jigsaw.permutation import is_answer
 from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.puzzle import media_specs
 from jigsaw.verl_plugin import media, patches, sampler
 from jigsaw.verl_plugin.checkpoint import MARKER, last_whole
 from jigsaw.verl_plugin.dataset import JigsawDataset
@@ -120,7 +122,7 @@ def test_fewer_rows_than_a_batch_is_said(config: DictConfig, processor: Any) -> 
 
 def test_data_that_end_before_the_training_are_said(config: DictConfig, processor: Any) -> None:
     data = _changed(config, total_training_steps=8)
-    with pytest.raises(JigsawError, match=r"40 rows × data\.epochs=3 last for 7 steps, .* is 8; raise data\.epochs"):
+    with pytest.raises(JigsawError, match=r"40 rows × 3 epochs last for 7 steps, .* is 8; raise data\.epochs"):
         JigsawDataset(data.train_files, processor.tokenizer, data, processor)
 
 
@@ -177,6 +179,161 @@ def test_one_file_may_mix_grids_tasks_and_clip_counts(config: DictConfig, proces
     assert found == {"a": 4, "b": 9, "c": 2, "d": 12}
 
 
+def _rewarded(config: DictConfig, **options: Any) -> DictConfig:
+    changed = config.copy()
+    with open_dict(changed):
+        changed.reward.custom_reward_function.reward_kwargs = options
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gama": 0.1}, "reward_kwargs: unknown reward option gama"),
+        ({"gamma": 2}, r"reward_kwargs: gamma is 2\.0; it must be below 1"),
+        ({"tasks": {"sound": {}}}, r"reward_kwargs: tasks\.sound: no such task; known are image, video, depth"),
+        ({"tasks": {"video": {"gama": 0.1}}}, r"reward_kwargs: tasks\.video: unknown reward option gama"),
+        ({"tasks": {"depth": {"shape": "round"}}}, r"reward_kwargs: tasks\.depth: shape is 'round'; it must be one of"),
+        ({"tasks": "video"}, "reward_kwargs: tasks is 'video'; it must be a mapping"),
+        # allowed by itself, but not for rows that are scored by the profile `released`
+        (
+            {
+                "tasks": {"image": {"profile": "released"}},
+                "length_reward": {"min_words": 1, "max_words": 2, "penalty": 0.5},
+            },
+            r"reward_kwargs: tasks\.image: length_reward\.penalty is 0\.5; it must be below 0\.3",
+        ),
+    ],
+)
+def test_reward_options_that_make_no_sense_are_refused(
+    config: DictConfig, processor: Any, options: Any, said: str
+) -> None:
+    data = _rewarded(config, **options).data
+    with pytest.raises(JigsawError, match=f"^reward.custom_reward_function.{said}"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_reward_options_that_do_not_fit_some_rows_name_one(config: DictConfig, processor: Any, tmp_path: Path) -> None:
+    points = [[10, 10], [10, 60], [10, 100]]
+    prompt = [{"role": "user", "content": "<image>"}]
+    extra = {"id": "points", "answer_format": "plain"}
+    depth = {"data_source": "a_depth_jigsaw", "prompt": prompt, "images": [{"path": "a.png", "points": points}]}
+    pq.write_table(pa.Table.from_pylist([{**depth, "extra_info": extra}]), tmp_path / "depth.parquet")
+    both = [str(config.data.train_files), str(tmp_path / "depth.parquet")]
+    data = _rewarded(config, shape="adjacency").data
+    assert JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    data = _changed(_rewarded(config, shape="adjacency"), train_files=both)
+    with pytest.raises(JigsawError, match=r"reward_kwargs and .*depth\.parquet, row 0: shape 'adjacency' needs "):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    data = _changed(_rewarded(config, tasks={"image": {"shape": "adjacency"}}), train_files=both)
+    assert JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_options_of_a_reward_of_ones_own_are_ones_own(config: DictConfig, processor: Any) -> None:
+    changed = _rewarded(config, anything=1)
+    changed.reward.custom_reward_function.path = "my_reward.py"
+    assert JigsawDataset(changed.data.train_files, processor.tokenizer, changed.data, processor)
+
+
+@pytest.fixture(scope="module")
+def mixture(data: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two sources of media roots of their own: the 40 scenes, three times, and 4 others once for three of them."""
+    folder = tmp_path_factory.mktemp("mixture")
+    rows = pq.read_table(data / "train.parquet").to_pylist()[:4]
+    for number, row in enumerate(rows):
+        row["extra_info"]["id"] = f"few-{number}"
+        path = folder / "media" / row["images"][0]["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((scenes / row["images"][0]["path"]).read_bytes())
+    pq.write_table(pa.Table.from_pylist(rows), folder / "few.parquet")
+    few = {"name": "few", "files": str(folder / "few.parquet"), "weight": 0.5, "epochs": 9}
+    return [
+        {"name": "many", "files": [str(data / "train.parquet")], "weight": 1.5},
+        {**few, "media_root": str(folder / "media")},
+    ]
+
+
+def _mixed(config: DictConfig, mixture: Any, **values: Any) -> DictConfig:
+    return _changed(config, mixture=mixture, train_files=None, **values)
+
+
+def test_a_mixture_is_drawn_by_weight(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture)
+    dataset = JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    items = [dataset[index] for index in range(len(dataset))]
+    assert len(items) == 4 * 9 * 4 + 3  # the next one would be of the few again
+    few = [index for index, item in enumerate(items) if item["extra_info"]["id"].startswith("few")]
+    assert [index // 4 for index in few] == list(range(36))
+    for name, rows in (("few", 4), ("many", 40)):
+        own = [item["extra_info"] for item in items if item["extra_info"]["id"].startswith("few") == (name == "few")]
+        for place, info in enumerate(own):
+            assert info["epoch"] == place // rows
+        epochs = [[info["id"] for info in own[begin : begin + rows]] for begin in range(0, len(own), rows)]
+        assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+        assert len(set(map(tuple, epochs))) > 1  # shuffled anew
+
+
+def test_an_index_of_a_mixture_means_the_same_in_any_order(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture)
+    first, again = (JigsawDataset(data.train_files, processor.tokenizer, data, processor) for _ in range(2))
+    for index in reversed(range(0, len(first), 7)):
+        assert again[index]["raw_prompt"] == first[index]["raw_prompt"]
+
+
+def test_a_sources_media_are_found_below_its_own_root(config: DictConfig, processor: Any, mixture: Any) -> None:
+    pictures = str(config.data.media_root)
+    held_out = [{"name": "held out", "files": str(config.data.val_files), "media_root": pictures}]
+    data = _mixed(config, [{**mixture[0], "media_root": pictures}, mixture[1]], media_root="???", val_files=held_out)
+    for files, roots in ((data.train_files, {pictures, mixture[1]["media_root"]}), (data.val_files, {pictures})):
+        dataset = JigsawDataset(files, processor.tokenizer, data, processor)
+        prompts = [dataset[index]["raw_prompt"] for index in range(4)]
+        assert {spec["media_root"] for prompt in prompts for spec in media_specs(prompt)} == roots
+        for prompt in prompts:
+            images, _, _ = asyncio.run(JigsawDataset.process_multi_modal_info(prompt, 14, data))
+            assert images is not None
+            assert len(images) == 4
+
+
+def test_a_source_without_a_media_root_is_named(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture, media_root="???")
+    with pytest.raises(JigsawError, match=r"source 'many': where are its .* set its media_root, or data\.media_root"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_a_source_that_ends_before_the_training_is_named(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture, total_training_steps=9)
+    assert len(JigsawDataset(data.train_files, processor.tokenizer, data, processor)) // 16 == 9
+    data = _mixed(config, mixture, total_training_steps=10)
+    said = r"^source 'few': 4 rows × 9 epochs last for 9 steps, .* is 10; raise its epochs or lower its weight$"
+    with pytest.raises(JigsawError, match=said):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_an_id_in_two_sources_is_refused(config: DictConfig, processor: Any, mixture: Any, tmp_path: Path) -> None:
+    rows = pq.read_table(mixture[0]["files"][0]).to_pylist()
+    pq.write_table(pa.Table.from_pylist(rows[5:9]), tmp_path / "again.parquet")
+    data = _mixed(config, [mixture[0], {**mixture[1], "files": str(tmp_path / "again.parquet")}])
+    with pytest.raises(JigsawError, match=r"train\.parquet, row 5 and .*again\.parquet, row 0 have the same id"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_rows_are_named_once_by_files_or_by_sources(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _changed(config, mixture=mixture)  # with the config's train_files
+    with pytest.raises(JigsawError, match=r"data\.train_files and data\.mixture name different files; set one"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    data = _changed(config, mixture=mixture, train_files=[mixture[1]["files"], *mixture[0]["files"]])  # the same ones
+    assert len(JigsawDataset(data.train_files, processor.tokenizer, data, processor)) == 4 * 9 * 4 + 3
+    data = _changed(config, train_files=None)
+    with pytest.raises(JigsawError, match=r"no rows to train on: set data\.train_files, or data\.mixture"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+def test_max_samples_takes_the_first_rows_of_each_source(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, mixture, train_batch_size=4, total_training_steps=3)
+    dataset = JigsawDataset(data.train_files, processor.tokenizer, data, processor, max_samples=3)
+    assert len({dataset[index]["extra_info"]["id"] for index in range(len(dataset))}) == 6
+
+
 @pytest.mark.parametrize(("option", "value"), [("time_embedding", "false"), ("video_decoder", "opencv")])
 def test_an_option_of_video_that_is_unknown_is_refused(
     config: DictConfig, processor: Any, option: str, value: str
@@ -229,8 +386,10 @@ def _buffer(monkeypatch: pytest.MonkeyPatch, failing: set[int], share: float = 0
 
         @staticmethod
         def kv_batch_get(keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, Any]:
-            scores = [{"reward_extra_info": {"exact": float(key.endswith("_0_0"))}} for key in keys]
-            return {"extra_fields": scores}
+            right = [key.endswith("_0_0") or key.startswith("u0") for key in keys]
+            scores = [{"reward_extra_info": {"exact": float(exact)}} for exact in right]
+            tasks = [{"task": "video" if key.startswith("u0") else "image"} for key in keys]
+            return {"extra_fields": scores, "extra_info": tasks}
 
     monkeypatch.setattr(sampler, "tq", Queue)
     monkeypatch.setattr(media, "tq", Queue)
@@ -249,7 +408,14 @@ def test_a_failed_group_is_left_out_whole_and_counted(monkeypatch: pytest.Monkey
     assert not any(key.startswith("u3") for key in batch.keys)
     assert len(batch.keys) == 14
     assert metrics["training/failed_prompts"] == 1
-    assert metrics["reward/exact"] == 0.5
+    assert metrics["reward/exact"] == 8 / 14
+
+
+def test_each_task_has_metrics_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight prompts with two responses each: one is a video, both its responses right; one failed."""
+    _, metrics = _buffer(monkeypatch, failing={3}).sample(1, "train", 8)
+    assert (metrics["training/prompts/video"], metrics["training/prompts/image"]) == (1, 6)
+    assert (metrics["reward/video/exact"], metrics["reward/image/exact"]) == (1.0, 0.5)
 
 
 def test_pixels_of_earlier_steps_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

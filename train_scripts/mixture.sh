@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Image, video and depth jigsaws in one run on GPUs (configs/mixture.yaml). Arguments are Hydra overrides:
+#
+#   bash train_scripts/setup.sh gpu
+#   bash train_scripts/mixture.sh    with the rows where the recipe's comment makes them
+#
+# Started again, it goes on from the newest whole checkpoint.
+exec bash "$(dirname "${BASH_SOURCE[0]}")/launch.sh" mixture "$@"
