@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import torch
 from tensordict import TensorDict
+
+from jigsaw.errors import JigsawError
 
 
 def position_ids_of_equal_length() -> None:
@@ -28,6 +31,51 @@ def position_ids_of_equal_length() -> None:
         declare_ragged(data)
 
     tensordict_utils.maybe_fix_3d_position_ids = repack
+
+
+def one_tower_call() -> None:
+    """Call the vision tower exactly once a micro-batch, whatever it holds: images, videos, both or text alone.
+
+    verl 0.9.1 calls it once for the images and once more for the videos (models/transformers/qwen2_vl.py,
+    ``_get_input_embeds``). Under FSDP a call is a row of collectives, so ranks whose micro-batches differ wait for one
+    another for ever. Its dummy call for text alone, such as verl's own padding rows, fails with transformers 5.9.0.
+    """
+    from verl.models.transformers import qwen2_vl
+
+    def embed(
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        embeds, vision = model.get_input_embeddings()(input_ids), model.config.vision_config
+        side = vision.spatial_merge_size  # side × side patches are one token
+        media: list[tuple[int | None, Any, Any]] = []  # (token, patches, grids); no token stands for a blank image
+        if pixel_values is not None:
+            media.append((model.config.image_token_id, pixel_values, image_grid_thw))
+        if pixel_values_videos is not None:
+            media.append((model.config.video_token_id, pixel_values_videos, video_grid_thw))
+        if not media:
+            blank = embeds.new_zeros(side**2, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+            media.append((None, blank, input_ids.new_tensor([[1, side, side]])))
+        patches = torch.cat([patches.type(model.visual.dtype) for _, patches, _ in media])
+        output = model.visual(patches, grid_thw=torch.cat([grids for _, _, grids in media]))
+        features = qwen2_vl.unpack_visual_output(output)[0].to(embeds.device, embeds.dtype)
+        lengths = [len(patches) // side**2 for _, patches, _ in media]
+        for (token, _, _), part in zip(media, features.split(lengths), strict=True):
+            if token is None:
+                embeds = embeds + 0.0 * part.mean()  # the tower's backward pass is collectives too
+                continue
+            places = input_ids == token
+            if int(places.sum()) != len(part):
+                raise JigsawError(f"{int(places.sum())} tokens (id {token}) stand for {len(part)} visual features")
+            embeds = embeds.masked_scatter(places.unsqueeze(-1), part)
+        return embeds, attention_mask
+
+    qwen2_vl._get_input_embeds = embed
 
 
 def video_rates_reach_vllm() -> None:
@@ -68,3 +116,4 @@ def video_rates_reach_vllm() -> None:
 def apply() -> None:
     """Apply verl's patches; called once, at import, before verl's workers bind the names. vLLM calls its own itself."""
     position_ids_of_equal_length()
+    one_tower_call()
