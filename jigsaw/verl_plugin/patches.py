@@ -53,22 +53,23 @@ def one_tower_call() -> None:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         embeds, vision = model.get_input_embeddings()(input_ids), model.config.vision_config
         side = vision.spatial_merge_size  # side × side patches are one token
-        media: list[tuple[int | None, Any, Any]] = []  # (token, patches, grids); no token stands for a blank image
-        if pixel_values is not None:
-            media.append((model.config.image_token_id, pixel_values, image_grid_thw))
-        if pixel_values_videos is not None:
-            media.append((model.config.video_token_id, pixel_values_videos, video_grid_thw))
+
+        def tower(patches: torch.Tensor, grids: torch.Tensor) -> Any:
+            output = model.visual(patches.type(model.visual.dtype), grid_thw=grids)
+            return qwen2_vl.unpack_visual_output(output)[0].to(embeds)
+
+        given = (
+            (model.config.image_token_id, pixel_values, image_grid_thw),
+            (model.config.video_token_id, pixel_values_videos, video_grid_thw),
+        )
+        media = [(token, patches, grids) for token, patches, grids in given if patches is not None]
         if not media:
-            blank = embeds.new_zeros(side**2, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
-            media.append((None, blank, input_ids.new_tensor([[1, side, side]])))
-        patches = torch.cat([patches.type(model.visual.dtype) for _, patches, _ in media])
-        output = model.visual(patches, grid_thw=torch.cat([grids for _, _, grids in media]))
-        features = qwen2_vl.unpack_visual_output(output)[0].to(embeds.device, embeds.dtype)
-        lengths = [len(patches) // side**2 for _, patches, _ in media]
-        for (token, _, _), part in zip(media, features.split(lengths), strict=True):
-            if token is None:
-                embeds = embeds + 0.0 * part.mean()  # the tower's backward pass is collectives too
-                continue
+            pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+            blank = tower(embeds.new_zeros(side**2, pixels), input_ids.new_tensor([[1, side, side]]))
+            return embeds + 0.0 * blank.mean(), attention_mask  # so the tower's backward pass runs too
+        tokens, patches, grids = zip(*media, strict=True)
+        features = tower(torch.cat(patches), torch.cat(grids)).split([len(part) // side**2 for part in patches])
+        for token, part in zip(tokens, features, strict=True):
             places = input_ids == token
             if int(places.sum()) != len(part):
                 raise JigsawError(f"{int(places.sum())} tokens (id {token}) stand for {len(part)} visual features")

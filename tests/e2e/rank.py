@@ -7,121 +7,128 @@ import datetime
 import json
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
-from tensordict import TensorDict
 from transformers import AutoProcessor
 from verl import DataProto
+from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 from verl.trainer.ppo.padding_utils import construct_minimal_padding_template
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import reduce_metrics
 from verl.workers.engine_workers import ActorRolloutRefWorker
-from verl.workers.utils.padding import response_to_nested
 
 from jigsaw.verl_plugin.agent_loop import positions_of_the_rollout
 
-KINDS = {"image": ("image", "text"), "video": ("video", "text"), "both": ("image", "video"), "text": ("text", "text")}
-"""What the two sequences of a micro-batch hold."""
-MEDIUM = {
-    "image": "<|vision_start|><|image_pad|><|vision_end|>",
-    "video": "<|vision_start|><|video_pad|><|vision_end|>",
-    "text": "",
+Row = dict[str, Any]
+MICRO_BATCH = 2
+PAIRS = {
+    "image": ("image", "text"),
+    "video": ("video", "text"),
+    "both": ("image", "video"),
+    "text": ("text", "padding"),
 }
-KINDS_OF_GROUPS = ("image", "image", "text", "image") * 3 + ("padding",) * 4
-LENGTHS = (14, 9, 12, 17, 13, 16, 18, 8, 1, 3, 1, 4, 1, 1, 1, 1)
-"""Tokens of the responses. The first of two ranks has twelve times as many to learn from as the second."""
+"""The two sequences of a micro-batch that holds images, videos, both or neither."""
+GROUPS = tuple(zip(("image", "image", "text", "image") * 3, (14, 9, 12, 17, 13, 16, 18, 8, 1, 3, 1, 4), strict=True))
+"""Three groups of four: kind and tokens of the response. The first of two ranks has almost all of the tokens."""
+PADDING = (("padding", 1),) * 4
+AWKWARD = {
+    "equal lengths": [("image", 5)] * 4,
+    "padding alone in a micro-batch": [("image", 6), ("image", 3), *PADDING[:2]],
+    "a response of no token": [("image", 6), ("image", 0), ("image", 2), ("image", 4)],
+    "another response of no token": [("image", 6), ("text", 0), ("image", 2), ("image", 4)],
+    "no token to learn from": [("image", 0), ("image", 0), *PADDING[:2]],
+}
 Keep = Callable[[str, "Rank"], None]
 
 
 class Sequences:
-    """Batches with their advantages, as verl's trainer hands them to its workers; a pure function of the arguments."""
+    """Sequences with their advantages, as verl's agent loop and trainer make them."""
 
     def __init__(self, model: str) -> None:
         self._processor = AutoProcessor.from_pretrained(model)
         positions_of_the_rollout(self._processor)
 
-    def _prompt(self, kind: str, rng: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Token ids (L,) and features of a prompt with an image, a video or neither."""
+    def __call__(self, kinds: Sequence[tuple[str, int]], *, seed: int) -> list[Row]:
+        """Rows of some kinds and response lengths, a pure function of the arguments; four neighbours are a group."""
+        rows = [
+            self._row(kind, length, torch.Generator().manual_seed(1000 * seed + number))
+            for number, (kind, length) in enumerate(kinds)
+        ]
+        mask = torch.nn.utils.rnn.pad_sequence([row["response_mask"] for row in rows], batch_first=True)
+        rewards = torch.zeros(mask.shape)
+        drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed))
+        for row, of_row, reward in zip(rows, rewards, drawn, strict=True):
+            if length := len(row["responses"]):
+                of_row[length - 1] = reward
+        uids = ["padding" if kind == "padding" else str(number // 4) for number, (kind, _) in enumerate(kinds)]
+        scored = compute_advantage_for_multi_trajectories(
+            DataProto.from_dict(
+                {"token_level_rewards": rewards, "response_mask": mask},
+                non_tensors={"uid": np.array(uids, dtype=object)},
+            ),
+            batch_keys=[f"{uid}_{number}_0" for number, uid in enumerate(uids)],
+            adv_estimator="grpo",
+        )
+        return [
+            {**row, "advantages": advantages[: len(row["responses"])]}
+            for row, advantages in zip(rows, scored.batch["advantages"], strict=True)
+        ]
 
-        def noise(*size: int) -> torch.Tensor:
-            return torch.randint(256, size, dtype=torch.uint8, generator=rng)
-
-        shown: dict[str, Any] = {}
-        if kind == "image":
-            shown = {"images": [noise(3, 56, 84)]}
-        elif kind == "video":
-            metadata = {"fps": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
-            shown = {"videos": [noise(4, 3, 56, 56)], "video_metadata": [metadata], "do_sample_frames": False}
-        features = dict(self._processor(text=[f"Look. {MEDIUM[kind]} Go."], **shown, return_tensors="pt"))
-        del features["attention_mask"]
-        return features.pop("input_ids")[0], features
-
-    def _sequence(self, kind: str, length: int, rng: torch.Generator) -> dict[str, Any]:
-        if kind == "padding":
-            row = self._sequence("image", length, rng)
-            padding, _ = construct_minimal_padding_template(row, {}, self._processor.tokenizer.eos_token_id)
-            return {name: padding[name] for name in row}
+    def _row(self, kind: str, length: int, rng: torch.Generator) -> Row:
         prompt, features = self._prompt(kind, rng)
         tokens = len(self._processor.tokenizer)
         response = torch.randint(tokens // 2, tokens, (length,), generator=rng)  # words, none of the special tokens
         ids = torch.cat([prompt, response])
-        places = torch.arange(len(ids)).expand(4, -1)
-        if kind != "text":
-            vision, _ = self._processor.get_rope_index(
-                input_ids=ids.unsqueeze(0),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                **{name: value for name, value in features.items() if name.endswith("grid_thw")},
-                **self._processor.get_rope_index_kwargs(features),
-            )
-            places = torch.cat([places[:1], vision[:, 0]])
-        mask = torch.ones_like(response)
-        # As far from the model's own probabilities, about 1 / tokens each, as to clip some of the ratios.
-        old = torch.randn(length, generator=rng) * 0.3 - np.log(tokens)
-        return {
+        places = AgentLoopWorker._compute_position_ids(
+            SimpleNamespace(processor=self._processor), ids.unsqueeze(0), torch.ones(1, len(ids)).long(), features
+        )
+        row = {
             "prompts": prompt,
             "responses": response,
             "input_ids": ids,
-            "position_ids": places,
-            "response_mask": mask,
-            "loss_mask": mask,
-            "old_log_probs": old,
+            "position_ids": places[0],
+            "response_mask": torch.ones_like(response),
+            "loss_mask": torch.ones_like(response),
+            # As far from the model's own probabilities, about 1 / tokens each, as to clip some of the ratios.
+            "old_log_probs": torch.randn(length, generator=rng) * 0.3 - np.log(tokens),
             "multi_modal_inputs": features,
         }
+        if kind != "padding":
+            return row
+        padding, _ = construct_minimal_padding_template(row, {}, self._processor.tokenizer.eos_token_id)
+        return {**{name: padding[name] for name in row}, "old_log_probs": torch.zeros(1)}
 
-    def batch(self, kinds: Sequence[str], lengths: Sequence[int], *, seed: int) -> TensorDict:
-        """Sequences of some kinds and response lengths; four neighbours are a group."""
-        rng = torch.Generator().manual_seed(seed)
-        rows = [self._sequence(kind, length, rng) for kind, length in zip(kinds, lengths, strict=True)]
-        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
-        for name, values in columns.items():
-            if name != "multi_modal_inputs":
-                columns[name] = tu.nested_tensor_from_tensor_list(values, ragged_idx=values[0].dim())
-        mask = columns["response_mask"]
-        rewards = torch.zeros(mask.to_padded_tensor(0).shape)
-        rewards[torch.arange(len(rows)), mask.offsets().diff() - 1] = torch.rand(len(rows), generator=rng)
-        groups = [str(number // 4) for number in range(len(rows))]
-        scored = compute_advantage_for_multi_trajectories(
-            DataProto.from_dict(
-                {"token_level_rewards": rewards, "response_mask": mask.to_padded_tensor(0)},
-                non_tensors={"uid": np.array(groups, dtype=object)},
-            ),
-            batch_keys=[f"{uid}_{number}_0" for number, uid in enumerate(groups)],
-            adv_estimator="grpo",
-        )
-        columns["advantages"] = response_to_nested(scored.batch["advantages"], mask)
-        return tu.get_tensordict(columns)
+    def _prompt(self, kind: str, rng: torch.Generator) -> tuple[torch.Tensor, Row]:
+        """Token ids (L,) and features of a prompt with an image, a video or neither; padding is made from an image."""
+
+        def noise(*size: int) -> torch.Tensor:
+            return torch.randint(256, size, dtype=torch.uint8, generator=rng)
+
+        medium = {"padding": "image"}.get(kind, kind)
+        mark = "" if medium == "text" else f"<|vision_start|><|{medium}_pad|><|vision_end|>"
+        shown: Row = {}
+        if medium == "image":
+            shown = {"images": [noise(3, 56, 84)]}
+        elif medium == "video":
+            metadata = {"fps": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
+            shown = {"videos": [noise(4, 3, 56, 56)], "video_metadata": [metadata], "do_sample_frames": False}
+        features = dict(self._processor(text=[f"Look. {mark} Go."], **shown, return_tensors="pt"))
+        del features["attention_mask"]
+        return features.pop("input_ids")[0], features
 
 
 class Rank:
-    """verl's actor worker with the quickstart's config, on this rank's part of each batch."""
+    """verl's actor worker with the quickstart's config, on this rank's share of each batch."""
 
     def __init__(self, model: str, *overrides: str) -> None:
         with initialize_config_dir(str(Path(__file__).parents[2] / "configs"), version_base=None):
@@ -130,7 +137,7 @@ class Rank:
                 [
                     "hydra.searchpath=[pkg://verl.trainer.config]",
                     f"actor_rollout_ref.model.path={model}",
-                    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
+                    f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={MICRO_BATCH}",
                     *(f"actor_rollout_ref.actor.{override}" for override in overrides),
                 ],
             )
@@ -152,14 +159,15 @@ class Rank:
                 weight.copy_(start)
         self._engine.optimizer.state.clear()
 
-    def update(self, batch: TensorDict) -> None:
-        """One update, as the trainer asks for it."""
-        part = tu.chunk_tensordict(batch, self._worker.world_size)[self._worker.rank]
+    def update(self, rows: Sequence[Row], *, nominal: int | None = None) -> None:
+        """One update, as the trainer asks for it; nominal rows make a batch, if not so many as there are."""
+        share = len(rows) // self._worker.world_size
+        part = _packed(rows[self._worker.rank * share :][:share])
         tu.assign_non_tensor(
             part,
             calculate_entropy=True,
-            global_batch_size=len(batch),
-            mini_batch_size=len(batch),
+            global_batch_size=nominal or len(rows),
+            mini_batch_size=len(rows),
             epochs=1,
             seed=0,
             dataloader_kwargs={"shuffle": False},
@@ -168,33 +176,47 @@ class Rank:
         self._tower_calls = 0
         metrics = reduce_metrics(tu.get(self._worker.update_actor(part), "metrics"))
         self.metrics = {name: float(value) for name, value in metrics.items()}
-        self.metrics["tower_calls"] = self._tower_calls / (len(part) // 2)  # a micro-batch
+        self.metrics["tower_calls"] = self._tower_calls / (share // MICRO_BATCH)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole weights by name; all ranks must ask."""
         return {name: weight.clone() for name, weight in self._engine.get_per_tensor_param()[0]}
 
 
-def modalities(model: str, keep: Keep) -> None:
-    """An update from the same start for each pair of micro-batches, which two ranks have one each of."""
-    rank, sequences = Rank(model), Sequences(model)
-    for pair in product(KINDS, repeat=2):
-        kinds = [kind for name in pair for kind in KINDS[name]]
-        rank.restart()
-        rank.update(sequences.batch(kinds, (3, 8, 5, 2), seed=0))
-        keep("-".join(pair), rank)
+def _packed(rows: Sequence[Row]) -> Any:
+    """Rows as a batch, each column packed as TransferQueue packs it."""
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+    for name, values in columns.items():
+        if name != "multi_modal_inputs":
+            columns[name] = torch.nested.as_nested_tensor(values, layout=torch.jagged)
+    return tu.get_tensordict(columns)
 
 
-def updates(model: str, keep: Keep) -> None:
-    """Two updates in a row, for two ways of averaging the loss."""
-    sequences = Sequences(model)
+def updates(model: str, sequences: Sequences, keep: Keep) -> None:
+    """Two updates in a row, for two ways of averaging the loss; then the first once more, without its padding."""
     for mode in ("token-mean", "seq-mean-token-mean"):
         schedule = ("optim.lr_scheduler_type=cosine", "optim.total_training_steps=4")
         rank = Rank(model, f"loss_agg_mode={mode}", "optim.clip_grad=0.1", *schedule)
         keep(f"{mode}-0", rank)
         for number in (1, 2):
-            rank.update(sequences.batch(KINDS_OF_GROUPS, LENGTHS, seed=number))
+            rank.update(sequences([*GROUPS, *PADDING], seed=number))
             keep(f"{mode}-{number}", rank)
+        rank = Rank(model, f"loss_agg_mode={mode}", "optim.clip_grad=0.1", *schedule)
+        rank.update(sequences(GROUPS, seed=1), nominal=len(GROUPS + PADDING))
+        keep(f"{mode}-unpadded", rank)
+
+
+def single_updates(model: str, sequences: Sequences, keep: Keep) -> None:
+    """Updates from one start: each pair of micro-batches, of which two ranks have one each, and awkward batches."""
+    rank = Rank(model)
+    batches = {
+        f"{first}-{second}": list(zip(PAIRS[first] + PAIRS[second], (3, 8, 5, 2), strict=True))
+        for first, second in product(PAIRS, repeat=2)
+    }
+    for name, kinds in {**batches, **AWKWARD}.items():
+        rank.restart()
+        rank.update(sequences(kinds, seed=0))
+        keep(name, rank)
 
 
 def main() -> None:
@@ -204,14 +226,15 @@ def main() -> None:
     store, timeout = f"file://{folder / f'{ranks}.store'}", datetime.timedelta(seconds=60)
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks, timeout=timeout)
     weights: dict[str, torch.Tensor] = {}
-    metrics: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = defaultdict(dict)
 
     def keep(name: str, after: Rank) -> None:
         weights.update({f"{name}/{key}": value.contiguous() for key, value in after.weights().items()})
         metrics[name] = after.metrics
 
-    updates(model, keep)
-    modalities(model, keep)
+    sequences = Sequences(model)
+    updates(model, sequences, keep)
+    single_updates(model, sequences, keep)
     if rank == 0:
         save_file(weights, folder / f"{ranks}.safetensors")
         (folder / f"{ranks}.json").write_text(json.dumps(metrics))
