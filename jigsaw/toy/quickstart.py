@@ -186,8 +186,8 @@ class Quickstart:
         plans = self.heldout_plans()
         return mean_scores(plans, solve(*load(folder), plans, self.media_root, grey=grey))
 
-    def grpo(self, progress: Progress, clock: Clock) -> str:
-        """GRPO through verl, from the last whole checkpoint if there is one."""
+    def grpo(self, progress: Progress, clock: Clock, *overrides: str) -> str:
+        """GRPO through verl, from the last whole checkpoint if there is one; further overrides of its config."""
         from jigsaw.verl_plugin.checkpoint import last_whole, override, resume_overrides, step_of
 
         steps = self.steps
@@ -222,6 +222,7 @@ class Quickstart:
                 f"trainer.total_training_steps={steps}",
                 f"trainer.val_before_train={str(not done).lower()}",
                 *resume_overrides(self.checkpoints),
+                *overrides,
             ],
             run=self.out,
             log=self.log,

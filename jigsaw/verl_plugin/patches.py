@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from tensordict import TensorDict
 
+from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import media
 
 
@@ -30,6 +32,52 @@ def position_ids_of_equal_length() -> None:
         declare_ragged(data)
 
     tensordict_utils.maybe_fix_3d_position_ids = repack
+
+
+def one_tower_call() -> None:
+    """Call the vision tower exactly once a micro-batch, whatever it holds: images, videos, both or text alone.
+
+    verl 0.9.1 calls it once for the images and once more for the videos (models/transformers/qwen2_vl.py,
+    ``_get_input_embeds``). Under FSDP a call is a row of collectives, so ranks whose micro-batches differ wait for one
+    another for ever. Its dummy call for text alone, such as verl's own padding rows, fails with transformers 5.9.0.
+    """
+    from verl.models.transformers import qwen2_vl
+
+    def embed(
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        embeds, vision = model.get_input_embeddings()(input_ids), model.config.vision_config
+        side = vision.spatial_merge_size  # side × side patches are one token
+
+        def tower(patches: torch.Tensor, grids: torch.Tensor) -> Any:
+            output = model.visual(patches.type(model.visual.dtype), grid_thw=grids)
+            return qwen2_vl.unpack_visual_output(output)[0].to(embeds)
+
+        given = (
+            (model.config.image_token_id, pixel_values, image_grid_thw),
+            (model.config.video_token_id, pixel_values_videos, video_grid_thw),
+        )
+        media = [(token, patches, grids) for token, patches, grids in given if patches is not None]
+        if not media:
+            pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+            blank = tower(embeds.new_zeros(side**2, pixels), input_ids.new_tensor([[1, side, side]]))
+            return embeds + 0.0 * blank.mean(), attention_mask  # so the tower's backward pass runs too
+        tokens, patches, grids = zip(*media, strict=True)
+        features = tower(torch.cat(patches), torch.cat(grids)).split([len(part) // side**2 for part in patches])
+        for token, part in zip(tokens, features, strict=True):
+            places = input_ids == token
+            if int(places.sum()) != len(part):
+                raise JigsawError(f"{int(places.sum())} tokens (id {token}) stand for {len(part)} visual features")
+            embeds = embeds.masked_scatter(places.unsqueeze(-1), part)
+        return embeds, attention_mask
+
+    qwen2_vl._get_input_embeds = embed
 
 
 def video_rates_reach_vllm() -> None:
@@ -96,3 +144,4 @@ def apply() -> None:
     """Apply verl's patches; called once, at import, before verl's workers bind the names. vLLM calls its own itself."""
     position_ids_of_equal_length()
     features_are_carried_once()
+    one_tower_call()

@@ -1,11 +1,18 @@
-"""A small GRPO run on the CPU, with verl, Ray and vLLM."""
+"""A small GRPO run on the CPU, with verl, Ray and vLLM; and verl's workers alone, on one rank and on two."""
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from jigsaw.show.training import Metrics, read_metrics
 from jigsaw.toy.launch import train_with_verl
@@ -85,3 +92,82 @@ def sharp_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
     model.save_pretrained(folder)
     AutoProcessor.from_pretrained(tiny_model).save_pretrained(folder)
     return folder
+
+
+def run_side_by_side(
+    commands: Sequence[Sequence[str]], environment: Mapping[str, str], *, seconds: float
+) -> list[tuple[int, str]]:
+    """Exit status and last output of Python processes, which are ended after so many seconds."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env={**environment, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for command in commands
+    ]
+    end = time.monotonic() + seconds
+    try:
+        outputs = [process.communicate(timeout=max(0.0, end - time.monotonic()))[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.wait(), output[-4000:]) for process, output in zip(processes, outputs, strict=True)]
+
+
+FLOAT = 1e-6
+"""Much less than the 3e-4 by which a step moves a weight; the largest weights are rounded to 1e-7."""
+
+
+class Ranks:
+    """What one rank and what two ranks made of the same batches (rank.py)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._weights = {ranks: load_file(folder / f"{ranks}.safetensors") for ranks in (1, 2)}
+        self._metrics = {ranks: json.loads((folder / f"{ranks}.json").read_text()) for ranks in (1, 2)}
+
+    def weights(self, update: str, *, ranks: int = 2) -> dict[str, torch.Tensor]:
+        """The weights after an update, by name."""
+        everything, prefix = self._weights[ranks], f"{update}/"
+        return {name.removeprefix(prefix): everything[name] for name in everything if name.startswith(prefix)}
+
+    def metrics(self, update: str, *, ranks: int = 2) -> dict[str, float]:
+        """What verl tells about an update."""
+        return dict(self._metrics[ranks][update])
+
+    def distance(self, update: str, other: str) -> float:
+        """The largest difference between two ranks' weights after two updates."""
+        return _distance(self.weights(update), self.weights(other))
+
+    def assert_equal(self, update: str) -> None:
+        """Fail unless two ranks learned what one learned."""
+        assert _distance(self.weights(update, ranks=1), self.weights(update)) <= FLOAT
+        one, two = self.metrics(update, ranks=1), self.metrics(update)
+        # The weights alone do not tell the scale of a gradient: it is clipped, and Adam divides by it.
+        for name in ("loss", "grad_norm", "lr", "actor/pg_clipfrac", "actor/entropy_loss"):
+            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=FLOAT), name
+
+
+def _distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    assert one
+    assert one.keys() == two.keys()
+    return float(torch.stack([(two[name] - weight).abs().max() for name, weight in one.items()]).max())
+
+
+@pytest.fixture(scope="session")
+def ranks(tiny_model: Path) -> Ranks:
+    """The updates of rank.py on one rank and on two, all three processes side by side."""
+    script = str(Path(__file__).with_name("rank.py"))
+    with TemporaryDirectory() as folder:  # hundreds of megabytes, which pytest would keep
+        commands = [[script, str(tiny_model), folder, str(rank), str(size)] for size in (1, 2) for rank in range(size)]
+        for status, output in run_side_by_side(commands, os.environ, seconds=400):
+            assert status == 0, output
+        return Ranks(Path(folder))
+
+
+@pytest.fixture(scope="session")
+def side_by_side() -> Callable[..., list[tuple[int, str]]]:
+    """:func:`run_side_by_side`, for tests."""
+    return run_side_by_side

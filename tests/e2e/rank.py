@@ -1,0 +1,245 @@
+"""One data-parallel rank of verl's actor, real but for Ray: ``rank.py MODEL FOLDER RANK RANKS``.
+
+Rank 0 leaves ``FOLDER/RANKS.safetensors`` (the whole weights after each update) and ``RANKS.json`` (its metrics).
+"""
+
+import datetime
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import save_file
+from transformers import AutoProcessor
+from verl import DataProto
+from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
+from verl.trainer.ppo.padding_utils import construct_minimal_padding_template
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import reduce_metrics
+from verl.workers.engine_workers import ActorRolloutRefWorker
+
+from jigsaw.verl_plugin.agent_loop import positions_of_the_rollout
+
+Row = dict[str, Any]
+MICRO_BATCH = 2
+PAIRS = {
+    "image": ("image", "text"),
+    "video": ("video", "text"),
+    "both": ("image", "video"),
+    "text": ("text", "padding"),
+}
+"""The two sequences of a micro-batch that holds images, videos, both or neither."""
+GROUPS = tuple(zip(("image", "image", "text", "image") * 3, (14, 9, 12, 17, 13, 16, 18, 8, 1, 3, 1, 4), strict=True))
+"""Three groups of four: kind and tokens of the response. The first of two ranks has almost all of the tokens."""
+PADDING = (("padding", 1),) * 4
+AWKWARD = {
+    "equal lengths": [("image", 5)] * 4,
+    "padding alone in a micro-batch": [("image", 6), ("image", 3), *PADDING[:2]],
+    "a response of no token": [("image", 6), ("image", 0), ("image", 2), ("image", 4)],
+    "another response of no token": [("image", 6), ("text", 0), ("image", 2), ("image", 4)],
+    "no token to learn from": [("image", 0), ("image", 0), *PADDING[:2]],
+}
+Keep = Callable[[str, "Rank"], None]
+
+
+class Sequences:
+    """Sequences with their advantages, as verl's agent loop and trainer make them."""
+
+    def __init__(self, model: str) -> None:
+        self._processor = AutoProcessor.from_pretrained(model)
+        positions_of_the_rollout(self._processor)
+
+    def __call__(self, kinds: Sequence[tuple[str, int]], *, seed: int) -> list[Row]:
+        """Rows of some kinds and response lengths, a pure function of the arguments; four neighbours are a group."""
+        rows = [
+            self._row(kind, length, torch.Generator().manual_seed(1000 * seed + number))
+            for number, (kind, length) in enumerate(kinds)
+        ]
+        mask = torch.nn.utils.rnn.pad_sequence([row["response_mask"] for row in rows], batch_first=True)
+        rewards = torch.zeros(mask.shape)
+        drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed))
+        for row, of_row, reward in zip(rows, rewards, drawn, strict=True):
+            if length := len(row["responses"]):
+                of_row[length - 1] = reward
+        uids = ["padding" if kind == "padding" else str(number // 4) for number, (kind, _) in enumerate(kinds)]
+        scored = compute_advantage_for_multi_trajectories(
+            DataProto.from_dict(
+                {"token_level_rewards": rewards, "response_mask": mask},
+                non_tensors={"uid": np.array(uids, dtype=object)},
+            ),
+            batch_keys=[f"{uid}_{number}_0" for number, uid in enumerate(uids)],
+            adv_estimator="grpo",
+        )
+        return [
+            {**row, "advantages": advantages[: len(row["responses"])]}
+            for row, advantages in zip(rows, scored.batch["advantages"], strict=True)
+        ]
+
+    def _row(self, kind: str, length: int, rng: torch.Generator) -> Row:
+        prompt, features = self._prompt(kind, rng)
+        tokens = len(self._processor.tokenizer)
+        response = torch.randint(tokens // 2, tokens, (length,), generator=rng)  # words, none of the special tokens
+        ids = torch.cat([prompt, response])
+        places = AgentLoopWorker._compute_position_ids(
+            SimpleNamespace(processor=self._processor), ids.unsqueeze(0), torch.ones(1, len(ids)).long(), features
+        )
+        row = {
+            "prompts": prompt,
+            "responses": response,
+            "input_ids": ids,
+            "position_ids": places[0],
+            "response_mask": torch.ones_like(response),
+            "loss_mask": torch.ones_like(response),
+            # As far from the model's own probabilities, about 1 / tokens each, as to clip some of the ratios.
+            "old_log_probs": torch.randn(length, generator=rng) * 0.3 - np.log(tokens),
+            "multi_modal_inputs": features,
+        }
+        if kind != "padding":
+            return row
+        padding, _ = construct_minimal_padding_template(row, {}, self._processor.tokenizer.eos_token_id)
+        return {**{name: padding[name] for name in row}, "old_log_probs": torch.zeros(1)}
+
+    def _prompt(self, kind: str, rng: torch.Generator) -> tuple[torch.Tensor, Row]:
+        """Token ids (L,) and features of a prompt with an image, a video or neither; padding is made from an image."""
+
+        def noise(*size: int) -> torch.Tensor:
+            return torch.randint(256, size, dtype=torch.uint8, generator=rng)
+
+        medium = {"padding": "image"}.get(kind, kind)
+        mark = "" if medium == "text" else f"<|vision_start|><|{medium}_pad|><|vision_end|>"
+        shown: Row = {}
+        if medium == "image":
+            shown = {"images": [noise(3, 56, 84)]}
+        elif medium == "video":
+            metadata = {"fps": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
+            shown = {"videos": [noise(4, 3, 56, 56)], "video_metadata": [metadata], "do_sample_frames": False}
+        features = dict(self._processor(text=[f"Look. {mark} Go."], **shown, return_tensors="pt"))
+        del features["attention_mask"]
+        return features.pop("input_ids")[0], features
+
+
+class Rank:
+    """verl's actor worker with the quickstart's config, on this rank's share of each batch."""
+
+    def __init__(self, model: str, *overrides: str) -> None:
+        with initialize_config_dir(str(Path(__file__).parents[2] / "configs"), version_base=None):
+            config = compose(
+                "quickstart",
+                [
+                    "hydra.searchpath=[pkg://verl.trainer.config]",
+                    f"actor_rollout_ref.model.path={model}",
+                    f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={MICRO_BATCH}",
+                    *(f"actor_rollout_ref.actor.{override}" for override in overrides),
+                ],
+            )
+        self.metrics: dict[str, float] = {}
+        self._worker = ActorRolloutRefWorker(config.actor_rollout_ref, role="actor")
+        self._worker.init_model()
+        self._engine = self._worker.actor.engine
+        self._tower_calls = 0
+        self._engine.module.model.visual.register_forward_pre_hook(self._count)
+        self._start = [weight.detach().clone() for weight in self._engine.module.parameters()]
+
+    def _count(self, *_: Any) -> None:
+        self._tower_calls += 1
+
+    def restart(self) -> None:
+        """Go back to the first weights, with a new optimizer."""
+        with torch.no_grad():
+            for weight, start in zip(self._engine.module.parameters(), self._start, strict=True):
+                weight.copy_(start)
+        self._engine.optimizer.state.clear()
+
+    def update(self, rows: Sequence[Row], *, nominal: int | None = None) -> None:
+        """One update, as the trainer asks for it; nominal rows make a batch, if not so many as there are."""
+        share = len(rows) // self._worker.world_size
+        part = _packed(rows[self._worker.rank * share :][:share])
+        tu.assign_non_tensor(
+            part,
+            calculate_entropy=True,
+            global_batch_size=nominal or len(rows),
+            mini_batch_size=len(rows),
+            epochs=1,
+            seed=0,
+            dataloader_kwargs={"shuffle": False},
+            temperature=1.0,
+        )
+        self._tower_calls = 0
+        metrics = reduce_metrics(tu.get(self._worker.update_actor(part), "metrics"))
+        self.metrics = {name: float(value) for name, value in metrics.items()}
+        self.metrics["tower_calls"] = self._tower_calls / (share // MICRO_BATCH)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The whole weights by name; all ranks must ask."""
+        return {name: weight.clone() for name, weight in self._engine.get_per_tensor_param()[0]}
+
+
+def _packed(rows: Sequence[Row]) -> Any:
+    """Rows as a batch, each column packed as TransferQueue packs it."""
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+    for name, values in columns.items():
+        if name != "multi_modal_inputs":
+            columns[name] = torch.nested.as_nested_tensor(values, layout=torch.jagged)
+    return tu.get_tensordict(columns)
+
+
+def updates(model: str, sequences: Sequences, keep: Keep) -> None:
+    """Two updates in a row, for two ways of averaging the loss; then the first once more, without its padding."""
+    for mode in ("token-mean", "seq-mean-token-mean"):
+        schedule = ("optim.lr_scheduler_type=cosine", "optim.total_training_steps=4")
+        rank = Rank(model, f"loss_agg_mode={mode}", "optim.clip_grad=0.1", *schedule)
+        keep(f"{mode}-0", rank)
+        for number in (1, 2):
+            rank.update(sequences([*GROUPS, *PADDING], seed=number))
+            keep(f"{mode}-{number}", rank)
+        rank = Rank(model, f"loss_agg_mode={mode}", "optim.clip_grad=0.1", *schedule)
+        rank.update(sequences(GROUPS, seed=1), nominal=len(GROUPS + PADDING))
+        keep(f"{mode}-unpadded", rank)
+
+
+def single_updates(model: str, sequences: Sequences, keep: Keep) -> None:
+    """Updates from one start: each pair of micro-batches, of which two ranks have one each, and awkward batches."""
+    rank = Rank(model)
+    batches = {
+        f"{first}-{second}": list(zip(PAIRS[first] + PAIRS[second], (3, 8, 5, 2), strict=True))
+        for first, second in product(PAIRS, repeat=2)
+    }
+    for name, kinds in {**batches, **AWKWARD}.items():
+        rank.restart()
+        rank.update(sequences(kinds, seed=0))
+        keep(name, rank)
+
+
+def main() -> None:
+    model, folder, rank, ranks = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    # What Ray tells verl's workers. verl takes the process group that is there; this one's timeout ends a deadlock.
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="localhost", MASTER_PORT="0")
+    store, timeout = f"file://{folder / f'{ranks}.store'}", datetime.timedelta(seconds=60)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks, timeout=timeout)
+    weights: dict[str, torch.Tensor] = {}
+    metrics: dict[str, dict[str, float]] = defaultdict(dict)
+
+    def keep(name: str, after: Rank) -> None:
+        weights.update({f"{name}/{key}": value.contiguous() for key, value in after.weights().items()})
+        metrics[name] = after.metrics
+
+    sequences = Sequences(model)
+    updates(model, sequences, keep)
+    single_updates(model, sequences, keep)
+    if rank == 0:
+        save_file(weights, folder / f"{ranks}.safetensors")
+        (folder / f"{ranks}.json").write_text(json.dumps(metrics))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
