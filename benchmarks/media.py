@@ -100,15 +100,20 @@ def measure(services: Stack, config: DictConfig, item: dict[str, Any], repeats: 
 
 def table(results: dict[str, dict[str, dict[str, Figures]]]) -> Table:
     names = ("cpu_s", "bytes", "peak_mib", "builds", "processor_runs", "pixel_copies")
-    columns = Table("task", "responses", *names, title="Per prompt: plain → ours (times less)")
+    heads = ("CPU s", "MB moved", "peak MiB", "builds", "processor runs", "pixel copies")
+    scales = {"bytes": 1e-6}
+    columns = Table("task", "responses", *heads, title="Per prompt: plain → ours (times less)")
     for task, by_n in results.items():
         for n, figures in by_n.items():
-            pairs = [(figures["plain"][name], figures["ours"][name]) for name in names]
-            cells = [f"{a:,.4g} → {b:,.4g}" + (f" ({a / b:.1f}×)" if b else "") for a, b in pairs]
+            pairs = [[figures[path][name] * scales.get(name, 1) for path in PATHS] for name in names]
+            cells = [f"{a:,.5g} → {b:,.4g} ({a / b:.3g}×)" if b else f"{a:,.3g} → 0" for a, b in pairs]
             columns.add_row(task, n, *cells)
         few, many = RESPONSES[-2:]
         more = {
-            path: {name: (by_n[str(many)][path][name] - by_n[str(few)][path][name]) / (many - few) for name in names}
+            path: {
+                name: (by_n[str(many)][path][name] - by_n[str(few)][path][name]) / (many - few) * scales.get(name, 1)
+                for name in names
+            }
             for path in PATHS
         }
         columns.add_row(task, "each further", *(f"{more['plain'][n]:,.3g} → {more['ours'][n]:,.3g}" for n in names))
@@ -124,6 +129,7 @@ def main(
     console, progress = Console(), Console(stderr=True, highlight=False)
     if not console.is_terminal:
         console.width = 170
+    logging.disable(logging.WARNING)  # TransferQueue's, of the number of its threads
     results: dict[str, dict[str, dict[str, Figures]]] = {task: {str(n): {} for n in RESPONSES} for task in TASKS}
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:

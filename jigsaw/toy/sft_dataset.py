@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jigsaw.difficulty import at_level
 from jigsaw.rows import read_rows
 from jigsaw.toy.warm_start import Example, warm_start_example
 from jigsaw.verl_plugin.sft import SFTDataset
@@ -12,7 +13,8 @@ class WarmStartDataset(SFTDataset):
 
     def __init__(self, parquet_files: Any, tokenizer: Any, config: Any, processor: Any, max_samples: int = -1) -> None:
         super().__init__(parquet_files, tokenizer, config, processor, max_samples)
-        self._rows = read_rows(config.train_files)
+        rows = read_rows(config.train_files)
+        self._rows = [at_level(row, "image", tuple(grid)) for grid in config.levels for row in rows] or rows
         self._config = config
 
     def __len__(self) -> int:

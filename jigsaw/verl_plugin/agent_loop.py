@@ -17,12 +17,15 @@ from typing import Any, Generic, TypeVar
 
 import ray
 import torch
-from verl.experimental.agent_loop.agent_loop import register
+from tensordict import TensorDict
+from verl.experimental.agent_loop.agent_loop import DictConfigWrap, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.models.transformers.qwen2_vl import get_rope_index
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from jigsaw.verl_plugin import media
+from jigsaw.verl_plugin.dataset import POSITION, JigsawDataset
+from jigsaw.verl_plugin.difficulty import Progress, at_level
 
 T = TypeVar("T")
 
@@ -45,9 +48,14 @@ async def _awaited(make: Callable[[], Awaitable[T]]) -> T:
 
 
 class SharedPrompt:
-    """What the responses of one prompt have in common."""
+    """What the responses of one prompt have in common.
 
-    def __init__(self, key: str, validate: bool) -> None:
+    Args:
+        key: verl's name of the prompt; a prompt that is built ahead gets it when it comes.
+        validate: whether it is one of a validation.
+    """
+
+    def __init__(self, key: str = "", validate: bool = False) -> None:
         self.key = key
         self.validate = validate
         self.media: _Once[dict[str, Any]] = _Once()
@@ -130,8 +138,11 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: Any, trajectory: dict[str, Any], **kwargs: Any
     ) -> None:
-        _prompt.set(SharedPrompt(prompt["uid"], trajectory["validate"]))
+        _prompt.set(self._shared(prompt, trajectory["validate"]))
         await super()._run_prompt(prompt, sampling_params, trajectory, **kwargs)
+
+    def _shared(self, prompt: dict[str, Any], validate: bool) -> SharedPrompt:
+        return SharedPrompt(prompt["uid"], validate)
 
     async def _run_agent_loop(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -153,7 +164,39 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
 
 
 class JigsawAgentLoopWorker(PlainAgentLoopWorker):
-    """Runs the responses of a prompt on what they share."""
+    """Runs the responses of a prompt on what they share, and builds prompts ahead."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._loop = JigsawAgentLoop(
+            trainer_config=DictConfigWrap(self.config),
+            server_manager=self.llm_client,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            dataset_cls=self.dataset_cls,
+            data_config=DictConfigWrap(self.config.data),
+            hf_model_type=self.hf_model_type,
+        )
+        self._ahead: dict[str, SharedPrompt] = {}
+        """Prompts that are built, or being built, before they come, by their messages."""
+
+    def _shared(self, prompt: dict[str, Any], validate: bool) -> SharedPrompt:
+        shared = self._ahead.pop(_content(prompt["raw_prompt"]), None) or SharedPrompt()
+        shared.key, shared.validate = prompt["uid"], validate
+        return shared
+
+    async def build_ahead(self, prompts: list[list[dict[str, Any]]]) -> None:
+        """Build prompts of these messages once those at hand are done; what was built before and did not come goes."""
+        if self.background_tasks:
+            await asyncio.wait(self.background_tasks)
+        self._ahead = {_content(messages): SharedPrompt() for messages in prompts}
+        builds = (self._build(messages, self._ahead[_content(messages)]) for messages in prompts)
+        await asyncio.gather(*builds, return_exceptions=True)  # who needs it finds the error in it
+
+    async def _build(self, messages: list[dict[str, Any]], shared: SharedPrompt) -> None:
+        _prompt.set(shared)
+        given = await self._loop.process_multi_modal_info(messages)
+        await self._loop.ct_build_initial_tokens(messages, mm_inputs_out={}, **given)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
         """verl's own, once the prompt's features lie where the trainer reads them; validation needs none."""
@@ -200,6 +243,34 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         shares = self.rollout_config.agent.default_agent_loop == "jigsaw"
         self.agent_loop_workers_class = ray.remote(JigsawAgentLoopWorker if shares else PlainAgentLoopWorker)
+        self._progress = Progress(self.config.trainer.default_local_dir, self.config.data.difficulty)
+        # Other modes roll out while they train anyway; dynamic sampling draws prompts that nobody can foresee.
+        synchronous = self.config.trainer.v1.trainer_mode == "sync" and not self.config.algorithm.filter_groups.enable
+        self._looks_ahead = shares and synchronous
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """verl's own, for the puzzles of the level that the run has reached; those of the next step are built after."""
+        extras = list(prompts["extra_info"])
+        super().generate_sequences(self._progress.choose(prompts))
+        if self._looks_ahead and all(POSITION in extra for extra in extras):
+            following = self._following(max(extra[POSITION] for extra in extras) + 1, len(extras), prompts)
+            for worker, chunk in zip(self.agent_loop_workers, following, strict=False):
+                worker.build_ahead.remote(chunk)
+
+    def _following(self, begin: int, count: int, prompts: TensorDict) -> list[list[list[dict[str, Any]]]]:
+        """The messages of the next prompts by worker, as verl deals prompts out; levels as they are now."""
+        dataset, steps = JigsawDataset.training, self.config.trainer.total_training_steps
+        assert dataset is not None  # the prompts come from it
+        end = len(dataset) if steps is None else steps * self.config.data.train_batch_size
+        levels = self._progress.levels(prompts["global_steps"])
+        items = [dataset[index] for index in range(begin, min(begin + count, end))]
+        messages = [at_level(item, levels)["raw_prompt"] for item in items]
+        parts = torch.arange(count).chunk(len(self.agent_loop_workers))
+        return [messages[part[0] : part[-1] + 1] for part in parts]
+
+
+def _content(messages: list[dict[str, Any]]) -> str:
+    return json.dumps(messages, sort_keys=True)
 
 
 def positions_of_the_rollout(processor: Any) -> None:

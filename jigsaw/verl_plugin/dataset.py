@@ -4,19 +4,20 @@ import asyncio
 import os
 from bisect import bisect_right
 from itertools import accumulate, chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
 from torch.utils.data import Dataset
 
+from jigsaw.difficulty import LEVELS, at_level, read_difficulties
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.media.video import Clip
 from jigsaw.mixture import Schedule, files_of, read_sources, shuffled
 from jigsaw.puzzle import DECODERS, CutOptions, Message, media_specs
 from jigsaw.reward import check_options, compute_score
-from jigsaw.rows import read_table, row_split
+from jigsaw.rows import Row, read_table, row_split
 from jigsaw.tasks import TASKS, cut_media, plan
 
 REWARD = "pkg://jigsaw.reward"
@@ -25,6 +26,10 @@ _MERGE, _TEMPORAL_PATCH = 2, 2
 """Qwen2.5-VL: patches a side of a token, frames a patch."""
 PROCESSORS = ("Qwen2_5_VLProcessor",)
 """Models of other processors were not run; a name that is added here needs a run of tests/e2e."""
+
+
+POSITION = "position"
+"""Where in its ``extra_info`` a prompt to train on holds its index in the dataset."""
 
 
 class JigsawDataset(Dataset[dict[str, Any]]):
@@ -46,6 +51,9 @@ class JigsawDataset(Dataset[dict[str, Any]]):
     Raises:
         JigsawError: for data or a model that cannot be trained on; the message names the file and the row.
     """
+
+    training: ClassVar["JigsawDataset | None"] = None
+    """The one that this process trains on, for who looks ahead: verl hands it to nobody."""
 
     def __init__(
         self,
@@ -75,6 +83,8 @@ class JigsawDataset(Dataset[dict[str, Any]]):
             raise JigsawError(f"{', '.join(sorted(shared))}: is in {option} and in data.val_files; hold some rows out")
         self._seed = int(config.seed or 0)
         self._training = given is None or _places(given) == training
+        # Held-out puzzles stay as they are: what the training leads to is measured on them.
+        self._difficulties = read_difficulties(config.difficulty) if self._training else {}
         media_root = None if OmegaConf.is_missing(config, "media_root") else config.media_root
         self._sources = read_sources(wanted if self._training else given, media_root, int(config.epochs))
         self._files = [file for source in self._sources for file in source.files]
@@ -98,17 +108,21 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         self._in_order = list(chain(*self._rows))
         if self._training:
             self._check_length(config)
+            JigsawDataset.training = self
         rows: dict[str, int] = {}
         kinds: dict[tuple[Any, ...], int] = {}
         for row in self._in_order:
-            content, planned = self._plan(row, epoch=0)
-            if planned.id in rows:
+            item = self._item(row, epoch=0)
+            extra_info = item["extra_info"]
+            name = extra_info["id"]
+            if name in rows:
                 raise JigsawError(
-                    f"{self._where(rows[planned.id])} and {self._where(row)} have the same id {planned.id!r}; ids must "
-                    "be unique, over all files"
+                    f"{self._where(rows[name])} and {self._where(row)} have the same id {name!r}; ids must be unique, "
+                    "over all files"
                 )
-            rows[planned.id] = row
-            kinds.setdefault((content["data_source"], planned.task, planned.answer_format, planned.grid is None), row)
+            rows[name] = row
+            kind = (item["data_source"], extra_info["task"], extra_info["answer_format"], "grid" in extra_info)
+            kinds.setdefault(kind, row)
         if config.reward_function.path == REWARD:  # and not a function of the user's
             self._check_reward(config.reward_function.reward_kwargs, list(kinds.values()))
 
@@ -159,26 +173,49 @@ class JigsawDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The plan of one puzzle, as verl wants it: ``raw_prompt`` holds the messages with media specs."""
-        return self._item(*self._draw(index))
+        item = self._item(*self._draw(index))
+        if self._training:
+            item["extra_info"][POSITION] = index
+        return item
 
     def _item(self, row_index: int, epoch: int) -> dict[str, Any]:
-        row, planned = self._plan(row_index, epoch)
+        file, place = self._place(row_index)
+        row = self._tables[file].slice(place, 1).to_pylist()[0]
+        try:
+            puzzle = self._puzzle(row, row_index, epoch)
+            task = puzzle["extra_info"]["task"]
+            if task in self._difficulties:
+                levels = [at_level(row, task, level) for level in self._difficulties[task].levels]
+                puzzle["extra_info"][LEVELS] = [self._puzzle(level, row_index, epoch) for level in levels]
+        except RowError as error:
+            raise JigsawError(f"{self._where(row_index)}: {error}") from error
         return {
             "data_source": row["data_source"],
-            "raw_prompt": planned.messages,
-            "reward_model": {"style": "rule", "ground_truth": list(planned.answer)},
-            "extra_info": {
-                "id": planned.id,
-                "index": row_index,
-                "split": row_split(row),
-                "epoch": epoch,
-                "task": planned.task,
-                "answer_format": planned.answer_format,
-                **({} if planned.grid is None else {"grid": list(planned.grid)}),
-            },
+            **puzzle,
             "index": row_index,
             # verl's collate wants one tensor to know the batch size by.
             "dummy_tensor": torch.tensor([0], dtype=torch.uint8),
+        }
+
+    def _puzzle(self, row: Row, row_index: int, epoch: int) -> dict[str, Any]:
+        """What an item says of a row's puzzle."""
+        file, place = self._place(row_index)
+        planned = plan(row, self._seed, epoch, index=place)
+        for spec in media_specs(planned.messages):
+            spec["media_root"] = self._media_roots[file]
+        extra_info = {
+            "id": planned.id,
+            "index": row_index,
+            "split": row_split(row),
+            "epoch": epoch,
+            "task": planned.task,
+            "answer_format": planned.answer_format,
+            **({} if planned.grid is None else {"grid": list(planned.grid)}),
+        }
+        return {
+            "raw_prompt": planned.messages,
+            "reward_model": {"style": "rule", "ground_truth": list(planned.answer)},
+            "extra_info": extra_info,
         }
 
     def _place(self, row_index: int) -> tuple[int, int]:
@@ -190,17 +227,6 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         """File and row, for messages."""
         file, place = self._place(row_index)
         return f"{self._files[file]}, row {place}"
-
-    def _plan(self, row_index: int, epoch: int) -> tuple[dict[str, Any], Any]:
-        file, place = self._place(row_index)
-        row = self._tables[file].slice(place, 1).to_pylist()[0]
-        try:
-            planned = plan(row, self._seed, epoch, index=place)
-        except RowError as error:
-            raise JigsawError(f"{self._where(row_index)}: {error}") from error
-        for spec in media_specs(planned.messages):
-            spec["media_root"] = self._media_roots[file]
-        return row, planned
 
     @classmethod
     async def process_multi_modal_info(

@@ -7,6 +7,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import media
+from jigsaw.verl_plugin.difficulty import Progress
 
 # The share of failed prompts is taken of at least so many, so that one bad file never ends a short run.
 _SMALLEST_BASE = 100
@@ -19,12 +20,26 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     failed would enter the step as a smaller group; here it is left out too. ``sampler_kwargs``:
 
     * ``max_failed_share``: the run stops when more than this share of its prompts failed (one is always allowed);
+    * ``filter_groups``, ``train_batch_size``: with ``filter_groups.enable`` prompts whose responses all have one value
+      of ``filter_groups.metric`` teach nothing; they are replaced by others, as DAPO does ("dynamic sampling");
+    * ``difficulty``, ``checkpoints``: the schedule, and the folder that holds what it goes by (difficulty.py);
     * ``poll_interval``: seconds between two looks at the queue. verl 0.9.1 waits 2.0 s, which is most of a step of
       a small model.
     """
 
     def __init__(self, *, sampler_kwargs: Any, **kwargs: Any) -> None:
-        super().__init__(sampler_kwargs=sampler_kwargs, poll_interval=sampler_kwargs.poll_interval, **kwargs)
+        filtered = sampler_kwargs.filter_groups
+        super().__init__(
+            sampler_kwargs=sampler_kwargs,
+            poll_interval=sampler_kwargs.poll_interval,
+            # verl tells these to its own sampler alone.
+            filter_groups_metric=filtered.metric if filtered.enable else None,
+            max_inflight_gen_batches=filtered.max_inflight_gen_batches,
+            train_batch_size=sampler_kwargs.train_batch_size,
+            gen_batch_size=1,
+            **kwargs,
+        )
+        self._progress = Progress(sampler_kwargs.checkpoints, sampler_kwargs.difficulty)
         self._max_failed_share = float(sampler_kwargs.max_failed_share)
         self._seen = 0
         self._failed = 0
@@ -48,7 +63,10 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         if partition_id == "train":
             self._seen += batch_size
             failed = self._failed - before
-            metrics.update(_reward_metrics(batch))
+            measured = _reward_metrics(batch)
+            levels = self._progress.levels(global_steps)
+            self._progress.record(global_steps, {task: measured.get(f"reward/{task}/exact") for task in levels})
+            metrics.update(measured, **{f"training/difficulty/{task}": level for task, level in levels.items()})
             metrics["training/failed_prompts"] = failed
             metrics["training/failed_prompts_total"] = self._failed
             if self._failed > max(1, self._max_failed_share * max(self._seen, _SMALLEST_BASE)) or failed == batch_size:

@@ -3,7 +3,10 @@
 verl's real workers, TransferQueue and reward worker, with a given reply in place of vLLM's.
 """
 
+import asyncio
 import json
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -19,10 +22,14 @@ from tensordict import TensorDict
 from transformers import AutoProcessor
 from verl.utils.model import extract_multi_modal_inputs
 from verl.utils.tensordict_utils import chunk_tensordict
+from vllm.config import ModelConfig, VllmConfig
+from vllm.inputs import TokensPrompt
+from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLMultiModalProcessor
+from vllm.renderers import renderer_from_config
 
 from jigsaw.errors import JigsawError
 from jigsaw.toy.rows import write_puzzles
-from jigsaw.verl_plugin import media
+from jigsaw.verl_plugin import media, patches
 from jigsaw.verl_plugin.agent_loop import failures_path
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.dry_run import Rollout, Stack, read, stack
@@ -216,12 +223,73 @@ def test_all_responses_of_a_prompt_go_to_one_server(rolled: dict[str, dict[str, 
     assert not set(first) & set(second)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_vllms_own_processor_sees_the_media_of_a_prompt_once(
+    rolled: dict[str, dict[str, Rolled]], tiny_model: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches.video_rates_reach_vllm()
+    seen: list[int] = []
+    process = Qwen2_5_VLMultiModalProcessor._call_hf_processor
+
+    def counted(self: Any, prompt: Any, mm_data: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(sum(map(len, mm_data.values())))
+        return process(self, prompt, mm_data, *args, **kwargs)
+
+    monkeypatch.setattr(Qwen2_5_VLMultiModalProcessor, "_call_hf_processor", counted)
+    renderer = renderer_from_config(VllmConfig(model_config=ModelConfig(str(tiny_model), dtype="float32")))
+    prompts = [
+        TokensPrompt(
+            prompt_token_ids=request["prompt_ids"],
+            multi_modal_data={
+                name: request[f"{name}_data"] for name in ("image", "video") if request.get(f"{name}_data") is not None
+            },
+        )
+        for of_server in rolled["ours"][task].requests
+        for request in of_server
+    ]
+    assert len(prompts) == RESPONSES
+
+    async def render() -> None:
+        await asyncio.gather(*(renderer.render_cmpl_async([prompt]) for prompt in prompts))
+
+    asyncio.run(render())
+    # Asked for each response, it is handed the media by the first one alone.
+    (medium,) = prompts[0]["multi_modal_data"].values()
+    assert sorted(seen) == [0] * (RESPONSES - 1) + [len(medium)]
+
+
 def test_validation_carries_no_pixels(rolled: dict[str, dict[str, Rolled]]) -> None:
     validation = rolled["ours"]["validation"]
     assert validation.counts["pixel_copies"] == 0
     assert not any(validation.batch["multi_modal_inputs"])
     positions = zip(rolled["plain"]["validation"].batch["position_ids"], validation.batch["position_ids"], strict=True)
     assert all(torch.equal(plain, ours) for plain, ours in positions)
+
+
+# --- ahead ------------------------------------------------------------------------------------------------------
+
+
+def test_the_next_step_is_built_while_this_one_trains(
+    services: Stack, compose_config: Callable[..., DictConfig], processor: Any
+) -> None:
+    config = compose_config("trainer.total_training_steps=2")
+    dataset = JigsawDataset(config.data.train_files, processor.tokenizer, config.data, processor)
+    counts: Counter[str] = Counter()
+    with services.rollout(config) as run:
+        first = read(run.run([dataset[0]], n=RESPONSES))
+        end = time.monotonic() + 60
+        while counts["processor_runs"] < 2:  # no second prompt is asked for yet
+            assert time.monotonic() < end
+            time.sleep(0.05)
+            counts += run.take_counts()
+        second = read(run.run([dataset[1]], n=RESPONSES))
+        counts += run.take_counts()
+    assert counts["builds"] == counts["processor_runs"] == counts["pixel_copies"] == 2
+    assert not torch.equal(first["prompts"][0], second["prompts"][0])
+    with services.rollout(config) as run:
+        unforeseen = read(run.run([dataset[1]], n=RESPONSES))
+    for name in ("input_ids", "position_ids"):
+        assert all(torch.equal(a, b) for a, b in zip(second[name], unforeseen[name], strict=True))
 
 
 # --- failures ---------------------------------------------------------------------------------------------------

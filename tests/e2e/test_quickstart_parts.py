@@ -157,7 +157,7 @@ def test_scores_are_the_rewards_means(puzzles: list[Puzzle]) -> None:
     assert mean_scores(puzzles, [*right[:4], "", "", "", ""])["exact"] == 0.5
 
 
-SETTINGS = Settings(grid="2x1", images=None, warm_start_steps=2, seed=0)
+SETTINGS = Settings(grid="2x1", begin_with=None, images=None, warm_start_steps=2, seed=0)
 
 
 def test_a_folder_of_the_same_settings_is_kept(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import AutoProcessor
 
 from jigsaw.errors import JigsawError
@@ -85,6 +84,33 @@ def test_a_row_gets_another_order_in_another_epoch(dataset: JigsawDataset) -> No
         assert is_answer(truth, 4)
         answers.setdefault(item["extra_info"]["id"], set()).add(tuple(truth))
     assert sum(len(different) > 1 for different in answers.values()) > 30
+
+
+EASY_FIRST = {"image": {"levels": [[2, 1], [2, 2]], "raise_at": 0.8, "window": 10}}
+
+
+def test_with_a_difficulty_schedule_a_prompt_comes_at_every_level(
+    dataset: JigsawDataset, config: DictConfig, processor: Any
+) -> None:
+    data = _changed(config, difficulty=EASY_FIRST)
+    item = JigsawDataset(data.train_files, processor.tokenizer, data, processor)[50]
+    easy, hard = item["extra_info"]["levels"]
+    assert [len(level["reward_model"]["ground_truth"]) for level in (easy, hard)] == [2, 4]
+    assert [level["extra_info"]["grid"] for level in (easy, hard)] == [[2, 1], [2, 2]]
+    assert {level["extra_info"]["id"] for level in (easy, hard)} == {dataset[50]["extra_info"]["id"]}
+    assert hard["raw_prompt"] == dataset[50]["raw_prompt"]  # 2×2 are the rows' own grid
+    held_out = JigsawDataset(data.val_files, processor.tokenizer, data, processor)
+    assert "levels" not in held_out[0]["extra_info"]
+
+
+def test_a_row_that_no_level_fits_is_named(config: DictConfig, processor: Any, data: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(data / "train.parquet").to_pylist()
+    rows[3]["prompt"][0]["content"] += " Please."
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), other)
+    changed = _changed(config, train_files=str(other), difficulty=EASY_FIRST)
+    with pytest.raises(JigsawError, match=r"other\.parquet, row 3: .*make the rows with jigsaw prepare"):
+        JigsawDataset(str(other), processor.tokenizer, changed, processor)
 
 
 def test_another_process_sees_the_same_data(dataset: JigsawDataset, config: DictConfig, processor: Any) -> None:
@@ -395,7 +421,16 @@ def _buffer(monkeypatch: pytest.MonkeyPatch, failing: set[int], share: float = 0
     monkeypatch.setattr(media, "tq", Queue)
     monkeypatch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", Queue)
     return sampler.JigsawReplayBuffer(
-        sampler_kwargs=SimpleNamespace(max_failed_share=share, poll_interval=0.0),
+        sampler_kwargs=OmegaConf.create(
+            {
+                "max_failed_share": share,
+                "poll_interval": 0.0,
+                "filter_groups": {"enable": False, "metric": "position_accuracy", "max_inflight_gen_batches": 1},
+                "train_batch_size": 8,
+                "difficulty": None,
+                "checkpoints": "unused",
+            }
+        ),
         trainer_mode="sync",
         trainer_config={},
         max_off_policy_threshold=8,

@@ -1,0 +1,206 @@
+"""How a change bears on learning: the quickstart's training with it and without, from one warm-started model.
+
+    source train_scripts/env_cpu.sh
+    .venv/bin/python benchmarks/curves.py STUDY [--only VARIANT]... [--json FILE] [--picture FILE.png]
+
+``ranks``: one rank and two, which must learn as one. ``stability``: what is said to keep GRPO from going astray, each
+alone, on 2×2. All runs of a seed train on the same puzzles, one run at a time (about 11 GiB). Stopped and started again
+it goes on: whole runs are kept, the one that was cut off resumes from its last whole checkpoint.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from run import machine
+
+from jigsaw.errors import JigsawError, print_error
+from jigsaw.files import atomic_write
+from jigsaw.prepare.images import parse_grid
+from jigsaw.show.training import heldout_exact
+from jigsaw.toy.launch import Clock, kill_leftovers, write_json
+from jigsaw.toy.quickstart import REPOSITORY, Quickstart, Settings, warm_start_steps_of
+
+SEQUENCES = 128
+"""Responses a step (configs/quickstart.yaml); the ranks share them, in one micro-batch each."""
+SOLVED = 0.9
+COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#6c4f8b")
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants of one training.
+
+    Attributes:
+        grid, begin_with: as the quickstart takes them; what the warm start shows.
+        seeds, steps: unless others are asked for.
+        variants: overrides of configs/quickstart.yaml by name.
+    """
+
+    grid: str
+    begin_with: str | None
+    seeds: int
+    steps: int
+    variants: dict[str, tuple[str, ...]]
+
+
+def of_ranks(ranks: int) -> tuple[str, ...]:
+    return (
+        f"trainer.n_gpus_per_node={ranks}",
+        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={SEQUENCES // ranks}",
+        f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={SEQUENCES // ranks}",
+    )
+
+
+STUDIES = {
+    "ranks": Study("2x1", None, seeds=3, steps=60, variants={"1 rank": of_ranks(1), "2 ranks": of_ranks(2)}),
+    "stability": Study(
+        "2x2",
+        "2x1",
+        seeds=1,
+        steps=300,
+        variants={
+            "plain": (),
+            "difficulty": ("data.difficulty={image: {levels: [[2, 1], [2, 2]], raise_at: 0.8, window: 5}}",),
+            "dynamic sampling": ("algorithm.filter_groups.enable=true",),
+            "asymmetric clipping": ("actor_rollout_ref.actor.clip_ratio_high=0.28",),
+            "length reward": (
+                "+reward.custom_reward_function.reward_kwargs.length_reward={min_words: 2, max_words: 9, penalty: 0.1}",
+            ),
+        },
+    ),
+}
+
+
+def prepare(out: Path, study: Study, seed: int, steps: int, progress: Progress) -> Quickstart:
+    """A seed's pictures, rows and warm-started model."""
+    settings = Settings(study.grid, study.begin_with, None, warm_start_steps_of(parse_grid(study.grid)), seed)
+    prepared = Quickstart(out / f"seed_{seed}", settings, steps)
+    prepared.out.mkdir(parents=True, exist_ok=True)
+    for stage in (prepared.pictures, prepared.tiny_model, lambda: prepared.warm_start(progress)):
+        progress.console.print(f"  {stage()}")
+    return prepared
+
+
+def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int, progress: Progress) -> Result:
+    """A run from the warm-started model to its last step."""
+    run = Quickstart(prepared.out / name.replace(" ", "_"), prepared.settings, prepared.steps)
+    run.media_root, run.warm_model = prepared.media_root, prepared.warm_model
+    run.train_rows, run.heldout_rows = prepared.train_rows, prepared.heldout_rows
+    run.out.mkdir(exist_ok=True)
+    kill_leftovers(run.out)
+    clock = Clock(run.out / "timing.json", seconds_install=0.0)
+    clock.watch_memory()
+    run.grpo(progress, clock, f"trainer.test_freq={every}", f"trainer.save_freq={every}", *overrides)
+    metrics = run.metrics()
+    curve = {step: exact for step, values in metrics.items() if (exact := heldout_exact(values)) is not None}
+    return {
+        "variant": name,
+        "seed": run.settings.seed,
+        "solved": next((step for step, exact in curve.items() if exact >= SOLVED), None),
+        "heldout_exact": curve,
+        "step_s": median(values["timing_s/step"] for values in metrics.values() if "timing_s/step" in values),
+        "peak_gib": clock.peak_gib,
+    }
+
+
+def table(study: str, results: list[Result], steps: int) -> Table:
+    columns = Table("variant", "seed", f"{SOLVED} exact", "best", "at the end", "a step", "memory", title=study)
+    for result in results:
+        exact = list(result["heldout_exact"].values())
+        columns.add_row(
+            result["variant"],
+            str(result["seed"]),
+            f"step {result['solved']}" if result["solved"] is not None else f"not in {steps} steps",
+            f"{max(exact):.3f}",
+            f"{exact[-1]:.3f}",
+            f"{result['step_s']:.1f} s",
+            f"{result['peak_gib']:.1f} GiB",
+        )
+    return columns
+
+
+def draw(results: list[Result], chance: float, path: Path) -> None:
+    """One curve a run, one colour a variant."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib import pyplot as plt
+
+    colours = dict(zip(dict.fromkeys(result["variant"] for result in results), COLOURS, strict=False))
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for result in results:
+        curve = result["heldout_exact"]
+        colour = colours[result["variant"]]
+        axis.plot(curve.keys(), curve.values(), "o-", color=colour, markersize=3, linewidth=1.5, alpha=0.8)
+    for variant, colour in colours.items():
+        axis.plot([], [], color=colour, label=variant)
+    axis.axhline(chance, color="grey", linestyle="--", linewidth=1, label=f"chance {chance:.3g}")
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("GRPO step")
+    axis.set_title("held-out exact accuracy, greedy, a curve a seed", fontsize=10, loc="left")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=8, loc="best", frameon=False)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=130)
+    plt.close(figure)
+
+
+def main(
+    study: Annotated[str, typer.Argument(help=" or ".join(STUDIES))],
+    only: Annotated[list[str] | None, typer.Option(help="Run this variant alone; may be given again.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each variant.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="GRPO steps a run; more than before go on.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Steps between two held-out tests and checkpoints.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder.", show_default="outputs/STUDY in the repository")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the curves here, as PNG.")] = None,
+) -> None:
+    """Train variants of one run and tell how each has learned."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    if study not in STUDIES or set(only or ()) - set(STUDIES[study].variants):
+        known = "; ".join(f"{name}: {', '.join(each.variants)}" for name, each in STUDIES.items())
+        raise typer.BadParameter(f"there is no such study or variant; these are there: {known}")
+    asked = STUDIES[study]
+    seeds, steps = seeds or asked.seeds, steps or asked.steps
+    folder = (out or REPOSITORY / "outputs" / study).resolve()
+    console = Console(highlight=False, soft_wrap=True)
+    results: list[Result] = []
+    try:
+        with Progress(console=console, transient=True) as progress:
+            for seed in range(seeds):
+                progress.console.print(f"seed {seed}: pictures, model, warm start")
+                prepared = prepare(folder, asked, seed, steps, progress)
+                for name in only or asked.variants:
+                    progress.console.print(f"seed {seed}: {name}")
+                    results.append(train(prepared, name, asked.variants[name], every, progress))
+                    if json_file is not None:
+                        record = {"machine": machine(), "study": study, "steps": steps, "results": results}
+                        write_json(json_file, record)
+                    if picture is not None:
+                        draw(results, prepared.chance, picture)
+    except (JigsawError, OSError) as error:
+        print_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped; started again with the same arguments it goes on")
+        sys.exit(130)
+    console.print(table(study, results, steps))
+    console.print(", ".join(f"{key} {value}" for key, value in machine().items()))
+
+
+if __name__ == "__main__":
+    typer.run(main)

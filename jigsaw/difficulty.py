@@ -1,0 +1,119 @@
+"""A difficulty schedule: few pieces first, more as the measured accuracy grows.
+
+A level follows from the accuracies of the steps before it and from nothing else, so a run that resumes goes on at the
+very level at which it stopped.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from jigsaw.errors import JigsawError, RowError
+from jigsaw.prompts import render
+from jigsaw.rows import Row, answer_format
+from jigsaw.tasks import image, video
+
+Level = tuple[int, int] | int
+"""Of the image task the grid, (rows, columns); of the video task the number of clips."""
+
+LEVELS = "levels"
+"""Where in its ``extra_info`` a prompt holds its puzzle at each level."""
+_FORM = "{levels: [[2, 1], [2, 2]], raise_at: 0.8, window: 10}"
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """The schedule of one task.
+
+    Attributes:
+        levels: two or more, the first one first.
+        raise_at: the next level begins when the mean of the exact accuracy over ``window`` steps reaches this share.
+        window: number of steps.
+    """
+
+    levels: tuple[Level, ...]
+    raise_at: float
+    window: int
+
+    def level(self, accuracies: Sequence[float]) -> int:
+        """0-based level of the step that follows steps of these accuracies, all from the run's first step on."""
+        level = begin = 0
+        for end in range(self.window, len(accuracies) + 1):
+            if end - begin >= self.window and fmean(accuracies[end - self.window : end]) >= self.raise_at:
+                level, begin = min(level + 1, len(self.levels) - 1), end
+        return level
+
+
+def read_difficulties(config: Any) -> dict[str, Difficulty]:
+    """The ones in ``data.difficulty``, by task; none where it is null.
+
+    Raises:
+        JigsawError: if they make no sense.
+    """
+    if not isinstance(config, Mapping | None):
+        raise JigsawError(
+            f"data.difficulty is {config}; it must be null or hold a schedule by task, like image: {_FORM}"
+        )
+    return {str(task): _read(f"data.difficulty.{task}", str(task), given) for task, given in (config or {}).items()}
+
+
+def _read(where: str, task: str, given: Any) -> Difficulty:
+    if task not in ("image", "video"):
+        raise JigsawError(f"{where} names no task with levels; these have some: image, video")
+    if (
+        not isinstance(given, Mapping)
+        or set(given) != {"levels", "raise_at", "window"}
+        or not _is_list(given["levels"])
+    ):
+        raise JigsawError(f"{where} is {given}; it must be like {_FORM}")
+    levels = tuple(_level(where, task, level) for level in given["levels"])
+    raise_at, window = given["raise_at"], given["window"]
+    if len(levels) < 2:
+        raise JigsawError(f"{where}.levels holds {len(levels)}; it must hold two or more")
+    is_share = isinstance(raise_at, int | float) and 0 < raise_at <= 1
+    if not is_share or not isinstance(window, int) or window < 1:
+        raise JigsawError(
+            f"{where} has raise_at={raise_at} and window={window}; raise_at is a share above 0, at most 1, and window "
+            "a number of steps"
+        )
+    return Difficulty(levels, float(raise_at), window)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _level(where: str, task: str, given: Any) -> Level:
+    numbers = list(given) if _is_list(given) else [given]
+    whole = all(isinstance(number, int) and number > 0 for number in numbers)
+    if task == "image" and whole and _is_list(given) and len(numbers) == 2 and max(numbers) > 1:
+        return numbers[0], numbers[1]
+    if task == "video" and whole and not _is_list(given) and given > 1:
+        return int(given)
+    right = "a grid of two tiles or more, for example [2, 1]" if task == "image" else "a number of clips, 2 or more"
+    raise JigsawError(f"{where}.levels holds {given}; a level of it is {right}")
+
+
+def at_level(row: Row, task: str, level: Level) -> Row:
+    """A row of a task with as many pieces as a level asks for, and the prompt that goes with them.
+
+    Raises:
+        RowError: if the row's prompt is not the one that ``jigsaw prepare`` writes; what to ask for other pieces
+            cannot be known then.
+    """
+    wording = answer_format(row)
+    if row["prompt"][0]["content"] != render(task, wording, **_count(row, task)):
+        raise RowError("a difficulty schedule changes the prompt; make the rows with jigsaw prepare")
+    kind, change = ("images", {"jigsaw_config": level}) if task == "image" else ("videos", {"jigsaw_clip_num": level})
+    (struct,) = row[kind]
+    changed = {**row, kind: [{**struct, **change}]}
+    return {**changed, "prompt": [{"role": "user", "content": render(task, wording, **_count(changed, task))}]}
+
+
+def _count(row: Row, task: str) -> dict[str, int]:
+    """What the wording of the prompt says of the pieces."""
+    if task == "video":
+        return {"clips": video.pieces(row)}
+    rows, columns = image.grid(row)
+    return {"rows": rows, "columns": columns}

@@ -1,0 +1,68 @@
+"""The difficulty schedule in a run: what it measured lies beside the checkpoints, one JSON object a line."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensordict import TensorDict
+from verl.utils import tensordict_utils
+
+from jigsaw.difficulty import LEVELS, read_difficulties
+
+
+class Progress:
+    """The exact accuracies of a run's steps by task, in a file, and the level that follows from them.
+
+    A step that is trained again, after a run was cut off, is written again; the later line counts.
+
+    Args:
+        folder: the run's checkpoints.
+        config: ``data.difficulty``.
+    """
+
+    def __init__(self, folder: str | Path, config: Mapping[str, Any] | None) -> None:
+        self._path = Path(folder) / "difficulty.jsonl"
+        self._difficulties = read_difficulties(config)
+
+    def levels(self, step: int) -> dict[str, int]:
+        """0-based level of each task's prompts in a step: of what was measured in the steps before it."""
+        measured: dict[int, dict[str, float]] = {}
+        if self._path.is_file():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                measured[entry.pop("step")] = entry
+        before = [measured[number] for number in sorted(measured) if number < step]
+        return {
+            task: difficulty.level([entry[task] for entry in before if task in entry])
+            for task, difficulty in self._difficulties.items()
+        }
+
+    def record(self, step: int, accuracies: Mapping[str, float | None]) -> None:
+        """Write down what a step measured, by task; None where it had no prompt of it."""
+        if not self._difficulties:
+            return
+        known = {task: value for task in self._difficulties if (value := accuracies.get(task)) is not None}
+        entry = {"step": step, **known}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def choose(self, prompts: TensorDict) -> TensorDict:
+        """Prompts with the puzzles of their step's level, of those that the dataset gives in ``extra_info.levels``."""
+        given = list(prompts["extra_info"])
+        if not any(LEVELS in extra for extra in given):
+            return prompts  # no schedule, or held-out puzzles
+        levels = self.levels(prompts["global_steps"])
+        puzzles = [at_level({"extra_info": extra}, levels) for extra in given]
+        for name in ("raw_prompt", "reward_model", "extra_info"):
+            values = [puzzle.get(name, value) for puzzle, value in zip(puzzles, prompts[name], strict=True)]
+            tensordict_utils.assign_non_tensor_stack(prompts, name, values)
+        return prompts
+
+
+def at_level(item: Mapping[str, Any], levels: Mapping[str, int]) -> Mapping[str, Any]:
+    """The puzzle of an item of the dataset at its task's level; the item where it has no levels."""
+    extra = item["extra_info"]
+    puzzle: Mapping[str, Any] = extra[LEVELS][levels[extra["task"]]] if LEVELS in extra else item
+    return puzzle
