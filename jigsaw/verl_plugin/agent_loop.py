@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
@@ -168,15 +169,6 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._loop = JigsawAgentLoop(
-            trainer_config=DictConfigWrap(self.config),
-            server_manager=self.llm_client,
-            tokenizer=self.tokenizer,
-            processor=self.processor,
-            dataset_cls=self.dataset_cls,
-            data_config=DictConfigWrap(self.config.data),
-            hf_model_type=self.hf_model_type,
-        )
         self._ahead: dict[str, SharedPrompt] = {}
         """Prompts that are built, or being built, before they come, by their messages."""
 
@@ -192,6 +184,19 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
         self._ahead = {_content(messages): SharedPrompt() for messages in prompts}
         builds = (self._build(messages, self._ahead[_content(messages)]) for messages in prompts)
         await asyncio.gather(*builds, return_exceptions=True)  # who needs it finds the error in it
+
+    @cached_property
+    def _loop(self) -> JigsawAgentLoop:
+        """Made on first use: it wants the event loop that it will run on."""
+        return JigsawAgentLoop(
+            trainer_config=DictConfigWrap(self.config),
+            server_manager=self.llm_client,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            dataset_cls=self.dataset_cls,
+            data_config=DictConfigWrap(self.config.data),
+            hf_model_type=self.hf_model_type,
+        )
 
     async def _build(self, messages: list[dict[str, Any]], shared: SharedPrompt) -> None:
         _prompt.set(shared)

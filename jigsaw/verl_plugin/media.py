@@ -99,10 +99,12 @@ def kept() -> set[str]:
     return set((tq.kv_list(PARTITION) or {}).get(PARTITION, {}))
 
 
-def clear_unused(used: Iterable[str]) -> None:
-    """Drop the features of all prompts but the ones of the given keys."""
-    if keys := kept() - set(used):
-        tq.kv_clear(keys=sorted(keys), partition_id=PARTITION)
+def clear_unused() -> None:
+    """Drop the features of the prompts that the trainer is through with."""
+    keys = kept()  # looked up first: what comes in between is not among them
+    used = {key.split("_")[0] for key in (tq.kv_list("train") or {}).get("train", {})}
+    if unused := keys - used:
+        tq.kv_clear(keys=sorted(unused), partition_id=PARTITION)
 
 
 class Reader:

@@ -57,8 +57,7 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         """
         before = self._failed
         if partition_id == "train":
-            # Prompts whose responses the trainer has taken out of the queue, and failed ones.
-            media.clear_unused(key.split("_")[0] for key in (tq.kv_list("train") or {}).get("train", {}))
+            media.clear_unused()
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
             self._seen += batch_size
