@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from jigsaw.difficulty import Difficulty, read_difficulties
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.prompts import render
@@ -72,12 +74,31 @@ def test_warm_start_orders_are_uniform_whatever_the_pixels_show(scenes: Path) ->
 
 
 @pytest.fixture(scope="module")
-def warm_start(tmp_path_factory: pytest.TempPathFactory, scenes: Path, model: tuple[Any, Any]) -> WarmStartDataset:
+def warm_start_of(
+    tmp_path_factory: pytest.TempPathFactory, scenes: Path, model: tuple[Any, Any]
+) -> Callable[[list[list[int]]], WarmStartDataset]:
+    """The warm start's examples of rows of 2×1, at some levels."""
     data = tmp_path_factory.mktemp("rows")
     prepare_images(scenes, data, ImageOptions(grid=(2, 1)), progress=lambda done, total: None)
     config = {"train_files": str(data / "train.parquet"), "media_root": str(scenes), "seed": 0, "scenes": True}
     config |= {"train_batch_size": 16, "steps": 2}
-    return WarmStartDataset(config["train_files"], model[1].tokenizer, OmegaConf.create(config), model[1])
+
+    def of_levels(levels: list[list[int]]) -> WarmStartDataset:
+        given = OmegaConf.create({**config, "levels": levels})
+        return WarmStartDataset(config["train_files"], model[1].tokenizer, given, model[1])
+
+    return of_levels
+
+
+@pytest.fixture(scope="module")
+def warm_start(warm_start_of: Callable[[list[list[int]]], WarmStartDataset]) -> WarmStartDataset:
+    return warm_start_of([])
+
+
+def test_a_warm_start_shows_each_level(warm_start_of: Callable[[list[list[int]]], WarmStartDataset]) -> None:
+    dataset = warm_start_of([[2, 1], [2, 2]])
+    shown = Counter(len(dataset.example(index).media) for index in range(1, 32, 2))  # the whole puzzles
+    assert set(shown) == {2, 4}
 
 
 def test_warm_start_items_are_what_the_model_reads(warm_start: WarmStartDataset, model: tuple[Any, Any]) -> None:
@@ -178,6 +199,23 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(JigsawError, match="something other than a quickstart"):
         _begin(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("easier", ["2x2", "1x3", "3x1"])
+def test_a_grid_to_begin_with_must_be_easier(tmp_path: Path, easier: str) -> None:
+    with pytest.raises(JigsawError, match=f"--begin-with {easier}: is no easier grid than --grid 2x2"):
+        Quickstart(tmp_path, replace(SETTINGS, grid="2x2", begin_with=easier), steps=1)
+
+
+def test_a_grid_to_begin_with_becomes_a_schedule(tmp_path: Path) -> None:
+    plain = Quickstart(tmp_path, replace(SETTINGS, grid="2x2"), steps=1)
+    assert (plain.levels, plain.schedule) == ([], [])
+    (schedule,) = Quickstart(tmp_path, replace(SETTINGS, grid="2x2", begin_with="2x1"), steps=1).schedule
+    name, _, value = schedule.partition("=")
+    assert name == "data.difficulty"
+    assert read_difficulties(OverridesParser.create().parse_override(schedule).value()) == {
+        "image": Difficulty(((2, 1), (2, 2)), 0.8, 5)
+    }
 
 
 def test_the_clock_adds_up_all_starts(tmp_path: Path) -> None:
