@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jigsaw.mixture import shuffled
 from jigsaw.prompts import render
 from jigsaw.show.training import Metrics
 from jigsaw.tasks import build_puzzle
 from jigsaw.toy.launch import processes_of
 from jigsaw.toy.videos import write_video
-from jigsaw.verl_plugin.dataset import JigsawDataset
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -43,12 +42,6 @@ def _row(index: int, rate: float, split: str) -> dict[str, Any]:
     }
 
 
-def _order_of_training(rows: int) -> list[int]:
-    """The rows in the order in which the first epoch trains on them."""
-    stub = SimpleNamespace(_shuffled=None, _seed=0, _rows=rows)
-    return JigsawDataset._order(stub, 0)  # type: ignore[arg-type]
-
-
 @pytest.fixture(scope="module", params=["released", "true"])
 def steps(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_run: Any, sharp_model: Path
@@ -56,7 +49,7 @@ def steps(
     """The metrics of four steps, all of whose videos are sampled at one rate."""
     folder = tmp_path_factory.mktemp(f"video-{request.param}")
     media_root = folder / "videos"
-    rate_of = {row: RATES[place // BATCH] for place, row in enumerate(_order_of_training(len(RATES) * BATCH))}
+    rate_of = {row: RATES[place // BATCH] for place, row in enumerate(shuffled(len(RATES) * BATCH, 0, "", 0))}
     rows = {
         "train": [_row(index, rate_of[index], "train") for index in sorted(rate_of)],
         "val": [_row(index, 1, "val") for index in range(BATCH)],
