@@ -9,8 +9,6 @@ it goes on: whole runs are kept, the one that was cut off resumes from its last 
 """
 
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,11 @@ from rich.progress import Progress
 from rich.table import Table
 from run import machine
 
-from jigsaw.errors import JigsawError, print_error
 from jigsaw.files import atomic_write
 from jigsaw.prepare.images import parse_grid
 from jigsaw.show.training import heldout_exact
-from jigsaw.toy.launch import Clock, kill_leftovers, write_json
-from jigsaw.toy.quickstart import REPOSITORY, Quickstart, Settings, warm_start_steps_of
+from jigsaw.toy.launch import Clock, kill_leftovers, told_in_one_line, write_json
+from jigsaw.toy.quickstart import REPOSITORY, Quickstart, Settings, schedule, warm_start_steps_of
 
 SEQUENCES = 128
 """Responses a step (configs/quickstart.yaml); the ranks share them, in one micro-batch each."""
@@ -72,7 +69,7 @@ STUDIES = {
         steps=300,
         variants={
             "plain": (),
-            "difficulty": ("data.difficulty={image: {levels: [[2, 1], [2, 2]], raise_at: 0.8, window: 5}}",),
+            "difficulty": schedule([[2, 1], [2, 2]]),
             "dynamic sampling": ("algorithm.filter_groups.enable=true",),
             "asymmetric clipping": ("actor_rollout_ref.actor.clip_ratio_high=0.28",),
             "length reward": (
@@ -169,8 +166,6 @@ def main(
     picture: Annotated[Path | None, typer.Option(help="Draw the curves here, as PNG.")] = None,
 ) -> None:
     """Train variants of one run and tell how each has learned."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     if study not in STUDIES or set(only or ()) - set(STUDIES[study].variants):
         known = "; ".join(f"{name}: {', '.join(each.variants)}" for name, each in STUDIES.items())
         raise typer.BadParameter(f"there is no such study or variant; these are there: {known}")
@@ -179,25 +174,19 @@ def main(
     folder = (out or REPOSITORY / "outputs" / study).resolve()
     console = Console(highlight=False, soft_wrap=True)
     results: list[Result] = []
-    try:
-        with Progress(console=console, transient=True) as progress:
-            for seed in range(seeds):
-                progress.console.print(f"seed {seed}: pictures, model, warm start")
-                prepared = prepare(folder, asked, seed, steps, progress)
-                for name in only or asked.variants:
-                    progress.console.print(f"seed {seed}: {name}")
-                    results.append(train(prepared, name, asked.variants[name], every, progress))
-                    if json_file is not None:
-                        record = {"machine": machine(), "study": study, "steps": steps, "results": results}
-                        write_json(json_file, record)
-                    if picture is not None:
-                        draw(results, prepared.chance, picture)
-    except (JigsawError, OSError) as error:
-        print_error(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("stopped; started again with the same arguments it goes on")
-        sys.exit(130)
+    again = "stopped; started again with the same arguments it goes on"
+    with told_in_one_line(lambda: console.print(again)), Progress(console=console, transient=True) as progress:
+        for seed in range(seeds):
+            progress.console.print(f"seed {seed}: pictures, model, warm start")
+            prepared = prepare(folder, asked, seed, steps, progress)
+            for name in only or asked.variants:
+                progress.console.print(f"seed {seed}: {name}")
+                results.append(train(prepared, name, asked.variants[name], every, progress))
+                if json_file is not None:
+                    record = {"machine": machine(), "study": study, "steps": steps, "results": results}
+                    write_json(json_file, record)
+                if picture is not None:
+                    draw(results, prepared.chance, picture)
     console.print(table(study, results, steps))
     console.print(", ".join(f"{key} {value}" for key, value in machine().items()))
 

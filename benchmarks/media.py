@@ -31,7 +31,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import typer
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -40,13 +39,14 @@ from transformers import AutoProcessor
 from jigsaw.toy.model import build_processor, build_tiny_model
 from jigsaw.toy.rows import write_puzzles
 from jigsaw.verl_plugin.dataset import JigsawDataset
-from jigsaw.verl_plugin.dry_run import Rollout, Stack, read, stack
+from jigsaw.verl_plugin.dry_run import Rollout, Stack, compose_config, read, stack
 
 TASKS = ("image", "video", "depth")
 RESPONSES = (1, 4, 16)
 PATHS = {"plain": "single_turn_agent", "ours": "jigsaw"}
 READINGS = 2
 QWEN_MAX_PIXELS = 16384 * 28 * 28
+
 Figures = dict[str, float]
 
 
@@ -145,29 +145,26 @@ def main(
         for task, row in rows.items():
             pq.write_table(pa.Table.from_pylist([row]), root / f"{task}.parquet")
 
-        def compose_config(task: str, agent_loop: str) -> DictConfig:
-            with initialize_config_dir(str(Path("configs").resolve()), version_base=None):
-                return compose(
-                    "quickstart",
-                    [
-                        "hydra.searchpath=[pkg://verl.trainer.config]",
-                        f"data.train_files={root / task}.parquet",
-                        f"data.val_files={root}/val.parquet",
-                        f"data.media_root={root / 'media'}",
-                        "data.train_batch_size=1",
-                        "data.max_prompt_length=16384",
-                        "actor_rollout_ref.rollout.max_model_len=17000",
-                        f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop}",
-                        f"actor_rollout_ref.model.path={model}",
-                        "trainer.total_training_steps=1",
-                        f"trainer.default_local_dir={root}",
-                    ],
-                )
+        def configure(task: str, agent_loop: str) -> DictConfig:
+            return compose_config(
+                Path(__file__).parents[1] / "configs",
+                "quickstart",
+                f"data.train_files={root / task}.parquet",
+                f"data.val_files={root}/val.parquet",
+                f"data.media_root={root / 'media'}",
+                "data.train_batch_size=1",
+                "data.max_prompt_length=16384",
+                "actor_rollout_ref.rollout.max_model_len=17000",
+                f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop}",
+                f"actor_rollout_ref.model.path={model}",
+                "trainer.total_training_steps=1",
+                f"trainer.default_local_dir={root}",
+            )
 
-        with stack(compose_config("image", "jigsaw"), reply) as services:
+        with stack(configure("image", "jigsaw"), reply) as services:
             for task, (path, agent_loop) in product(TASKS, PATHS.items()):
                 progress.print(f"{task}, {path} …")
-                config = compose_config(task, agent_loop)
+                config = configure(task, agent_loop)
                 dataset = JigsawDataset(config.data.train_files, processor.tokenizer, config.data, processor)
                 for n, figures in measure(services, config, dataset[0], repeats).items():
                     results[task][n][path] = figures

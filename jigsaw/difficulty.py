@@ -61,11 +61,8 @@ def read_difficulties(config: Any) -> dict[str, Difficulty]:
 def _read(where: str, task: str, given: Any) -> Difficulty:
     if task not in ("image", "video"):
         raise JigsawError(f"{where} names no task with levels; these have some: image, video")
-    if (
-        not isinstance(given, Mapping)
-        or set(given) != {"levels", "raise_at", "window"}
-        or not _is_list(given["levels"])
-    ):
+    whole = isinstance(given, Mapping) and set(given) == {"levels", "raise_at", "window"}
+    if not whole or not _is_list(given["levels"]):
         raise JigsawError(f"{where} is {given}; it must be like {_FORM}")
     levels = tuple(_level(where, task, level) for level in given["levels"])
     raise_at, window = given["raise_at"], given["window"]
@@ -99,21 +96,26 @@ def at_level(row: Row, task: str, level: Level) -> Row:
     """A row of a task with as many pieces as a level asks for, and the prompt that goes with them.
 
     Raises:
-        RowError: if the row's prompt is not the one that ``jigsaw prepare`` writes; what to ask for other pieces
-            cannot be known then.
+        RowError: if the row's prompt is not the one that ``jigsaw prepare`` writes, so that what to ask for other
+            pieces cannot be known; or if its clips' frames were extracted, which are of its own clips alone.
     """
     wording = answer_format(row)
     if row["prompt"][0]["content"] != render(task, wording, **_count(row, task)):
         raise RowError("a difficulty schedule changes the prompt; make the rows with jigsaw prepare")
-    kind, change = ("images", {"jigsaw_config": level}) if task == "image" else ("videos", {"jigsaw_clip_num": level})
+    kind = "images"
+    change: dict[str, Any] = {"jigsaw_config": level}
+    if task == "video":
+        kind, change = "videos", {"jigsaw_clip_num": level, "clip_order": None}
     (struct,) = row[kind]
+    if struct.get("frames") is not None:
+        raise RowError("a difficulty schedule needs the videos; make the rows without --extract-frames")
     changed = {**row, kind: [{**struct, **change}]}
     return {**changed, "prompt": [{"role": "user", "content": render(task, wording, **_count(changed, task))}]}
 
 
 def _count(row: Row, task: str) -> dict[str, int]:
     """What the wording of the prompt says of the pieces."""
-    if task == "video":
-        return {"clips": video.pieces(row)}
-    rows, columns = image.grid(row)
-    return {"rows": rows, "columns": columns}
+    if task == "image":
+        return dict(zip(("rows", "columns"), image.grid(row), strict=True))
+    shown = video.source(row)
+    return {"clips": shown["clips"], **dict(zip(("rows", "columns"), shown["grid"] or (), strict=False))}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from jigsaw.difficulty import Difficulty, at_level, read_difficulties
 from jigsaw.errors import JigsawError, RowError
-from jigsaw.prompts import render
+from jigsaw.prepare.images import ImageOptions, image_row
+from jigsaw.prepare.videos import VideoOptions, video_row
 from jigsaw.rows import ANSWER_FORMATS
 from jigsaw.tasks import plan
 
@@ -51,23 +52,20 @@ def test_a_worked_example() -> None:
 # --- rows -------------------------------------------------------------------------------------------------------
 
 
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """A prepared row under an id without the cut, by which orders are drawn."""
+    row["extra_info"]["id"] = "a"
+    return row
+
+
 def _image_row(grid: tuple[int, int], answer_format: Any = "answer_tag") -> dict[str, Any]:
-    rows, columns = grid
-    return {
-        "data_source": "visual_jigsaw_image",
-        "prompt": [{"role": "user", "content": render("image", answer_format, rows=rows, columns=columns)}],
-        "images": [{"path": "a.png", "jigsaw_config": [rows, columns], "resize_size": [84, 84]}],
-        "extra_info": {"id": "a", "split": "train", "answer_format": answer_format},
-    }
+    options = ImageOptions(grid=grid, answer_format=answer_format)
+    return _row(image_row({"path": "a.png", "width": 90, "height": 90}, 0, "train", options))
 
 
-def _video_row(clips: int) -> dict[str, Any]:
-    return {
-        "data_source": "visual_jigsaw_video",
-        "prompt": [{"role": "user", "content": render("video", "boxed", clips=clips)}],
-        "videos": [{"path": "a.mp4", "jigsaw_clip_num": clips}],
-        "extra_info": {"id": "a", "split": "train", "answer_format": "boxed"},
-    }
+def _video_row(clips: int, grid: tuple[int, int] | None = None, **record: Any) -> dict[str, Any]:
+    seen = {"path": "a.mp4", "width": 90, "height": 90, "duration": 60.0, "fps": 30.0, **record}
+    return _row(video_row(seen, 0, "train", VideoOptions(clips=clips, grid=grid, answer_format="boxed")))
 
 
 @pytest.mark.parametrize("answer_format", ANSWER_FORMATS)
@@ -77,9 +75,16 @@ def test_a_picture_at_a_level_is_the_row_of_that_grid(level: tuple[int, int], an
     assert plan(changed, seed=3, epoch=2) == plan(_image_row(level, answer_format), seed=3, epoch=2)
 
 
+@pytest.mark.parametrize("grid", [None, (1, 2)])
 @pytest.mark.parametrize("level", [2, 4, 6])
-def test_a_film_at_a_level_is_the_row_of_so_many_clips(level: int) -> None:
-    assert plan(at_level(_video_row(6), "video", level)) == plan(_video_row(level))
+def test_a_film_at_a_level_is_the_row_of_so_many_clips(level: int, grid: tuple[int, int] | None) -> None:
+    assert plan(at_level(_video_row(6, grid), "video", level)) == plan(_video_row(level, grid))
+
+
+def test_extracted_frames_are_of_their_own_clips_alone() -> None:
+    row = _video_row(2, frames=[[0, 1], [2, 3]])
+    with pytest.raises(RowError, match="needs the videos; make the rows without --extract-frames"):
+        at_level(row, "video", 4)
 
 
 def test_the_row_itself_stays_as_it_is() -> None:

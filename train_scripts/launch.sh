@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What image.sh, video.sh, depth.sh and mixture.sh share: GRPO by the recipe configs/RECIPE.yaml, from the newest whole checkpoint.
+# What the scripts of the recipes share: GRPO by configs/RECIPE.yaml, from the newest whole checkpoint.
 #
 #   bash train_scripts/launch.sh RECIPE [Hydra overrides]
 set -euo pipefail

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, print_error
 from jigsaw.files import atomic_folder, atomic_write
 from jigsaw.show.training import Metrics, read_metrics
 
@@ -168,6 +168,26 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 
 def _size(log: Path) -> int:
     return log.stat().st_size if log.exists() else 0
+
+
+@contextmanager
+def told_in_one_line(on_interrupt: Callable[[], None]) -> Iterator[None]:
+    """Let a command end as its user expects: an error is one line and exit code 1, Ctrl-C or a hang-up is 130.
+
+    Args:
+        on_interrupt: says what was stopped and how to go on.
+    """
+    # A shell starts background jobs with SIGINT ignored; SIGHUP comes when the terminal closes.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    except (JigsawError, OSError) as error:
+        print_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        on_interrupt()
+        sys.exit(130)
 
 
 @contextmanager

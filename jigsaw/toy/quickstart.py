@@ -6,8 +6,6 @@ Every stage leaves its result in the output folder and is skipped when it is the
 import json
 import os
 import shutil
-import signal
-import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,7 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jigsaw.errors import JigsawError, print_error
+from jigsaw.errors import JigsawError
 from jigsaw.files import alone
 from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid, prepare_images
 from jigsaw.prepare.runner import available_cores
@@ -30,7 +28,15 @@ from jigsaw.puzzle import Plan
 from jigsaw.rows import read_rows
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import plan
-from jigsaw.toy.launch import SFT, Clock, kill_leftovers, merge_checkpoint, train_with_verl, write_json
+from jigsaw.toy.launch import (
+    SFT,
+    Clock,
+    kill_leftovers,
+    merge_checkpoint,
+    told_in_one_line,
+    train_with_verl,
+    write_json,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HELDOUT = 240
@@ -76,6 +82,12 @@ def warm_start_steps_of(grid: tuple[int, int]) -> int:
     return 250 * (grid[0] * grid[1]) ** 2 // 4
 
 
+def schedule(levels: list[list[int]]) -> tuple[str, ...]:
+    """Overrides that go from grid to grid once one is solved; none for no grids."""
+    given = f"data.difficulty={{image: {{levels: {levels}, raise_at: {RAISE_AT}, window: {WINDOW}}}}}"
+    return (given,) if levels else ()
+
+
 class Quickstart:
     """The stages, in order, and where their results lie."""
 
@@ -103,13 +115,6 @@ class Quickstart:
     def chance(self) -> float:
         """Exact accuracy of a blind guess: 1 / K!."""
         return 1 / factorial(self.grid[0] * self.grid[1])
-
-    @property
-    def schedule(self) -> list[str]:
-        """The overrides that make the puzzles harder once the easier ones are solved."""
-        if not self.levels:
-            return []
-        return [f"data.difficulty={{image: {{levels: {self.levels}, raise_at: {RAISE_AT}, window: {WINDOW}}}}}"]
 
     def pictures(self) -> str:
         """Render the scenes, or take the user's pictures, and make rows of them."""
@@ -320,7 +325,7 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
     with Progress(*columns, console=console, transient=True) as progress:
         stage("warm start (format, words, random orders)", lambda: quickstart.warm_start(progress))
         before = stage("held-out puzzles before", lambda: quickstart.measure(quickstart.warm_model))
-        stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress, clock, *quickstart.schedule))
+        stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress, clock, *schedule(quickstart.levels)))
     stage("checkpoint to Hugging Face folder", quickstart.merge)
     after = stage("held-out puzzles after", lambda: quickstart.measure(quickstart.trained_model))
     blind = stage("the same puzzles, greyed out", lambda: quickstart.measure(quickstart.trained_model, grey=True))
@@ -409,7 +414,8 @@ def _show(
 def main(
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
     begin_with: Annotated[
-        str | None, typer.Option(help="An easier grid, for example 2x1, until that is solved; both count as one run.")
+        str | None,
+        typer.Option(help=f"An easier grid, like 2x1, until {WINDOW} steps were {RAISE_AT:.0%} exact."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
     steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 50,
@@ -427,22 +433,14 @@ def main(
 
     Example: bash train_scripts/quickstart.sh --grid 2x2 --steps 200
     """
-    # A shell starts background jobs with SIGINT ignored; SIGHUP comes when the terminal closes.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     console.stderr = as_json
-    try:
+    again = "stopped; started again with the same arguments it goes on from the last whole checkpoint"
+    with told_in_one_line(lambda: console.print(again)):
         warm_start_steps = warm_start_steps or warm_start_steps_of(parse_grid(grid))
         settings = Settings(grid, begin_with, str(images.resolve()) if images else None, warm_start_steps, seed)
         summary = run(
             out.resolve(), settings, steps, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0))
         )
-    except (JigsawError, OSError) as error:
-        print_error(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("stopped; started again with the same arguments it goes on from the last whole checkpoint")
-        sys.exit(130)
     if as_json:
         print(json.dumps(summary, indent=2))
 

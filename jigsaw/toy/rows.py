@@ -39,13 +39,12 @@ def write_puzzles(
     rows, columns = grid
     points = [[int(height * (1 + 4 * (n % 2)) / 6), int(width * (1 + n) / (POINTS + 1))] for n in range(POINTS)]
 
-    def row(task: str, data_source: str, prompt: str, **columns: Any) -> dict[str, Any]:
-        extra = {"id": task, "split": "train", "answer_format": "answer_tag", **columns.pop("extra", {})}
+    def row(task: str, source: str, prompt: str, extra: dict[str, Any] | None = None, **media: Any) -> dict[str, Any]:
         return {
-            "data_source": data_source,
+            "data_source": source,
             "prompt": [{"role": "user", "content": prompt}],
-            "extra_info": extra,
-            **columns,
+            "extra_info": {"id": task, "split": "train", "answer_format": "answer_tag", **(extra or {})},
+            **media,
         }
 
     return {

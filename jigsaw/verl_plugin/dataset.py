@@ -26,8 +26,6 @@ _MERGE, _TEMPORAL_PATCH = 2, 2
 """Qwen2.5-VL: patches a side of a token, frames a patch."""
 PROCESSORS = ("Qwen2_5_VLProcessor",)
 """Models of other processors were not run; a name that is added here needs a run of tests/e2e."""
-
-
 POSITION = "position"
 """Where in its ``extra_info`` a prompt to train on holds its index in the dataset."""
 
@@ -110,7 +108,7 @@ class JigsawDataset(Dataset[dict[str, Any]]):
             self._check_length(config)
             JigsawDataset.training = self
         rows: dict[str, int] = {}
-        kinds: dict[tuple[Any, ...], int] = {}
+        kinds: dict[tuple[Any, ...], dict[str, Any]] = {}
         for row in self._in_order:
             item = self._item(row, epoch=0)
             extra_info = item["extra_info"]
@@ -122,19 +120,18 @@ class JigsawDataset(Dataset[dict[str, Any]]):
                 )
             rows[name] = row
             kind = (item["data_source"], extra_info["task"], extra_info["answer_format"], "grid" in extra_info)
-            kinds.setdefault(kind, row)
+            kinds.setdefault(kind, item)
         if config.reward_function.path == REWARD:  # and not a function of the user's
             self._check_reward(config.reward_function.reward_kwargs, list(kinds.values()))
 
-    def _check_reward(self, given: DictConfig | None, rows: list[int]) -> None:
-        """Raise JigsawError unless the reward takes its options, and with them a row of each kind."""
+    def _check_reward(self, given: DictConfig | None, items: list[dict[str, Any]]) -> None:
+        """Raise JigsawError unless the reward takes its options, and with them an item of each kind."""
         options: Any = OmegaConf.to_container(given or OmegaConf.create(), resolve=True)
         where = "reward.custom_reward_function.reward_kwargs"
         try:
             check_options(options, TASKS)
-            for row in rows:
-                where = f"{where.partition(' ')[0]} and {self._where(row)}"
-                item = self._item(row, epoch=0)
+            for item in items:
+                where = f"{where.partition(' ')[0]} and {self._where(item['index'])}"
                 truth = item["reward_model"]["ground_truth"]
                 compute_score(item["data_source"], "", truth, item["extra_info"], **options)
         except ValueError as error:

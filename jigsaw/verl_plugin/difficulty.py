@@ -9,12 +9,11 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils
 
 from jigsaw.difficulty import LEVELS, read_difficulties
+from jigsaw.files import atomic_write
 
 
 class Progress:
     """The exact accuracies of a run's steps by task, in a file, and the level that follows from them.
-
-    A step that is trained again, after a run was cut off, is written again; the later line counts.
 
     Args:
         folder: the run's checkpoints.
@@ -25,28 +24,29 @@ class Progress:
         self._path = Path(folder) / "difficulty.jsonl"
         self._difficulties = read_difficulties(config)
 
+    def _before(self, step: int) -> list[dict[str, Any]]:
+        """What the steps before one measured; a run that was cut off may have measured later ones."""
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
+        return [entry for entry in map(json.loads, lines) if entry["step"] < step]
+
     def levels(self, step: int) -> dict[str, int]:
         """0-based level of each task's prompts in a step: of what was measured in the steps before it."""
-        measured: dict[int, dict[str, float]] = {}
-        if self._path.is_file():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line)
-                measured[entry.pop("step")] = entry
-        before = [measured[number] for number in sorted(measured) if number < step]
+        if not self._difficulties:
+            return {}
+        before = self._before(step)
         return {
             task: difficulty.level([entry[task] for entry in before if task in entry])
             for task, difficulty in self._difficulties.items()
         }
 
     def record(self, step: int, accuracies: Mapping[str, float | None]) -> None:
-        """Write down what a step measured, by task; None where it had no prompt of it."""
+        """Write down what a step measured, by task, in place of what an earlier start measured from it on."""
         if not self._difficulties:
             return
         known = {task: value for task in self._difficulties if (value := accuracies.get(task)) is not None}
-        entry = {"step": step, **known}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        with atomic_write(self._path) as file:  # whole, also where the run is killed
+            for entry in [*self._before(step), {"step": step, **known}]:
+                file.write(json.dumps(entry).encode() + b"\n")
 
     def choose(self, prompts: TensorDict) -> TensorDict:
         """Prompts with the puzzles of their step's level, of those that the dataset gives in ``extra_info.levels``."""

@@ -1,16 +1,18 @@
-"""Prompts through verl's own agent-loop workers and queue, with a given reply where vLLM's would be: no model runs."""
+"""verl without a model: its config, and prompts through its agent-loop workers with a given reply for vLLM's."""
 
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 import transfer_queue as tq
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 from tensordict import TensorDict
@@ -30,6 +32,18 @@ from jigsaw.verl_plugin import media
 
 _POLL_S = 0.005
 _LIMIT_S = 600
+
+
+def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:
+    """A recipe's config as verl's trainer composes it.
+
+    Args:
+        folder: of the recipes, ``configs``.
+        recipe: name of one, for example ``quickstart``.
+        overrides: Hydra's.
+    """
+    with initialize_config_dir(str(folder.resolve()), version_base=None):
+        return compose(recipe, ["hydra.searchpath=[pkg://verl.trainer.config]", *overrides])
 
 
 class ReplyServer:

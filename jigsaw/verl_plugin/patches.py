@@ -63,12 +63,12 @@ def one_tower_call() -> None:
             (model.config.image_token_id, pixel_values, image_grid_thw),
             (model.config.video_token_id, pixel_values_videos, video_grid_thw),
         )
-        media = [(token, patches, grids) for token, patches, grids in given if patches is not None]
-        if not media:
+        shown = [(token, patches, grids) for token, patches, grids in given if patches is not None]
+        if not shown:
             pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
             blank = tower(embeds.new_zeros(side**2, pixels), input_ids.new_tensor([[1, side, side]]))
             return embeds + 0.0 * blank.mean(), attention_mask  # so the tower's backward pass runs too
-        tokens, patches, grids = zip(*media, strict=True)
+        tokens, patches, grids = zip(*shown, strict=True)
         features = tower(torch.cat(patches), torch.cat(grids)).split([len(part) // side**2 for part in patches])
         for token, part in zip(tokens, features, strict=True):
             places = input_ids == token

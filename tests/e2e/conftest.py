@@ -117,12 +117,11 @@ def run_side_by_side(
     return [(process.wait(), output[-4000:]) for process, output in zip(processes, outputs, strict=True)]
 
 
-FLOAT = 1e-6
-"""Much less than the 3e-4 by which a step moves a weight; the largest weights are rounded to 1e-7."""
-
-
 class Ranks:
     """What one rank and what two ranks made of the same batches (rank.py)."""
+
+    FLOAT = 1e-6
+    """Much less than the 3e-4 by which a step moves a weight; the largest weights are rounded to 1e-7."""
 
     def __init__(self, folder: Path) -> None:
         self._weights = {ranks: load_file(folder / f"{ranks}.safetensors") for ranks in (1, 2)}
@@ -143,11 +142,11 @@ class Ranks:
 
     def assert_equal(self, update: str) -> None:
         """Fail unless two ranks learned what one learned."""
-        assert _distance(self.weights(update, ranks=1), self.weights(update)) <= FLOAT
+        assert _distance(self.weights(update, ranks=1), self.weights(update)) <= self.FLOAT
         one, two = self.metrics(update, ranks=1), self.metrics(update)
         # The weights alone do not tell the scale of a gradient: it is clipped, and Adam divides by it.
         for name in ("loss", "grad_norm", "lr", "actor/pg_clipfrac", "actor/entropy_loss"):
-            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=FLOAT), name
+            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=self.FLOAT), name
 
 
 def _distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:

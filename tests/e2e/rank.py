@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 from transformers import AutoProcessor
 from verl import DataProto
@@ -28,6 +27,7 @@ from verl.utils.metric import reduce_metrics
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from jigsaw.verl_plugin.agent_loop import positions_of_the_rollout
+from jigsaw.verl_plugin.dry_run import compose_config
 
 Row = dict[str, Any]
 MICRO_BATCH = 2
@@ -131,16 +131,13 @@ class Rank:
     """verl's actor worker with the quickstart's config, on this rank's share of each batch."""
 
     def __init__(self, model: str, *overrides: str) -> None:
-        with initialize_config_dir(str(Path(__file__).parents[2] / "configs"), version_base=None):
-            config = compose(
-                "quickstart",
-                [
-                    "hydra.searchpath=[pkg://verl.trainer.config]",
-                    f"actor_rollout_ref.model.path={model}",
-                    f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={MICRO_BATCH}",
-                    *(f"actor_rollout_ref.actor.{override}" for override in overrides),
-                ],
-            )
+        config = compose_config(
+            Path(__file__).parents[2] / "configs",
+            "quickstart",
+            f"actor_rollout_ref.model.path={model}",
+            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={MICRO_BATCH}",
+            *(f"actor_rollout_ref.actor.{override}" for override in overrides),
+        )
         self.metrics: dict[str, float] = {}
         self._worker = ActorRolloutRefWorker(config.actor_rollout_ref, role="actor")
         self._worker.init_model()

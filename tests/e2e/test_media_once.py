@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from tensordict import TensorDict
 from transformers import AutoProcessor
@@ -32,7 +32,7 @@ from jigsaw.toy.rows import write_puzzles
 from jigsaw.verl_plugin import media, patches
 from jigsaw.verl_plugin.agent_loop import failures_path
 from jigsaw.verl_plugin.dataset import JigsawDataset
-from jigsaw.verl_plugin.dry_run import Rollout, Stack, read, stack
+from jigsaw.verl_plugin.dry_run import Rollout, Stack, compose_config, read, stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -43,35 +43,28 @@ PATHS = {"plain": "single_turn_agent", "ours": "jigsaw"}
 
 
 @pytest.fixture(scope="module")
-def compose_config(
+def configure(
     repository: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., DictConfig]:
-    """The quickstart's config over a row of each task."""
+    """The quickstart's config over a row of each task, with further overrides."""
     folder = tmp_path_factory.mktemp("once")
     files = []
     for task, row in write_puzzles(folder / "media").items():
         files.append(str(folder / f"{task}.parquet"))
         pq.write_table(pa.Table.from_pylist([row]), files[-1])
-
-    def compose_it(*overrides: str) -> DictConfig:
-        with initialize_config_dir(str(repository / "configs"), version_base=None):
-            return compose(
-                "quickstart",
-                [
-                    "hydra.searchpath=[pkg://verl.trainer.config]",
-                    f"data.train_files=[{','.join(files)}]",
-                    f"data.val_files={folder}/val.parquet",
-                    f"data.media_root={folder / 'media'}",
-                    "data.train_batch_size=1",
-                    "data.max_prompt_length=1024",
-                    f"actor_rollout_ref.model.path={tiny_model}",
-                    "trainer.total_training_steps=1",
-                    f"trainer.default_local_dir={folder}",
-                    *overrides,
-                ],
-            )
-
-    return compose_it
+    return partial(
+        compose_config,
+        repository / "configs",
+        "quickstart",
+        f"data.train_files=[{','.join(files)}]",
+        f"data.val_files={folder}/val.parquet",
+        f"data.media_root={folder / 'media'}",
+        "data.train_batch_size=1",
+        "data.max_prompt_length=1024",
+        f"actor_rollout_ref.model.path={tiny_model}",
+        "trainer.total_training_steps=1",
+        f"trainer.default_local_dir={folder}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +73,9 @@ def processor(tiny_model: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def items(compose_config: Callable[..., DictConfig], processor: Any) -> dict[str, dict[str, Any]]:
+def items(configure: Callable[..., DictConfig], processor: Any) -> dict[str, dict[str, Any]]:
     """A prompt of each task, as the dataset gives it."""
-    data = compose_config().data
+    data = configure().data
     dataset = JigsawDataset(data.train_files, processor.tokenizer, data, processor)
     of_epoch = [dataset[index] for index in range(len(TASKS))]
     return {item["extra_info"]["task"]: item for item in of_epoch}
@@ -98,20 +91,20 @@ class Rolled:
 
 
 @pytest.fixture(scope="module")
-def services(shared_ray: None, compose_config: Callable[..., DictConfig], processor: Any) -> Iterator[Stack]:
+def services(shared_ray: None, configure: Callable[..., DictConfig], processor: Any) -> Iterator[Stack]:
     """Two servers that reply the same."""
-    with stack(compose_config(), processor.tokenizer(REPLY)["input_ids"], servers=2) as made:
+    with stack(configure(), processor.tokenizer(REPLY)["input_ids"], servers=2) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def rolled(
-    services: Stack, compose_config: Callable[..., DictConfig], items: dict[str, dict[str, Any]]
+    services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Rolled]]:
     """Each task's responses on verl's plain path and on ours, over two workers."""
     result: dict[str, dict[str, Rolled]] = {}
     for path, agent_loop in PATHS.items():
-        config = compose_config(
+        config = configure(
             f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop}",
             "actor_rollout_ref.rollout.agent.num_workers=2",
         )
@@ -270,9 +263,9 @@ def test_validation_carries_no_pixels(rolled: dict[str, dict[str, Rolled]]) -> N
 
 
 def test_the_next_step_is_built_while_this_one_trains(
-    services: Stack, compose_config: Callable[..., DictConfig], processor: Any
+    services: Stack, configure: Callable[..., DictConfig], processor: Any
 ) -> None:
-    config = compose_config("trainer.total_training_steps=2")
+    config = configure("trainer.total_training_steps=2")
     dataset = JigsawDataset(config.data.train_files, processor.tokenizer, config.data, processor)
     counts: Counter[str] = Counter()
     with services.rollout(config) as run:
@@ -297,14 +290,14 @@ def test_the_next_step_is_built_while_this_one_trains(
 
 def test_a_failed_build_fails_its_group_alone(
     services: Stack,
-    compose_config: Callable[..., DictConfig],
+    configure: Callable[..., DictConfig],
     rolled: dict[str, dict[str, Rolled]],
     items: dict[str, dict[str, Any]],
     tmp_path: Path,
 ) -> None:
     lengths = {task: len(rolled["ours"][task].batch["prompts"][0]) for task in TASKS}
     shortest, middle, longest = sorted(TASKS, key=lambda task: lengths[task])
-    config = compose_config(f"trainer.default_local_dir={tmp_path}", f"data.max_prompt_length={lengths[middle]}")
+    config = configure(f"trainer.default_local_dir={tmp_path}", f"data.max_prompt_length={lengths[middle]}")
     broken = deepcopy(items[shortest])
     for part in broken["raw_prompt"][0]["content"]:
         if part["type"] != "text":

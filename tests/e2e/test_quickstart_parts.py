@@ -28,7 +28,7 @@ from jigsaw.response import parse
 from jigsaw.show.training import heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy import launch
-from jigsaw.toy.quickstart import Quickstart, Settings, _begin, warm_start_steps_of
+from jigsaw.toy.quickstart import Quickstart, Settings, _begin, schedule, warm_start_steps_of
 from jigsaw.toy.sft_dataset import WarmStartDataset
 from jigsaw.toy.solve import greyed, mean_scores, solve
 from jigsaw.toy.warm_start import Example, order_example, picture_name
@@ -208,11 +208,11 @@ def test_a_grid_to_begin_with_must_be_easier(tmp_path: Path, easier: str) -> Non
 
 
 def test_a_grid_to_begin_with_becomes_a_schedule(tmp_path: Path) -> None:
-    plain = Quickstart(tmp_path, replace(SETTINGS, grid="2x2"), steps=1)
-    assert (plain.levels, plain.schedule) == ([], [])
-    (schedule,) = Quickstart(tmp_path, replace(SETTINGS, grid="2x2", begin_with="2x1"), steps=1).schedule
-    assert schedule.startswith("data.difficulty=")
-    assert read_difficulties(OverridesParser.create().parse_override(schedule).value()) == {
+    assert schedule(Quickstart(tmp_path, replace(SETTINGS, grid="2x2"), steps=1).levels) == ()
+    easy_first = Quickstart(tmp_path, replace(SETTINGS, grid="2x2", begin_with="2x1"), steps=1)
+    (given,) = schedule(easy_first.levels)
+    assert given.startswith("data.difficulty=")
+    assert read_difficulties(OverridesParser.create().parse_override(given).value()) == {
         "image": Difficulty(((2, 1), (2, 2)), 0.8, 5)
     }
 

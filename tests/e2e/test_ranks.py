@@ -28,7 +28,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
 
 PAIRS = tuple(f"{first}-{second}" for first, second in product(("image", "video", "both", "text"), repeat=2))
 MODES = ("token-mean", "seq-mean-token-mean")
-FLOAT = 1e-6
 
 # --- ranks whose micro-batches differ ---------------------------------------------------------------------------
 
@@ -77,7 +76,7 @@ def test_advantages_follow_the_sequences_wherever_they_lie() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_padding_does_not_change_an_update(ranks: Any, mode: str) -> None:
     ranks.assert_equal(f"{mode}-unpadded")
-    assert ranks.distance(f"{mode}-unpadded", f"{mode}-1") <= FLOAT
+    assert ranks.distance(f"{mode}-unpadded", f"{mode}-1") <= ranks.FLOAT
 
 
 @pytest.mark.parametrize(("mode", "number"), list(product(MODES, (1, 2))))

@@ -79,6 +79,8 @@ def test_steps_that_are_trained_again_count_once(tmp_path: Path) -> None:
     for step, exact in ((1, 1.0), (2, 0.0), (3, 1.0), (2, 1.0)):  # cut off after step 3, resumed from step 1
         progress.record(step, {"image": exact, "depth": 0.0})
     assert [progress.levels(step)["image"] for step in (1, 2, 3, 4)] == [0, 0, 1, 1]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "difficulty.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]  # step 3 was measured at another level than it will be
 
 
 def test_without_a_schedule_nothing_is_written(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import AutoProcessor
 
@@ -22,6 +21,7 @@ from jigsaw.puzzle import media_specs
 from jigsaw.verl_plugin import media, patches, sampler
 from jigsaw.verl_plugin.checkpoint import MARKER, last_whole
 from jigsaw.verl_plugin.dataset import JigsawDataset
+from jigsaw.verl_plugin.dry_run import compose_config
 
 pytestmark = pytest.mark.e2e
 
@@ -37,19 +37,16 @@ def data(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
 @pytest.fixture(scope="module")
 def config(repository: Path, data: Path, scenes: Path, tiny_model: Path) -> DictConfig:
     """The quickstart's config, composed as verl composes it."""
-    with initialize_config_dir(str(repository / "configs"), version_base=None):
-        return compose(
-            "quickstart",
-            [
-                "hydra.searchpath=[pkg://verl.trainer.config]",
-                f"data.train_files={data / 'train.parquet'}",
-                f"data.val_files={data / 'val.parquet'}",
-                f"data.media_root={scenes}",
-                f"actor_rollout_ref.model.path={tiny_model}",
-                "data.epochs=3",
-                "trainer.total_training_steps=7",
-            ],
-        )
+    return compose_config(
+        repository / "configs",
+        "quickstart",
+        f"data.train_files={data / 'train.parquet'}",
+        f"data.val_files={data / 'val.parquet'}",
+        f"data.media_root={scenes}",
+        f"actor_rollout_ref.model.path={tiny_model}",
+        "data.epochs=3",
+        "trainer.total_training_steps=7",
+    )
 
 
 @pytest.fixture(scope="module")
