@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/curves.py STUDY [--only VARIANT]... [--json FILE] [--picture FILE.png]
 
 ``ranks``: one rank and two, which must learn as one. ``stability``: what is said to keep GRPO from going astray, each
-alone, on 2×2. All runs of a seed train on the same puzzles, one run at a time (about 11 GiB). Stopped and started again
-it goes on: whole runs are kept, the one that was cut off resumes from its last whole checkpoint.
+alone, on 2×2; with two optimizer steps a GRPO step, for with one no clipping sets in. All runs of a seed train on the
+same puzzles, one run at a time (about 11 GiB). Stopped and started again it goes on: whole runs are kept, the one that
+was cut off resumes from its last whole checkpoint.
 """
 
 import os
@@ -23,7 +24,7 @@ from run import machine
 
 from jigsaw.files import atomic_write
 from jigsaw.prepare.images import parse_grid
-from jigsaw.show.training import heldout_exact
+from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.launch import Clock, kill_leftovers, told_in_one_line, write_json
 from jigsaw.toy.quickstart import REPOSITORY, Quickstart, Settings, schedule, warm_start_steps_of
 
@@ -42,13 +43,15 @@ class Study:
     Attributes:
         grid, begin_with: as the quickstart takes them; what the warm start shows.
         seeds, steps: unless others are asked for.
-        variants: overrides of configs/quickstart.yaml by name.
+        base: overrides of configs/quickstart.yaml, of all variants.
+        variants: further overrides by name.
     """
 
     grid: str
     begin_with: str | None
     seeds: int
     steps: int
+    base: tuple[str, ...]
     variants: dict[str, tuple[str, ...]]
 
 
@@ -61,12 +64,16 @@ def of_ranks(ranks: int) -> tuple[str, ...]:
 
 
 STUDIES = {
-    "ranks": Study("2x1", None, seeds=3, steps=60, variants={"1 rank": of_ranks(1), "2 ranks": of_ranks(2)}),
+    "ranks": Study("2x1", None, seeds=3, steps=60, base=(), variants={"1 rank": of_ranks(1), "2 ranks": of_ranks(2)}),
     "stability": Study(
         "2x2",
         "2x1",
         seeds=1,
-        steps=300,
+        steps=150,
+        base=(
+            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={SEQUENCES // 2}",
+        ),
         variants={
             "plain": (),
             "difficulty": schedule([[2, 1], [2, 2]]),
@@ -90,8 +97,18 @@ def prepare(out: Path, study: Study, seed: int, steps: int, progress: Progress) 
     return prepared
 
 
+def curve_of(metrics: dict[int, Metrics]) -> dict[int, float]:
+    """Held-out exact accuracy by step."""
+    return {step: exact for step, values in metrics.items() if (exact := heldout_exact(values)) is not None}
+
+
+def solved(metrics: dict[int, Metrics]) -> int | None:
+    """The first step after which the task was solved; None if it has not been."""
+    return next((step for step, exact in curve_of(metrics).items() if exact >= SOLVED), None)
+
+
 def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int, progress: Progress) -> Result:
-    """A run from the warm-started model to its last step."""
+    """A run from the warm-started model to its last step; one that has solved its task by now is kept as it is."""
     run = Quickstart(prepared.out / name.replace(" ", "_"), prepared.settings, prepared.steps)
     run.media_root, run.warm_model = prepared.media_root, prepared.warm_model
     run.train_rows, run.heldout_rows = prepared.train_rows, prepared.heldout_rows
@@ -99,14 +116,14 @@ def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int,
     kill_leftovers(run.out)
     clock = Clock(run.out / "timing.json", seconds_install=0.0)
     clock.watch_memory()
-    run.grpo(progress, clock, f"trainer.test_freq={every}", f"trainer.save_freq={every}", *overrides)
+    if solved(run.metrics()) is None:
+        run.grpo(progress, clock, f"trainer.test_freq={every}", f"trainer.save_freq={every}", *overrides)
     metrics = run.metrics()
-    curve = {step: exact for step, values in metrics.items() if (exact := heldout_exact(values)) is not None}
     return {
         "variant": name,
         "seed": run.settings.seed,
-        "solved": next((step for step, exact in curve.items() if exact >= SOLVED), None),
-        "heldout_exact": curve,
+        "solved": solved(metrics),
+        "heldout_exact": curve_of(metrics),
         "step_s": median(values["timing_s/step"] for values in metrics.values() if "timing_s/step" in values),
         "peak_gib": clock.peak_gib,
     }
@@ -157,7 +174,10 @@ def main(
     study: Annotated[str, typer.Argument(help=" or ".join(STUDIES))],
     only: Annotated[list[str] | None, typer.Option(help="Run this variant alone; may be given again.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each variant.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="GRPO steps a run; more than before go on.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="GRPO steps; with more than before, unsolved runs go on."),
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="Steps between two held-out tests and checkpoints.")] = 5,
     out: Annotated[
         Path | None, typer.Option(help="Output folder.", show_default="outputs/STUDY in the repository")
@@ -181,7 +201,7 @@ def main(
             prepared = prepare(folder, asked, seed, steps, progress)
             for name in only or asked.variants:
                 progress.console.print(f"seed {seed}: {name}")
-                results.append(train(prepared, name, asked.variants[name], every, progress))
+                results.append(train(prepared, name, asked.base + asked.variants[name], every, progress))
                 if json_file is not None:
                     record = {"machine": machine(), "study": study, "steps": steps, "results": results}
                     write_json(json_file, record)

@@ -16,12 +16,12 @@ checkpoints=$run/checkpoints
 for argument in "$@"; do
     [[ $argument != trainer.default_local_dir=* ]] || checkpoints=${argument#*=}
 done
-mkdir -p "$run/metrics"
+# verl's file logger empties its file at each start. It runs on any node, so the file goes where the checkpoints go.
+metrics=$(realpath -m "$checkpoints")/metrics/$(date -u +%Y%m%dT%H%M%S).jsonl
+mkdir -p "${metrics%/*}"
 export VERL_USE_EXTERNAL_MODULES=jigsaw.verl_plugin
-# verl's file logger empties its file at each start
-VERL_FILE_LOGGER_PATH=$run/metrics/$(date -u +%Y%m%dT%H%M%S).jsonl
-export VERL_FILE_LOGGER_PATH
 resume=$("$python" -m jigsaw.verl_plugin.checkpoint "$checkpoints")
 mapfile -t resume <<<"$resume"
 exec "$python" -m verl.trainer.main_ppo --config-dir "$root/configs" --config-name "$recipe" \
-    "trainer.default_local_dir='$run/checkpoints'" "hydra.run.dir='$run/hydra'" "${resume[@]}" "$@"
+    "trainer.default_local_dir='$run/checkpoints'" "hydra.run.dir='$run/hydra'" \
+    "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH='$metrics'" "${resume[@]}" "$@"

@@ -18,8 +18,9 @@ from jigsaw.errors import JigsawError, print_error
 from jigsaw.files import atomic_folder, atomic_write
 from jigsaw.show.training import Metrics, read_metrics
 
-_MARK = "JIGSAW_RUN"
+MARK = "JIGSAW_RUN"
 """Environment variable that all processes of a run inherit, Ray's and vLLM's too; its value is the run's folder."""
+_METRICS = "VERL_FILE_LOGGER_PATH"
 
 
 class Clock:
@@ -103,7 +104,12 @@ def train_with_verl(
     """
     metrics.unlink(missing_ok=True)  # of a start that was cut off before its first checkpoint
     begin = _size(log)
-    environment = {**os.environ, _MARK: str(run), "VERL_FILE_LOGGER_PATH": str(metrics), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, MARK: str(run), _METRICS: str(metrics), "PYTHONUNBUFFERED": "1"}
+    if trainer == GRPO:
+        from jigsaw.verl_plugin.checkpoint import override  # imports verl, which takes seconds
+
+        # Ray's processes have this environment only where the run starts a Ray of its own.
+        overrides = [*overrides, override(f"+ray_kwargs.ray_init.runtime_env.env_vars.{_METRICS}", metrics)]
     seen: set[int] = set()
 
     def report() -> None:
@@ -156,7 +162,7 @@ def _mark_of(process: psutil.Process) -> str | None:
         environment: Mapping[str, str] = process.environ()
     except (psutil.NoSuchProcess, psutil.AccessDenied):  # gone already, or another user's
         return None
-    return environment.get(_MARK)
+    return environment.get(MARK)
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

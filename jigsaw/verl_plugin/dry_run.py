@@ -1,5 +1,6 @@
 """verl without a model: its config, and prompts through its agent-loop workers with a given reply for vLLM's."""
 
+import itertools
 import time
 import uuid
 from collections import Counter
@@ -15,6 +16,7 @@ import transfer_queue as tq
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from PIL import Image
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
 from transfer_queue import KVBatchMeta
@@ -196,7 +198,13 @@ class Stack:
     """What agent-loop workers need around them, over a running Ray: made by :func:`stack`."""
 
     def __init__(self, config: DictConfig, reply: Sequence[int], servers: int) -> None:
-        self.servers = [ray.remote(ReplyServer).remote(reply) for _ in range(servers)]
+        nodes = itertools.cycle(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        self.servers = [
+            ray.remote(ReplyServer)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
+            .remote(reply)
+            for node in itertools.islice(nodes, servers)
+        ]
         handles = {str(number): server for number, server in enumerate(self.servers)}
         self._balancer = ray.remote(GlobalRequestLoadBalancer).remote(handles)
         self._rewarding = ray.remote(RewardLoopWorker).remote(config)
@@ -232,7 +240,7 @@ def stack(config: DictConfig, reply: Sequence[int], *, servers: int = 1) -> Iter
     Args:
         config: verl's, composed.
         reply: the token ids of every response.
-        servers: number of stubs.
+        servers: number of stubs, dealt out to Ray's nodes.
     """
     with open_dict(config):
         config.transfer_queue.enable = True

@@ -1,6 +1,7 @@
-"""Rows of every kind in one GRPO run on two ranks: a mixture of released rows as they are and own depth rows."""
+"""Rows of every kind in one GRPO run on two nodes: a mixture of released rows as they are and own depth rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,12 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory, make_run: Any, sharp_model: Path) -> Iterator[dict[int, Metrics]]:
+def steps(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_run: Any,
+    sharp_model: Path,
+    two_nodes: Callable[..., AbstractContextManager[str]],
+) -> dict[int, Metrics]:
     """One step over all rows, half of them depth rows; no micro batch of four sequences holds all kinds."""
     folder = tmp_path_factory.mktemp("kinds")
     pictures, videos, data = (folder / name for name in ("pictures", "videos", "data"))
@@ -126,24 +132,27 @@ def steps(tmp_path_factory: pytest.TempPathFactory, make_run: Any, sharp_model: 
         source("depth", "own-val", media_root=pictures),
     ]
     run = make_run(folder, pictures, sharp_model)
-    trained = run.train(
-        1,
-        f"data.mixture=[{','.join(training)}]",
-        "data.train_files=null",
-        f"data.val_files=[{','.join(held_out)}]",
-        "data.media_root='???'",
-        f"data.train_batch_size={4 * EACH}",
-        "data.max_prompt_length=1024",
-        "actor_rollout_ref.rollout.max_model_len=1152",
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
-        "trainer.n_gpus_per_node=2",
-        "trainer.test_freq=1",
-        some_reward=True,
-    )
+    with two_nodes("--num-cpus=16", "--num-gpus=1", "--object-store-memory=300000000") as address:
+        trained: dict[int, Metrics] = run.train(
+            1,
+            f"data.mixture=[{','.join(training)}]",
+            "data.train_files=null",
+            f"data.val_files=[{','.join(held_out)}]",
+            "data.media_root='???'",
+            f"data.train_batch_size={4 * EACH}",
+            "data.max_prompt_length=1024",
+            "actor_rollout_ref.rollout.max_model_len=1152",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+            "trainer.nnodes=2",
+            f"ray_kwargs.ray_init.address={address}",
+            *(f"ray_kwargs.ray_init.{name}=null" for name in ("num_cpus", "num_gpus", "object_store_memory")),
+            "trainer.test_freq=1",
+            some_reward=True,
+        )
     assert not (folder / "checkpoints/failed_prompts.jsonl").exists()
-    yield trained
     assert processes_of(folder) == []
+    return trained
 
 
 def test_all_kinds_train_together(steps: dict[int, Metrics]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDict
@@ -92,8 +93,9 @@ class Rolled:
 
 @pytest.fixture(scope="module")
 def services(shared_ray: None, configure: Callable[..., DictConfig], processor: Any) -> Iterator[Stack]:
-    """Two servers that reply the same."""
+    """Two servers that reply the same, a node each."""
     with stack(configure(), processor.tokenizer(REPLY)["input_ids"], servers=2) as made:
+        assert len(set(map(_node_of, made.servers))) == 2
         yield made
 
 
@@ -101,7 +103,7 @@ def services(shared_ray: None, configure: Callable[..., DictConfig], processor: 
 def rolled(
     services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Rolled]]:
-    """Each task's responses on verl's plain path and on ours, over two workers."""
+    """Each task's responses on verl's plain path and on ours, over two workers on two nodes."""
     result: dict[str, dict[str, Rolled]] = {}
     for path, agent_loop in PATHS.items():
         config = configure(
@@ -109,10 +111,15 @@ def rolled(
             "actor_rollout_ref.rollout.agent.num_workers=2",
         )
         with services.rollout(config) as run:
+            assert len(set(map(_node_of, run.workers))) == 2
             result[path] = {task: Rolled(services, run, [items[task]]) for task in TASKS}
             result[path]["all"] = Rolled(services, run, [items[task] for task in TASKS])
             result[path]["validation"] = Rolled(services, run, [items[task] for task in TASKS], validate=True)
     return result
+
+
+def _node_of(actor: Any) -> str:
+    return str(ray.get(actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())))
 
 
 # --- the same ---------------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
 """GRPO with verl, Ray and vLLM on the CPU: two steps, a save, a resume, a merge, a reload, and a broken picture."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions, prepare_images
@@ -13,30 +17,58 @@ from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.launch import merge_checkpoint, processes_of
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.verl_plugin.checkpoint import last_whole
+from jigsaw.verl_plugin.dataset import JigsawDataset
+from jigsaw.verl_plugin.dry_run import compose_config
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
+SOURCES = {"first": 0, "second": 12}
+"""By name; which row each begins with."""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, make_run: Any) -> Iterator[Any]:
-    """24 training pictures, one of which is broken after its row was made, and 8 held out."""
+    """24 training pictures in two sources, one of which is broken after its row was made, and 8 held out."""
     folder = tmp_path_factory.mktemp("run")
     scenes = folder / "scenes"
     write_scenes(scenes, 32, seed=3)
-    prepare_images(scenes, folder / "data", ImageOptions(grid=(2, 1), val=8), progress=lambda done, total: None)
+    prepare_images(scenes, folder / "data", ImageOptions(grid=(2, 2), val=8), progress=lambda done, total: None)
+    rows = pq.read_table(folder / "data/train.parquet")
+    for source, begin in SOURCES.items():
+        pq.write_table(rows.slice(begin, 12), folder / f"data/{source}.parquet")
     yield make_run(folder, scenes)
     assert processes_of(folder) == []
+
+
+def _of_data(run: Any) -> list[str]:
+    sources = ",".join(f"{{name:{source},files:{run.folder}/data/{source}.parquet}}" for source in SOURCES)
+    return ["data.train_files=null", f"data.mixture=[{sources}]", f"trainer.rollout_data_dir={run.folder}/rollouts"]
+
+
+def _drawn(run: Any, step: int) -> Counter[str]:
+    """The truths of a step's puzzles, by the config alone."""
+    given = (f"data.val_files={run.folder}/data/val.parquet", f"data.media_root={run.media_root}")
+    data = compose_config(Path("configs"), "quickstart", *given, *_of_data(run)).data
+    processor = AutoProcessor.from_pretrained(run.model)
+    dataset = JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+    return Counter(str(dataset[index]["reward_model"]["ground_truth"]) for index in range(8 * step - 8, 8 * step))
+
+
+def _trained_on(run: Any, step: int) -> Counter[str]:
+    """The truths of a step's prompts, as verl wrote them down."""
+    lines = map(json.loads, (run.folder / f"rollouts/{step}.jsonl").read_text().splitlines())
+    truths = {line["uid"].split("_")[0]: str(line["gts"]) for line in lines}
+    return Counter(truth for prompt, truth in truths.items() if not prompt.startswith("pad"))  # verl's padding
 
 
 @pytest.fixture(scope="module")
 def first(run: Any) -> dict[int, Metrics]:
     """Three steps: one pass over the 24 pictures, so the broken one comes up."""
-    import pyarrow.parquet as pq
-
     row = pq.read_table(run.folder / "data/train.parquet").slice(5, 1).to_pylist()[0]
     picture = run.media_root / row["images"][0]["path"]
     picture.write_bytes(picture.read_bytes()[:500])
-    return run.train(3)
+    return dict(run.train(3, *_of_data(run)))
 
 
 def test_every_step_trains(first: dict[int, Metrics]) -> None:
@@ -65,16 +97,18 @@ def test_an_unreadable_picture_leaves_its_group_out_and_is_written_down(run: Any
 def test_a_run_resumes_merges_and_reloads(run: Any, first: dict[int, Metrics]) -> None:
     checkpoint = last_whole(run.folder / "checkpoints")
     assert checkpoint == run.folder / "checkpoints/global_step_3"
-    later = run.train(4)
+    later = run.train(4, *_of_data(run))
     assert list(later) == [4]
+    for step, values in {**first, **later}.items():
+        drawn, trained_on = _drawn(run, step), _trained_on(run, step)
+        assert trained_on <= drawn
+        assert (drawn - trained_on).total() == values["training/failed_prompts"]
 
     merged = run.folder / "merged"
     checkpoint = last_whole(run.folder / "checkpoints")
     assert checkpoint == run.folder / "checkpoints/global_step_4"
     merge_checkpoint(checkpoint / "actor", merged, log=run.folder / "verl.log")
     assert (merged / "preprocessor_config.json").is_file() or (merged / "processor_config.json").is_file()
-
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     AutoProcessor.from_pretrained(merged)
     loaded = AutoModelForImageTextToText.from_pretrained(merged, dtype=torch.float32).state_dict()
@@ -88,4 +122,4 @@ def test_too_many_unreadable_pictures_stop_the_run_with_one_line(run: Any, first
     for picture in sorted(run.media_root.iterdir())[::2]:
         picture.write_bytes(b"")
     with pytest.raises(JigsawError, match=r"prompts failed, more than max_failed_share"):
-        run.train(8)
+        run.train(8, *_of_data(run))

@@ -542,3 +542,12 @@ def test_verl_still_looks_for_the_distribution_vllm_alone() -> None:
 def test_patches_are_applied_once_verl_is_imported(config: DictConfig) -> None:
     plugin = config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES
     assert plugin == patches.__package__
+
+
+def test_metrics_go_where_the_checkpoints_go_on_any_node(repository: Path, tmp_path: Path) -> None:
+    command = ["bash", repository / "train_scripts/launch.sh", "image", f"trainer.default_local_dir={tmp_path}/run"]
+    printed = subprocess.run([*command, "--cfg", "job"], check=True, capture_output=True, text=True).stdout
+    env_vars = OmegaConf.create(printed).ray_kwargs.ray_init.runtime_env.env_vars
+    file = Path(env_vars.VERL_FILE_LOGGER_PATH)
+    assert file.parent == tmp_path / "run/metrics"
+    assert file.parent.is_dir()
