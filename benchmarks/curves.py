@@ -5,8 +5,8 @@
 
 ``ranks``: one rank and two, which must learn as one. ``stability``: what is said to keep GRPO from going astray, each
 alone, on 2×2; with two optimizer steps a GRPO step, for with one no clipping sets in. All runs of a seed train on the
-same puzzles, one run at a time (about 11 GiB). Stopped and started again it goes on: whole runs are kept, the one that
-was cut off resumes from its last whole checkpoint.
+same puzzles, one run at a time (10 GiB, on two ranks 14). Stopped and started again it goes on: whole runs are kept,
+the one that was cut off resumes from its last whole checkpoint.
 """
 
 import os
@@ -64,7 +64,7 @@ def of_ranks(ranks: int) -> tuple[str, ...]:
 
 
 STUDIES = {
-    "ranks": Study("2x1", None, seeds=3, steps=60, base=(), variants={"1 rank": of_ranks(1), "2 ranks": of_ranks(2)}),
+    "ranks": Study("2x1", None, seeds=3, steps=45, base=(), variants={"1 rank": of_ranks(1), "2 ranks": of_ranks(2)}),
     "stability": Study(
         "2x2",
         "2x1",
