@@ -1,11 +1,8 @@
 """Options and fixtures that the tests share."""
 
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,47 +53,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", words=WORDS)
 
 
-@contextmanager
-def _two_nodes(*resources: str) -> Iterator[str]:
-    from jigsaw.toy.launch import MARK, kill_leftovers
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """A Ray of two nodes that all that runs in this process uses; to start one each time takes seconds."""
+    import ray
+    from ray.cluster_utils import Cluster
 
     with TemporaryDirectory(prefix="ray") as folder, pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        environment.setenv("RAY_AUTH_MODE", "disabled")  # it asks for a token where an earlier Ray has left one
-
-        def start(*place: str) -> None:
-            subprocess.run(
-                [Path(sys.executable).with_name("ray"), "start", *place, *resources],
-                env={**os.environ, MARK: folder},
-                check=True,
-                capture_output=True,
-            )
-
-        try:
-            # In a folder of its own: by the usual one, others on this machine would find and join it.
-            start("--head", "--port=0", f"--temp-dir={folder}", "--include-dashboard=false")
-            address = Path(folder, "ray_current_cluster").read_text()
-            start(f"--address={address}")
-            yield address
-        finally:
-            kill_leftovers(Path(folder))
-
-
-@pytest.fixture(scope="session")
-def two_nodes() -> Callable[..., AbstractContextManager[str]]:
-    """Starts a Ray of two nodes, as on two machines, each of what ``ray start`` is told; its address."""
-    return _two_nodes
-
-
-@pytest.fixture(scope="session")
-def shared_ray(two_nodes: Callable[..., AbstractContextManager[str]]) -> Iterator[None]:
-    """A Ray that all that runs in this process uses; to start one each time takes seconds."""
-    import ray
-
-    with two_nodes("--num-cpus=2", "--object-store-memory=128000000") as address:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        environment.setenv("RAY_TMPDIR", folder)  # by the usual folder, others on this machine would find and join it
+        nodes = Cluster()
+        for _ in range(2):
+            nodes.add_node(num_cpus=2, include_dashboard=False, object_store_memory=128 << 20)
+        ray.init(nodes.address, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()
+        nodes.shutdown()
 
 
 @pytest.fixture(scope="session")

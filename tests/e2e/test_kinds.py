@@ -1,8 +1,11 @@
 """Rows of every kind in one GRPO run on two nodes: a mixture of released rows as they are and own depth rows."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 
 from jigsaw.prompts import render
 from jigsaw.show.training import Metrics
-from jigsaw.toy.launch import processes_of
+from jigsaw.toy.launch import MARK, kill_leftovers, processes_of
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.toy.videos import write_video
 
@@ -101,11 +104,29 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a Ray of two nodes with a rank each, started as on two machines."""
+    with TemporaryDirectory(prefix="ray") as folder, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "disabled")  # it asks for a token where an earlier Ray has left one
+
+        def start(*place: str) -> None:
+            ray, resources = Path(sys.executable).with_name("ray"), ("--num-cpus=16", "--num-gpus=1")
+            command = [ray, "start", *place, *resources, "--object-store-memory=300000000"]
+            subprocess.run(command, env={**os.environ, MARK: folder}, check=True, capture_output=True)
+
+        try:
+            # In a folder of its own: by the usual one, others on this machine would find and join it.
+            start("--head", "--port=0", f"--temp-dir={folder}", "--include-dashboard=false")
+            address = Path(folder, "ray_current_cluster").read_text()
+            start(f"--address={address}")
+            yield address
+        finally:
+            kill_leftovers(Path(folder))
+
+
+@pytest.fixture(scope="module")
 def steps(
-    tmp_path_factory: pytest.TempPathFactory,
-    make_run: Any,
-    sharp_model: Path,
-    two_nodes: Callable[..., AbstractContextManager[str]],
+    tmp_path_factory: pytest.TempPathFactory, make_run: Any, sharp_model: Path, cluster: str
 ) -> dict[int, Metrics]:
     """One step over all rows, half of them depth rows; no micro batch of four sequences holds all kinds."""
     folder = tmp_path_factory.mktemp("kinds")
@@ -132,24 +153,23 @@ def steps(
         source("depth", "own-val", media_root=pictures),
     ]
     run = make_run(folder, pictures, sharp_model)
-    with two_nodes("--num-cpus=16", "--num-gpus=1", "--object-store-memory=300000000") as address:
-        trained: dict[int, Metrics] = run.train(
-            1,
-            f"data.mixture=[{','.join(training)}]",
-            "data.train_files=null",
-            f"data.val_files=[{','.join(held_out)}]",
-            "data.media_root='???'",
-            f"data.train_batch_size={4 * EACH}",
-            "data.max_prompt_length=1024",
-            "actor_rollout_ref.rollout.max_model_len=1152",
-            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
-            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
-            "trainer.nnodes=2",
-            f"ray_kwargs.ray_init.address={address}",
-            *(f"ray_kwargs.ray_init.{name}=null" for name in ("num_cpus", "num_gpus", "object_store_memory")),
-            "trainer.test_freq=1",
-            some_reward=True,
-        )
+    trained: dict[int, Metrics] = run.train(
+        1,
+        f"data.mixture=[{','.join(training)}]",
+        "data.train_files=null",
+        f"data.val_files=[{','.join(held_out)}]",
+        "data.media_root='???'",
+        f"data.train_batch_size={4 * EACH}",
+        "data.max_prompt_length=1024",
+        "actor_rollout_ref.rollout.max_model_len=1152",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "trainer.nnodes=2",
+        f"ray_kwargs.ray_init.address={cluster}",
+        *(f"ray_kwargs.ray_init.{name}=null" for name in ("num_cpus", "num_gpus", "object_store_memory")),
+        "trainer.test_freq=1",
+        some_reward=True,
+    )
     assert not (folder / "checkpoints/failed_prompts.jsonl").exists()
     assert processes_of(folder) == []
     return trained
