@@ -1,8 +1,11 @@
 """Options and fixtures that the tests share."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -69,6 +72,32 @@ def shared_ray() -> Iterator[None]:
         yield
         ray.shutdown()
         nodes.shutdown()
+
+
+@pytest.fixture(scope="session")
+def started_ray() -> Callable[..., AbstractContextManager[str]]:
+    """A Ray begun by ``ray start``, as by a user: its address, while a context lasts."""
+    from jigsaw.toy.launch import MARK, kill_leftovers
+
+    @contextmanager
+    def started(*resources: str, nodes: int = 1, **environment: str) -> Iterator[str]:
+        def start(*place: str) -> None:
+            command = [Path(sys.executable).with_name("ray"), "start", *place, *resources]
+            everything = {**os.environ, **environment, MARK: folder}
+            subprocess.run(command, env=everything, check=True, capture_output=True)
+
+        # In a folder of its own: by the usual one, others on this machine would find and join it.
+        with TemporaryDirectory(prefix="ray") as folder:
+            try:
+                start("--head", "--port=0", f"--temp-dir={folder}", "--include-dashboard=false")
+                address = Path(folder, "ray_current_cluster").read_text()
+                for _ in range(nodes - 1):
+                    start(f"--address={address}")
+                yield address
+            finally:
+                kill_leftovers(Path(folder))
+
+    return started
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import operator
 import os
 import random
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -274,10 +275,11 @@ def test_a_cluster_gives_the_same_bytes(media, undisturbed, tmp_path):
 
 
 @pytest.mark.e2e
-def test_a_cluster_that_asks_for_a_token(media, tmp_path, monkeypatch):
-    monkeypatch.delenv("RAY_AUTH_MODE")  # Ray sets it for its own children where it starts a cluster
-    address = ray.get_runtime_context().gcs_address
-    result = run(media, tmp_path / "out", "--ray-address", address)
+def test_a_cluster_that_asks_for_a_token(media, tmp_path, started_ray, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # Ray sets it where it starts a cluster of its own
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with started_ray("--num-cpus=1", "--object-store-memory=100000000", **token) as address:
+        result = run(media, tmp_path / "out", "--ray-address", address)
     assert result.returncode == 1
     # Ray's own lines come before.
     assert re.search(r"^error: --ray-address .* set RAY_AUTH_MODE=token$", result.stderr, re.MULTILINE)

@@ -1,11 +1,7 @@
 """Rows of every kind in one GRPO run on two nodes: a mixture of released rows as they are and own depth rows."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,7 +11,7 @@ import pytest
 
 from jigsaw.prompts import render
 from jigsaw.show.training import Metrics
-from jigsaw.toy.launch import MARK, kill_leftovers, processes_of
+from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.toy.videos import write_video
 
@@ -104,24 +100,13 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a Ray of two nodes with a rank each, started as on two machines."""
-    with TemporaryDirectory(prefix="ray") as folder, pytest.MonkeyPatch.context() as environment:
+def cluster(started_ray: Any) -> Iterator[str]:
+    """The address of a Ray of two nodes with a rank each, as on two machines."""
+    resources = ("--num-cpus=16", "--num-gpus=1", "--object-store-memory=300000000")
+    with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "disabled")  # it asks for a token where an earlier Ray has left one
-
-        def start(*place: str) -> None:
-            ray, resources = Path(sys.executable).with_name("ray"), ("--num-cpus=16", "--num-gpus=1")
-            command = [ray, "start", *place, *resources, "--object-store-memory=300000000"]
-            subprocess.run(command, env={**os.environ, MARK: folder}, check=True, capture_output=True)
-
-        try:
-            # In a folder of its own: by the usual one, others on this machine would find and join it.
-            start("--head", "--port=0", f"--temp-dir={folder}", "--include-dashboard=false")
-            address = Path(folder, "ray_current_cluster").read_text()
-            start(f"--address={address}")
+        with started_ray(*resources, nodes=2) as address:
             yield address
-        finally:
-            kill_leftovers(Path(folder))
 
 
 @pytest.fixture(scope="module")
