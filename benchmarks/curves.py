@@ -5,8 +5,8 @@
 
 ``ranks``: one rank and two, which must learn as one. ``stability``: what is said to keep GRPO from going astray, each
 alone, on 2×2; with two optimizer steps a GRPO step, for with one no clipping sets in. All runs of a seed train on the
-same puzzles, one run at a time (10 GiB, on two ranks 14). Stopped and started again it goes on: whole runs are kept,
-the one that was cut off resumes from its last whole checkpoint.
+same puzzles, one run at a time (10 GiB, on two ranks 14). Stopped and started again it goes on: runs that are whole or
+have solved their task are kept, the one that was cut off resumes from its last whole checkpoint.
 """
 
 import os
@@ -174,10 +174,7 @@ def main(
     study: Annotated[str, typer.Argument(help=" or ".join(STUDIES))],
     only: Annotated[list[str] | None, typer.Option(help="Run this variant alone; may be given again.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each variant.")] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="GRPO steps; with more than before, unsolved runs go on."),
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="GRPO steps; with more, unsolved runs go on.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Steps between two held-out tests and checkpoints.")] = 5,
     out: Annotated[
         Path | None, typer.Option(help="Output folder.", show_default="outputs/STUDY in the repository")

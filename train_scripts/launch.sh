@@ -12,16 +12,8 @@ python=$root/.venv/bin/python
     exit 1
 }
 run=$root/outputs/${recipe}_jigsaw
-checkpoints=$run/checkpoints
-for argument in "$@"; do
-    [[ $argument != trainer.default_local_dir=* ]] || checkpoints=${argument#*=}
-done
-# verl's file logger empties its file at each start. It runs on any node, so the file goes where the checkpoints go.
-metrics=$(realpath -m "$checkpoints")/metrics/$(date -u +%Y%m%dT%H%M%S).jsonl
-mkdir -p "${metrics%/*}"
 export VERL_USE_EXTERNAL_MODULES=jigsaw.verl_plugin
-resume=$("$python" -m jigsaw.verl_plugin.checkpoint "$checkpoints")
-mapfile -t resume <<<"$resume"
+start=$("$python" -m jigsaw.verl_plugin.checkpoint "$run/checkpoints" "$@")
+mapfile -t start <<<"$start"
 exec "$python" -m verl.trainer.main_ppo --config-dir "$root/configs" --config-name "$recipe" \
-    "trainer.default_local_dir='$run/checkpoints'" "hydra.run.dir='$run/hydra'" \
-    "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH='$metrics'" "${resume[@]}" "$@"
+    "trainer.default_local_dir='$run/checkpoints'" "hydra.run.dir='$run/hydra'" "${start[@]}" "$@"

@@ -20,7 +20,6 @@ from jigsaw.show.training import Metrics, read_metrics
 
 MARK = "JIGSAW_RUN"
 """Environment variable that all processes of a run inherit, Ray's and vLLM's too; its value is the run's folder."""
-_METRICS = "VERL_FILE_LOGGER_PATH"
 
 
 class Clock:
@@ -104,12 +103,11 @@ def train_with_verl(
     """
     metrics.unlink(missing_ok=True)  # of a start that was cut off before its first checkpoint
     begin = _size(log)
-    environment = {**os.environ, MARK: str(run), _METRICS: str(metrics), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, MARK: str(run), "VERL_FILE_LOGGER_PATH": str(metrics), "PYTHONUNBUFFERED": "1"}
     if trainer == GRPO:
-        from jigsaw.verl_plugin.checkpoint import override  # imports verl, which takes seconds
+        from jigsaw.verl_plugin.checkpoint import metrics_override  # imports verl, which takes seconds
 
-        # Ray's processes have this environment only where the run starts a Ray of its own.
-        overrides = [*overrides, override(f"+ray_kwargs.ray_init.runtime_env.env_vars.{_METRICS}", metrics)]
+        overrides = [*overrides, metrics_override(metrics)]
     seen: set[int] = set()
 
     def report() -> None:

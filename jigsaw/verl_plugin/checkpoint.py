@@ -2,17 +2,21 @@
 
 verl 0.9.1 names the newest checkpoint in a tracker file that it rewrites in place: a run that is killed in that
 moment leaves it empty, and the next start fails on it. So each finished checkpoint is marked, and a run resumes from
-the newest marked one: ``python -m jigsaw.verl_plugin.checkpoint FOLDER`` prints the overrides for verl's command line.
+the newest marked one: ``python -m jigsaw.verl_plugin.checkpoint FOLDER [OVERRIDE]...`` prints what a start adds to
+verl's command line.
 """
 
 import os
 import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, print_error
 
 MARKER = "WHOLE"
 
@@ -71,5 +75,32 @@ def override(key: str, value: object) -> str:
     return f"{key}='{quoted}'"
 
 
+def metrics_override(file: Path) -> str:
+    """A Hydra override that has verl's file logger write to ``file``.
+
+    It goes with the job: the logger runs on any node, and where a cluster was there before, not in our environment.
+    """
+    return override("+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH", file)
+
+
+def folder_of(overrides: Iterable[str], default: Path) -> Path:
+    """The checkpoint folder, absolute, that the last of a command line's Hydra overrides names; else the default."""
+    given = [text for text in overrides if text.startswith("trainer.default_local_dir=")]
+    named = OverridesParser.create().parse_overrides(given)
+    return Path(str(named[-1].value()) if named else default).resolve()
+
+
+def start_overrides(folder: Path) -> list[str]:
+    """Hydra overrides of a start: where it resumes, and a new metrics file, for verl's logger empties what is there."""
+    metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
+    overrides = [*resume_overrides(folder), metrics_override(metrics)]
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    return overrides
+
+
 if __name__ == "__main__":
-    print(*resume_overrides(Path(sys.argv[1])), sep="\n")
+    try:
+        print(*start_overrides(folder_of(sys.argv[2:], Path(sys.argv[1]))), sep="\n")
+    except JigsawError as error:
+        print_error(error)
+        sys.exit(1)

@@ -1,4 +1,4 @@
-"""GRPO with verl, Ray and vLLM on the CPU: two steps, a save, a resume, a merge, a reload, and a broken picture."""
+"""GRPO with verl, Ray and vLLM on the CPU: a mixture, saves, a resume, a merge, a reload, and a broken picture."""
 
 import json
 from collections import Counter
@@ -21,7 +21,6 @@ from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.dry_run import compose_config
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
-
 
 SOURCES = {"first": 0, "second": 12}
 """By name; which row each begins with."""
@@ -68,7 +67,7 @@ def first(run: Any) -> dict[int, Metrics]:
     row = pq.read_table(run.folder / "data/train.parquet").slice(5, 1).to_pylist()[0]
     picture = run.media_root / row["images"][0]["path"]
     picture.write_bytes(picture.read_bytes()[:500])
-    return dict(run.train(3, *_of_data(run)))
+    return run.train(3, *_of_data(run))
 
 
 def test_every_step_trains(first: dict[int, Metrics]) -> None:
@@ -94,16 +93,22 @@ def test_an_unreadable_picture_leaves_its_group_out_and_is_written_down(run: Any
     assert failure["epoch"] == 0
 
 
-def test_a_run_resumes_merges_and_reloads(run: Any, first: dict[int, Metrics]) -> None:
-    checkpoint = last_whole(run.folder / "checkpoints")
-    assert checkpoint == run.folder / "checkpoints/global_step_3"
-    later = run.train(4, *_of_data(run))
+@pytest.fixture(scope="module")
+def later(run: Any, first: dict[int, Metrics]) -> dict[int, Metrics]:
+    """A fourth step, of a new start."""
+    assert last_whole(run.folder / "checkpoints") == run.folder / "checkpoints/global_step_3"
+    return run.train(4, *_of_data(run))
+
+
+def test_a_new_start_goes_on_in_the_mixture(run: Any, first: dict[int, Metrics], later: dict[int, Metrics]) -> None:
     assert list(later) == [4]
     for step, values in {**first, **later}.items():
         drawn, trained_on = _drawn(run, step), _trained_on(run, step)
         assert trained_on <= drawn
         assert (drawn - trained_on).total() == values["training/failed_prompts"]
 
+
+def test_a_checkpoint_merges_and_reloads(run: Any, later: dict[int, Metrics]) -> None:
     merged = run.folder / "merged"
     checkpoint = last_whole(run.folder / "checkpoints")
     assert checkpoint == run.folder / "checkpoints/global_step_4"

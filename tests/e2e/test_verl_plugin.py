@@ -19,7 +19,7 @@ from jigsaw.permutation import is_answer
 from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.puzzle import media_specs
 from jigsaw.verl_plugin import media, patches, sampler
-from jigsaw.verl_plugin.checkpoint import MARKER, last_whole
+from jigsaw.verl_plugin.checkpoint import MARKER, last_whole, override
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.dry_run import compose_config
 
@@ -544,10 +544,25 @@ def test_patches_are_applied_once_verl_is_imported(config: DictConfig) -> None:
     assert plugin == patches.__package__
 
 
-def test_metrics_go_where_the_checkpoints_go_on_any_node(repository: Path, tmp_path: Path) -> None:
-    command = ["bash", repository / "train_scripts/launch.sh", "image", f"trainer.default_local_dir={tmp_path}/run"]
-    printed = subprocess.run([*command, "--cfg", "job"], check=True, capture_output=True, text=True).stdout
-    env_vars = OmegaConf.create(printed).ray_kwargs.ray_init.runtime_env.env_vars
-    file = Path(env_vars.VERL_FILE_LOGGER_PATH)
-    assert file.parent == tmp_path / "run/metrics"
+@pytest.mark.parametrize("folder", ["run", "it's run 1, again"])
+def test_a_recipe_starts_from_its_checkpoints_with_metrics_beside_them(
+    repository: Path, tmp_path: Path, folder: str
+) -> None:
+    checkpoints = tmp_path / folder
+    for part in ("actor", MARKER):
+        (checkpoints / "global_step_2" / part).mkdir(parents=True)
+    given = override("trainer.default_local_dir", checkpoints)
+    command = ["bash", repository / "train_scripts/launch.sh", "image", given, "--cfg", "job"]
+    config = OmegaConf.create(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert config.trainer.default_local_dir == str(checkpoints)
+    assert config.trainer.resume_from_path == str(checkpoints / "global_step_2")
+    file = Path(config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH)
+    assert file.parent == checkpoints / "metrics"
     assert file.parent.is_dir()
+
+
+def test_a_folder_that_the_config_language_would_resolve_is_one_line(repository: Path) -> None:
+    command = ["bash", repository / "train_scripts/launch.sh", "image", "trainer.default_local_dir=${oc.env:HOME}/run"]
+    stopped = subprocess.run(command, capture_output=True, text=True)
+    assert stopped.returncode == 1
+    assert "holds '${'" in stopped.stderr.splitlines()[-1]
