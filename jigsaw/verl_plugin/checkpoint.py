@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 
 from jigsaw.errors import JigsawError, print_error
@@ -84,9 +85,16 @@ def metrics_override(file: Path) -> str:
 
 
 def folder_of(overrides: Iterable[str], default: Path) -> Path:
-    """The checkpoint folder, absolute, that the last of a command line's Hydra overrides names; else the default."""
+    """The checkpoint folder, absolute, that the last of a command line's Hydra overrides names; else the default.
+
+    Raises:
+        JigsawError: if Hydra cannot read it.
+    """
     given = [text for text in overrides if text.startswith("trainer.default_local_dir=")]
-    named = OverridesParser.create().parse_overrides(given)
+    try:
+        named = OverridesParser.create().parse_overrides(given)
+    except OverrideParseException as error:
+        raise JigsawError(f"{error.override}: Hydra cannot read it; quote the folder, \"…='FOLDER'\"") from error
     return Path(str(named[-1].value()) if named else default).resolve()
 
 

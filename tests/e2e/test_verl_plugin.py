@@ -561,8 +561,12 @@ def test_a_recipe_starts_from_its_checkpoints_with_metrics_beside_them(
     assert file.parent.is_dir()
 
 
-def test_a_folder_that_the_config_language_would_resolve_is_one_line(repository: Path) -> None:
-    command = ["bash", repository / "train_scripts/launch.sh", "image", "trainer.default_local_dir=${oc.env:HOME}/run"]
+@pytest.mark.parametrize(
+    ("folder", "why"), [("${oc.env:HOME}/run", "holds '${'"), ("run {1", "Hydra cannot read it; quote the folder")]
+)
+def test_a_folder_that_hydra_would_not_take_as_it_is_is_one_line(repository: Path, folder: str, why: str) -> None:
+    command = ["bash", repository / "train_scripts/launch.sh", "image", f"trainer.default_local_dir={folder}"]
     stopped = subprocess.run(command, capture_output=True, text=True)
     assert stopped.returncode == 1
-    assert "holds '${'" in stopped.stderr.splitlines()[-1]
+    assert "Traceback" not in stopped.stderr
+    assert why in stopped.stderr.splitlines()[-1]
