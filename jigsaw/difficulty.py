@@ -6,6 +6,8 @@ very level at which it stopped.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 from statistics import fmean
 from typing import Any
 
@@ -27,7 +29,7 @@ class Difficulty:
     """The schedule of one task.
 
     Attributes:
-        levels: two or more, the first one first.
+        levels: two or more, each of more pieces than the one before.
         raise_at: the next level begins when the mean of the exact accuracy over ``window`` steps reaches this share.
         window: number of steps.
     """
@@ -68,8 +70,11 @@ def _read(where: str, task: str, given: Any) -> Difficulty:
     raise_at, window = given["raise_at"], given["window"]
     if len(levels) < 2:
         raise JigsawError(f"{where}.levels holds {len(levels)}; it must hold two or more")
-    is_share = isinstance(raise_at, int | float) and 0 < raise_at <= 1
-    if not is_share or not isinstance(window, int) or window < 1:
+    pieces = [level if isinstance(level, int) else prod(level) for level in levels]
+    if any(after <= before for before, after in pairwise(pieces)):
+        raise JigsawError(f"{where}.levels holds {given['levels']}; each must have more pieces than the one before")
+    is_share = isinstance(raise_at, int | float) and not isinstance(raise_at, bool) and 0 < raise_at <= 1
+    if not is_share or not _is_positive(window):
         raise JigsawError(
             f"{where} has raise_at={raise_at} and window={window}; raise_at is a share above 0, at most 1, and window "
             "a number of steps"
@@ -81,9 +86,13 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _level(where: str, task: str, given: Any) -> Level:
     numbers = list(given) if _is_list(given) else [given]
-    whole = all(isinstance(number, int) and number > 0 for number in numbers)
+    whole = all(map(_is_positive, numbers))
     if task == "image" and whole and _is_list(given) and len(numbers) == 2 and max(numbers) > 1:
         return numbers[0], numbers[1]
     if task == "video" and whole and not _is_list(given) and given > 1:

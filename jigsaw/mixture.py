@@ -35,7 +35,7 @@ class Source:
 _KEYS = [field.name for field in fields(Source)]
 
 
-def read_sources(given: Any, media_root: str | None, epochs: int) -> list[Source]:
+def read_sources(given: Any, media_root: Any, epochs: Any, option: str = "the data") -> list[Source]:
     """The sources that a config names.
 
     Args:
@@ -43,6 +43,7 @@ def read_sources(given: Any, media_root: str | None, epochs: int) -> list[Source
             ``media_root`` and ``epochs``.
         media_root: of sources without their own; None if there is no such folder.
         epochs: of sources without their own.
+        option: what messages call a source without a name.
 
     Raises:
         JigsawError: if it is anything else; the message names the source.
@@ -55,7 +56,7 @@ def read_sources(given: Any, media_root: str | None, epochs: int) -> list[Source
             raise JigsawError(
                 f"a source of data is {entry!r:.80}; it must be {{{', '.join(_KEYS)}}}, name and files at least"
             )
-        where = f"source {name!r}" if name else "the data"
+        where = f"source {name!r}" if name else option
         if unknown := set(entry) - set(_KEYS):
             raise JigsawError(f"{where}: {', '.join(map(str, unknown))} is unknown; known are {', '.join(_KEYS)}")
         if name in sources:
@@ -67,25 +68,20 @@ def read_sources(given: Any, media_root: str | None, epochs: int) -> list[Source
             raise JigsawError(f"{where}: weight is {weight!r}; it must be a number above 0")
         if root is None:
             raise JigsawError(f"{where}: where are its pictures or videos? set its media_root, or data.media_root")
+        if not isinstance(root, str) or not root:
+            raise JigsawError(f"{where}: media_root is {root!r:.60}; it must be a folder")
         if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
             raise JigsawError(f"{where}: epochs is {passes!r}; it must be a whole number, 1 or more")
         # By its digits: 0.1 is a tenth then, and the pattern of the draws short.
-        sources[name] = Source(name, files_of(values.get("files"), where), Fraction(str(weight)), str(root), passes)
+        sources[name] = Source(name, _files(values.get("files"), where), Fraction(str(weight)), root, passes)
     return list(sources.values())
 
 
-def files_of(given: Any, where: str = "the data") -> tuple[str, ...]:
-    """All files that a config names: by a file, a list of files, or a list of sources.
-
-    Raises:
-        JigsawError: if it names none.
-    """
-    if isinstance(given, str) and given:
-        return (given,)
-    if not isinstance(given, list) or not given:
+def _files(given: Any, where: str) -> tuple[str, ...]:
+    files = given if isinstance(given, list) else [given]
+    if not files or not all(isinstance(file, str) and file for file in files):
         raise JigsawError(f"{where}: {given!r:.60} names no file; give a parquet file of rows, or a list of them")
-    parts = [entry.get("files") if isinstance(entry, Mapping) else entry for entry in given]
-    return tuple(file for part in parts for file in files_of(part, where))
+    return tuple(files)
 
 
 class Schedule:

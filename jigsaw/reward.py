@@ -17,6 +17,7 @@ repetition     not penalised                                −0.5
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from inspect import Parameter, signature
 from math import isfinite
 from operator import index
 from typing import Any, Literal, get_args
@@ -100,8 +101,7 @@ def compute_score(
     >>> compute_score("visual_jigsaw_image", "<think>Sky: 2.</think><answer>2, 1</answer>", [2, 1])["score"]
     1.2
     """
-    if unknown:
-        raise ValueError(f"unknown reward option {', '.join(sorted(unknown))}")
+    _check_names(unknown)
     if tasks is not None:
         common = {
             "profile": profile,
@@ -158,6 +158,10 @@ def compute_score(
     }
 
 
+OPTIONS = [name for name, given in signature(compute_score).parameters.items() if given.kind is Parameter.KEYWORD_ONLY]
+"""What :func:`compute_score` takes by name."""
+
+
 def reading(
     data_source: str,
     extra_info: Mapping[str, Any] | None = None,
@@ -192,7 +196,10 @@ def check_options(options: Mapping[str, Any], known_tasks: Collection[str]) -> N
     Raises:
         ValueError: if an option, of all rows or of one task, is unknown or out of range, or a task is unknown.
     """
-    tasks = options.get("tasks") or {}
+    _check_names(options)
+    tasks = options.get("tasks")
+    if tasks is None:
+        tasks = {}
     if not isinstance(tasks, Mapping):
         raise ValueError(f"tasks is {tasks!r:.60}; it must be a mapping from a task to its options")
     if unknown := set(tasks) - set(known_tasks):
@@ -243,13 +250,19 @@ def repeats_lines(text: str) -> bool:
 
 
 def _options_of_task(tasks: Mapping[str, Any], extra_info: Mapping[str, Any] | None) -> dict[str, Any]:
-    task = (extra_info or {}).get("task")
+    task = extra_info.get("task") if isinstance(extra_info, Mapping) else None
     if task is None:
         raise ValueError("options by task need extra_info['task']; write it or leave the option tasks out")
-    options = tasks.get(task, {})
+    options = tasks.get(task, {}) if isinstance(tasks, Mapping) else tasks
     if not isinstance(options, Mapping) or "tasks" in options:
         raise ValueError(f"{options!r:.60} must be a mapping from option to value, without tasks")
+    _check_names(options)
     return dict(options)
+
+
+def _check_names(options: Mapping[Any, Any]) -> None:
+    if unknown := sorted(str(name) for name in options if name not in OPTIONS):
+        raise ValueError(f"unknown reward option {', '.join(unknown)}")
 
 
 def _closeness(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jigsaw.errors import JigsawError
-from jigsaw.mixture import Schedule, Source, files_of, read_sources, shuffled
+from jigsaw.mixture import Schedule, Source, read_sources, shuffled
 
 weights = st.one_of(st.integers(1, 60).map(Fraction), st.decimals("0.01", 3, places=2).map(Fraction))
 mixtures = st.lists(st.tuples(weights, st.integers(1, 40), st.integers(1, 4)), min_size=1, max_size=9)
@@ -116,12 +116,6 @@ def test_a_source_takes_what_it_does_not_say_from_the_data():
     ]
 
 
-def test_the_files_of_sources_and_lists_are_found():
-    assert files_of("a") == ("a",)
-    assert files_of(["a", "b"]) == ("a", "b")
-    assert files_of([{"name": "x", "files": ["a", "b"]}, {"name": "y", "files": "c"}]) == ("a", "b", "c")
-
-
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
@@ -136,7 +130,10 @@ def test_the_files_of_sources_and_lists_are_found():
         ({"wieght": 2}, "source 'x': wieght is unknown; known are name, files, weight, media_root, epochs"),
         ({"files": None}, "source 'x': None names no file"),
         ({"files": []}, r"source 'x': \[\] names no file"),
-        ({"files": [3]}, "source 'x': 3 names no file"),
+        ({"files": [3]}, r"source 'x': \[3\] names no file"),
+        ({"file": "a", "files": None}, "source 'x': file is unknown; known are name, files"),
+        ({"media_root": 3}, "source 'x': media_root is 3; it must be a folder"),
+        ({"media_root": ""}, "source 'x': media_root is ''; it must be a folder"),
         ({"name": None}, "a source of data is .* it must be {name, files, weight, media_root, epochs}"),
         ({"name": "y"}, "source 'y': is there twice; names must be unique"),
         ("a.parquet", "a source of data is 'a.parquet'; it must be {name"),
@@ -150,8 +147,8 @@ def test_a_source_that_makes_no_sense_is_named(entry, said):
 
 @pytest.mark.parametrize("given", [None, "", [], [None], {"name": "x"}, 3])
 def test_data_without_files_are_said(given):
-    with pytest.raises(JigsawError, match=r"the data: .*names no file; give a parquet file of rows"):
-        read_sources(given, "media", 3)
+    with pytest.raises(JigsawError, match=r"data\.val_files: .*names no file; give a parquet file of rows"):
+        read_sources(given, "media", 3, "data.val_files")
 
 
 def test_a_source_without_a_media_root_is_named():

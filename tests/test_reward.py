@@ -534,6 +534,11 @@ def test_options_of_a_task_that_make_no_sense_are_refused(tasks, said):
         ({"shape": "round"}, "^shape is 'round'"),
         ({"tasks": {"sound": {}, "video": {}}}, r"^tasks\.sound: no such task; known are image, video$"),
         ({"tasks": ["video"]}, r"^tasks is \['video'\]; it must be a mapping"),
+        ({"tasks": []}, r"^tasks is \[\]; it must be a mapping"),
+        ({"tasks": False}, "^tasks is False; it must be a mapping"),
+        ({"ground_truth": [1, 2]}, "^unknown reward option ground_truth"),
+        ({1: 2}, "^unknown reward option 1"),
+        ({"tasks": {"video": {"extra_info": {}}}}, r"^tasks\.video: unknown reward option extra_info"),
     ],
 )
 def test_options_are_checked_without_a_row(options, said):

@@ -102,7 +102,10 @@ class Probe:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")] = False,
 ) -> None:
-    """Look at this machine: versions, GPUs, memory, limits, Ray. Exits with 1 if something will not run."""
+    """Look at this machine: versions, GPUs, memory, limits, Ray. Exits with 1 if something will not run.
+
+    Example: [bold]jigsaw doctor --json[/]
+    """
     checks = examine()
     counts = Counter(check.status for check in checks)
     if as_json:

@@ -2,8 +2,8 @@
 
 verl 0.9.1 names the newest checkpoint in a tracker file that it rewrites in place: a run that is killed in that
 moment leaves it empty, and the next start fails on it. So each finished checkpoint is marked, and a run resumes from
-the newest marked one: ``python -m jigsaw.verl_plugin.checkpoint FOLDER [OVERRIDE]...`` prints what a start adds to
-verl's command line.
+the newest marked one: ``python -m jigsaw.verl_plugin.checkpoint RUN [OVERRIDE]...`` prints what a start adds to
+verl's command line, a line each.
 """
 
 import os
@@ -20,6 +20,8 @@ from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from jigsaw.errors import JigsawError, print_error
 
 MARKER = "WHOLE"
+_FOLDER = "trainer.default_local_dir"
+_QUOTE = f"write it as \"{_FOLDER}='FOLDER'\""
 
 
 class MarkWhole(CheckpointCallback):  # type: ignore[misc]
@@ -71,7 +73,7 @@ def override(key: str, value: object) -> str:
         JigsawError: if the value holds ``${``, which Hydra would resolve.
     """
     if "${" in str(value):
-        raise JigsawError(f"{value}: holds '${{', which the config language resolves; rename the folder")
+        raise JigsawError(f"{value}: holds '${{', which the config language resolves; give the folder without")
     quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"{key}='{quoted}'"
 
@@ -85,30 +87,49 @@ def metrics_override(file: Path) -> str:
 
 
 def folder_of(overrides: Iterable[str], default: Path) -> Path:
-    """The checkpoint folder, absolute, that the last of a command line's Hydra overrides names; else the default.
+    """The checkpoint folder that the last of a command line's Hydra overrides names; else the default.
 
     Raises:
-        JigsawError: if Hydra cannot read it.
+        JigsawError: if Hydra cannot read it, or reads anything but text.
     """
-    given = [text for text in overrides if text.startswith("trainer.default_local_dir=")]
+    given = [text for text in overrides if text.lstrip("+").startswith(f"{_FOLDER}=")]
     try:
-        named = OverridesParser.create().parse_overrides(given)
+        named = [entry.value() for entry in OverridesParser.create().parse_overrides(given)]
     except OverrideParseException as error:
-        raise JigsawError(f"{error.override}: Hydra cannot read it; quote the folder, \"…='FOLDER'\"") from error
-    return Path(str(named[-1].value()) if named else default).resolve()
+        raise JigsawError(f"{error.override}: Hydra cannot read it; {_QUOTE}") from error
+    if not named:
+        return default
+    folder = named[-1]
+    if not folder or not isinstance(folder, str):
+        raise JigsawError(f"{given[-1]}: names no folder; {_QUOTE}")
+    return Path(folder)
 
 
-def start_overrides(folder: Path) -> list[str]:
-    """Hydra overrides of a start: where it resumes, and a new metrics file, for verl's logger empties what is there."""
+def start_overrides(run: Path, given: Iterable[str]) -> list[str]:
+    """Hydra overrides of a start, which come before the given ones.
+
+    They say where checkpoints go (unless told, to ``run / "checkpoints"``), where it resumes, and a new metrics file
+    beside the checkpoints, for verl's logger empties what is there. This file's folder is made.
+
+    Raises:
+        JigsawError: if the given ones name no folder for checkpoints.
+    """
+    default = run / "checkpoints"
+    folder = folder_of(given, default).resolve()
     metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
-    overrides = [*resume_overrides(folder), metrics_override(metrics)]
+    start = [
+        override(_FOLDER, default),
+        override("hydra.run.dir", run / "hydra"),
+        *resume_overrides(folder),
+        metrics_override(metrics),
+    ]
     metrics.parent.mkdir(parents=True, exist_ok=True)
-    return overrides
+    return start
 
 
 if __name__ == "__main__":
     try:
-        print(*start_overrides(folder_of(sys.argv[2:], Path(sys.argv[1]))), sep="\n")
-    except JigsawError as error:
+        print(*start_overrides(Path(sys.argv[1]), sys.argv[2:]), sep="\n")
+    except (JigsawError, OSError) as error:
         print_error(error)
         sys.exit(1)

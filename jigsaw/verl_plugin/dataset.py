@@ -4,6 +4,7 @@ import asyncio
 import os
 from bisect import bisect_right
 from itertools import accumulate, chain
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 from jigsaw.difficulty import LEVELS, at_level, read_difficulties
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.media.video import Clip
-from jigsaw.mixture import Schedule, files_of, read_sources, shuffled
+from jigsaw.mixture import Schedule, Source, read_sources, shuffled
 from jigsaw.puzzle import DECODERS, CutOptions, Message, media_specs
 from jigsaw.reward import check_options, compute_score
 from jigsaw.rows import Row, read_table, row_split
@@ -67,24 +68,35 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         for option, known in (("time_embedding", TIME_EMBEDDINGS), ("video_decoder", DECODERS)):
             if _word(config[option]) not in known:
                 raise JigsawError(f"data.{option} is {config[option]!r}; it must be one of {', '.join(known)}")
-        mixture, train_files, val_files, given = (
-            OmegaConf.to_container(value, resolve=True) if isinstance(value, ListConfig) else value
-            for value in (config.mixture, config.train_files, config.val_files, data_files)
-        )
-        if mixture is not None and train_files is not None and _places(mixture) != _places(train_files):
-            raise JigsawError("data.train_files and data.mixture name different files; set one of them alone")
-        wanted, option = (train_files, "data.train_files") if mixture is None else (mixture, "data.mixture")
+        root = None if OmegaConf.is_missing(config, "media_root") else config.media_root
+
+        def read(files: Any, option: str) -> list[Source]:
+            plain = OmegaConf.to_container(files, resolve=True) if isinstance(files, ListConfig) else files
+            return read_sources(plain, root, config.epochs, option)
+
+        wanted, option = config.mixture, "data.mixture"
+        if wanted is None:
+            wanted, option = config.train_files, "data.train_files"
         if wanted is None:
             raise JigsawError("no rows to train on: set data.train_files, or data.mixture")
-        training, validation = _places(wanted, option), _places(val_files, "data.val_files")
-        if shared := training & validation:
+        training = read(wanted, option)
+        if config.train_files is not None and _places(read(config.train_files, "data.train_files")) != _places(
+            training
+        ):
+            raise JigsawError("data.train_files and data.mixture name different files; set one of them alone")
+        if shared := _places(training) & _places(read(config.val_files, "data.val_files")):
             raise JigsawError(f"{', '.join(sorted(shared))}: is in {option} and in data.val_files; hold some rows out")
-        self._seed = int(config.seed or 0)
-        self._training = given is None or _places(given) == training
+        self._seed = _whole("data.seed", config.seed or 0)
+        self._sources = training if data_files is None else read(data_files, "the data")
+        self._training = _places(self._sources) == _places(training)
+        if self._training:
+            self._sources = training  # verl hands the files over, not what a mixture says of them
         # Held-out puzzles stay as they are: what the training leads to is measured on them.
         self._difficulties = read_difficulties(config.difficulty) if self._training else {}
-        media_root = None if OmegaConf.is_missing(config, "media_root") else config.media_root
-        self._sources = read_sources(wanted if self._training else given, media_root, int(config.epochs))
+        for source in self._sources:
+            if not Path(source.media_root).is_dir():
+                where = f"source {source.name!r}: media_root" if source.name else "data.media_root"
+                raise JigsawError(f"{where} is {source.media_root}; there is no such folder")
         self._files = [file for source in self._sources for file in source.files]
         self._media_roots = [source.media_root for source in self._sources for _ in source.files]
         self._tables = [read_table(file) for file in self._files]
@@ -126,8 +138,10 @@ class JigsawDataset(Dataset[dict[str, Any]]):
 
     def _check_reward(self, given: DictConfig | None, items: list[dict[str, Any]]) -> None:
         """Raise JigsawError unless the reward takes its options, and with them an item of each kind."""
-        options: Any = OmegaConf.to_container(given or OmegaConf.create(), resolve=True)
         where = "reward.custom_reward_function.reward_kwargs"
+        if not isinstance(given, DictConfig | None):
+            raise JigsawError(f"{where} is {given!r:.60}; it must be a mapping from option to value")
+        options: Any = {} if given is None else OmegaConf.to_container(given, resolve=True)
         try:
             check_options(options, TASKS)
             for item in items:
@@ -139,12 +153,13 @@ class JigsawDataset(Dataset[dict[str, Any]]):
 
     def _check_length(self, config: DictConfig) -> None:
         """Raise JigsawError unless there are rows for a batch, and draws for all steps."""
-        if (rows := len(self._in_order)) < config.train_batch_size:
+        batch_size = _whole("data.train_batch_size", config.train_batch_size, least=1)
+        if (rows := len(self._in_order)) < batch_size:
             raise JigsawError(
                 f"{', '.join(self._files)}: {rows} rows are fewer than data.train_batch_size="
-                f"{config.train_batch_size}; add rows or lower the batch size"
+                f"{batch_size}; add rows or lower the batch size"
             )
-        steps = len(self._draws) // config.train_batch_size
+        steps = len(self._draws) // batch_size
         if steps < (config.total_training_steps or 1):
             source, rows = self._sources[self._draws.first_to_end], len(self._rows[self._draws.first_to_end])
             who, mend = f"source {source.name!r}", "raise its epochs or lower its weight"
@@ -271,6 +286,13 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _places(files: Any, where: str = "the data") -> set[str]:
-    """Where files lie, however they are written: absolute, without links."""
-    return {os.path.realpath(file) for file in files_of(files, where)}
+def _whole(option: str, value: Any, least: int = 0) -> int:
+    """A config value that must be a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise JigsawError(f"{option} is {value!r:.60}; it must be a whole number, {least} or more")
+    return value
+
+
+def _places(sources: list[Source]) -> set[str]:
+    """Where the files lie, however they are written: absolute, without links."""
+    return {os.path.realpath(file) for source in sources for file in source.files}

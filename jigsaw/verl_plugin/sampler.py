@@ -11,6 +11,9 @@ from jigsaw.verl_plugin.difficulty import Progress
 
 # The share of failed prompts is taken of at least so many, so that one bad file never ends a short run.
 _SMALLEST_BASE = 100
+Score = tuple[str, str, dict[str, float]]
+"""Of a response: its prompt's uid, its task and what the reward says of it."""
+_WHERE = "failed_prompts.jsonl beside the checkpoints says which and why"
 
 
 class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
@@ -19,7 +22,8 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
     A prompt whose media cannot be read gives no response; verl pads the step. A prompt of which only some responses
     failed would enter the step as a smaller group; here it is left out too. ``sampler_kwargs``:
 
-    * ``max_failed_share``: the run stops when more than this share of its prompts failed (one is always allowed);
+    * ``max_failed_share``: the run stops when more than this share of its prompts failed (one is always allowed), and
+      where all of a step or of a validation batch did;
     * ``filter_groups``, ``train_batch_size``: with ``filter_groups.enable`` prompts whose responses all have one value
       of ``filter_groups.metric`` teach nothing; they are replaced by others, as DAPO does ("dynamic sampling");
     * ``difficulty``, ``checkpoints``: the schedule, and the folder that holds what it goes by (difficulty.py);
@@ -43,6 +47,8 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         self._max_failed_share = float(sampler_kwargs.max_failed_share)
         self._seen = 0
         self._failed = 0
+        self._cleared: list[Score] = []
+        """Of the prompts of this step that it is not trained on."""
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """verl's sample, with the reward's metrics and the count of failed prompts among its own.
@@ -53,27 +59,42 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         ``training/failed_prompts`` (this step) and ``training/failed_prompts_total``.
 
         Raises:
-            JigsawError: if too many prompts failed so far, or all of this step's.
+            JigsawError: if too many prompts failed so far, or all of this batch.
         """
         before = self._failed
         if partition_id == "train":
             media.clear_unused()
+            self._cleared.clear()
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
             self._seen += batch_size
             failed = self._failed - before
-            measured = _reward_metrics(batch)
+            scores = _scores(partition_id, batch.keys)
+            measured, of_all = _reward_metrics(scores), _reward_metrics([*scores, *self._cleared])
             levels = self._progress.levels(global_steps)
-            self._progress.record(global_steps, {task: measured.get(f"reward/{task}/exact") for task in levels})
+            self._progress.record(global_steps, {task: of_all.get(f"reward/{task}/exact") for task in levels})
             metrics.update(measured, **{f"training/difficulty/{task}": level for task, level in levels.items()})
             metrics["training/failed_prompts"] = failed
             metrics["training/failed_prompts_total"] = self._failed
-            if self._failed > max(1, self._max_failed_share * max(self._seen, _SMALLEST_BASE)) or failed == batch_size:
+            if self._failed > max(1, self._max_failed_share * max(self._seen, _SMALLEST_BASE)):
                 raise JigsawError(
                     f"{self._failed} of {self._seen} prompts failed, more than max_failed_share="
-                    f"{self._max_failed_share}; failed_prompts.jsonl beside the checkpoints says which and why"
+                    f"{self._max_failed_share}; {_WHERE}"
                 )
         return batch, metrics
+
+    def _select_prompt_uids(self, partition_id: str, sampleable_keys: set[str], batch_size: int) -> Any:
+        selected, *snapshots = super()._select_prompt_uids(partition_id, sampleable_keys, batch_size)
+        if self.failure_keys[partition_id].issuperset(selected):  # verl goes on, and fails on the empty batch
+            raise JigsawError(f"all {len(selected)} prompts of a batch failed; {_WHERE}")
+        return selected, *snapshots
+
+    def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
+        # Dynamic sampling leaves out what is always right. A schedule that did not count it would never rise.
+        if partition_id == "train":
+            keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in uids]
+            self._cleared += _scores(partition_id, keys)
+        super()._clear_groups(partition_id, uids)
 
     def _materialize_batch(
         self, partition_id: str, selected_prompt_uids: list[str], partition_snapshot: dict[str, dict[str, Any]]
@@ -88,23 +109,29 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         return super()._materialize_batch(partition_id, selected_prompt_uids, whole)
 
 
-def _reward_metrics(batch: Any) -> dict[str, float]:
-    if not batch.keys:
-        return {}
+def _scores(partition_id: str, keys: list[str]) -> list[Score]:
+    if not keys:
+        return []
     fields = ["extra_fields", "extra_info"]
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-    scores: dict[str, list[dict[str, float]]] = {}
+    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=fields)
+    return [
+        (key.split("_")[0], extra_info["task"], extra_fields["reward_extra_info"])
+        for key, extra_fields, extra_info in zip(keys, *(list(data[name]) for name in fields), strict=True)
+    ]
+
+
+def _reward_metrics(scores: list[Score]) -> dict[str, float]:
+    groups: dict[str, list[dict[str, float]]] = {}
     prompts: dict[str, set[str]] = {}
-    for key, extra_fields, extra_info in zip(batch.keys, *(list(data[name]) for name in fields), strict=True):
-        task = extra_info["task"]
+    for uid, task, score in scores:
         for group in ("reward", f"reward/{task}"):
-            scores.setdefault(group, []).append(extra_fields["reward_extra_info"])
-        prompts.setdefault(task, set()).add(key.split("_")[0])
+            groups.setdefault(group, []).append(score)
+        prompts.setdefault(task, set()).add(uid)
     return {
         **{f"training/prompts/{task}": float(len(uids)) for task, uids in prompts.items()},
         **{
             f"{group}/{name}": sum(score[name] for score in members) / len(members)
-            for group, members in scores.items()
+            for group, members in groups.items()
             for name in members[0]
         },
     }

@@ -19,7 +19,7 @@ from jigsaw.permutation import is_answer
 from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.puzzle import media_specs
 from jigsaw.verl_plugin import media, patches, sampler
-from jigsaw.verl_plugin.checkpoint import MARKER, last_whole, override
+from jigsaw.verl_plugin.checkpoint import MARKER, last_whole, override, start_overrides
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.dry_run import compose_config
 
@@ -146,6 +146,28 @@ def test_fewer_rows_than_a_batch_is_said(config: DictConfig, processor: Any) -> 
 def test_data_that_end_before_the_training_are_said(config: DictConfig, processor: Any) -> None:
     data = _changed(config, total_training_steps=8)
     with pytest.raises(JigsawError, match=r"40 rows × 3 epochs last for 7 steps, .* is 8; raise data\.epochs"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"epochs": 1.5}, r"^data\.train_files: epochs is 1\.5; it must be a whole number, 1 or more"),
+        ({"epochs": None}, r"^data\.train_files: epochs is None"),
+        ({"seed": "x"}, r"^data\.seed is 'x'; it must be a whole number, 0 or more"),
+        ({"train_batch_size": 0}, r"^data\.train_batch_size is 0; it must be a whole number, 1 or more"),
+        ({"train_batch_size": True}, r"^data\.train_batch_size is True"),
+        ({"media_root": "/nowhere"}, "^data.media_root is /nowhere; there is no such folder$"),
+        ({"val_files": []}, r"^data\.val_files: \[\] names no file"),
+        (
+            {"reward_function": {"path": "pkg://jigsaw.reward", "reward_kwargs": 3}},
+            "reward_kwargs is 3; it must be a m",
+        ),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named(config: DictConfig, processor: Any, values: Any, said: str) -> None:
+    data = _changed(config, **values)
+    with pytest.raises(JigsawError, match=said):
         JigsawDataset(data.train_files, processor.tokenizer, data, processor)
 
 
@@ -323,6 +345,12 @@ def test_a_source_without_a_media_root_is_named(config: DictConfig, processor: A
         JigsawDataset(data.train_files, processor.tokenizer, data, processor)
 
 
+def test_a_sources_media_root_that_is_not_there_is_named(config: DictConfig, processor: Any, mixture: Any) -> None:
+    data = _mixed(config, [mixture[0], {**mixture[1], "media_root": "/nowhere"}])
+    with pytest.raises(JigsawError, match=r"^source 'few': media_root is /nowhere; there is no such folder$"):
+        JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
 def test_a_source_that_ends_before_the_training_is_named(config: DictConfig, processor: Any, mixture: Any) -> None:
     data = _mixed(config, mixture, total_training_steps=9)
     assert len(JigsawDataset(data.train_files, processor.tokenizer, data, processor)) // 16 == 9
@@ -387,20 +415,22 @@ def test_a_bad_row_is_named_before_training(config: DictConfig, processor: Any, 
 # --- sampler ---------------------------------------------------------------------------------------------------
 
 
-def _buffer(monkeypatch: pytest.MonkeyPatch, failing: set[int], share: float = 0.01) -> sampler.JigsawReplayBuffer:
-    """A sampler over a queue in memory, in which the prompts of the given numbers fail after one response."""
+def _buffer(
+    monkeypatch: pytest.MonkeyPatch, failing: set[int], *, fail_after: int = 1, **options: Any
+) -> sampler.JigsawReplayBuffer:
+    """A sampler over a queue in memory, in which the prompts of the given numbers fail after so many responses."""
     queue: dict[str, dict[str, Any]] = {}
     carried = {f"u{number}": {"status": "success"} for number in (*range(-4, 0), *range(8)) if number not in failing}
     for number in range(8):
         status = "failure" if number in failing else "finished"
         queue[f"u{number}"] = {"is_prompt": True, "status": status, "global_steps": 1}
-        for response in range(1 if number in failing else 2):
+        for response in range(fail_after if number in failing else 2):
             queue[f"u{number}_{response}_0"] = {"status": "success"}
 
     class Queue:
         @staticmethod
         def kv_list(partition_id: str = "") -> dict[str, Any]:
-            return {"train": dict(queue), media.PARTITION: dict(carried)}
+            return {"train": dict(queue), "val": dict(queue), media.PARTITION: dict(carried)}
 
         @staticmethod
         def kv_clear(keys: list[str], partition_id: str) -> None:
@@ -420,18 +450,20 @@ def _buffer(monkeypatch: pytest.MonkeyPatch, failing: set[int], share: float = 0
     return sampler.JigsawReplayBuffer(
         sampler_kwargs=OmegaConf.create(
             {
-                "max_failed_share": share,
+                "max_failed_share": 0.01,
                 "poll_interval": 0.0,
                 "filter_groups": {"enable": False, "metric": "position_accuracy", "max_inflight_gen_batches": 1},
                 "train_batch_size": 8,
                 "difficulty": None,
                 "checkpoints": "unused",
+                **options,
             }
         ),
         trainer_mode="sync",
         trainer_config={},
         max_off_policy_threshold=8,
         max_off_policy_strategy="drop",
+        refill_fn=lambda prompts: None,
     )
 
 
@@ -462,8 +494,39 @@ def test_a_run_with_too_many_failures_stops(monkeypatch: pytest.MonkeyPatch) -> 
         _buffer(monkeypatch, failing={1, 2}).sample(1, "train", 8)
 
 
+@pytest.mark.parametrize("partition", ["train", "val"])
+@pytest.mark.parametrize("fail_after", [0, 1])
+def test_a_batch_without_a_whole_group_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch, partition: str, fail_after: int
+) -> None:
+    buffer = _buffer(monkeypatch, failing=set(range(8)), fail_after=fail_after, max_failed_share=1.0)
+    with pytest.raises(JigsawError, match=r"^all 8 prompts of a batch failed; failed_prompts\.jsonl .* says which"):
+        buffer.sample(1, partition, 8)
+
+
+@pytest.mark.parametrize("batch_size", [7, 5])
+def test_a_schedule_counts_what_dynamic_sampling_leaves_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, batch_size: int
+) -> None:
+    """The film is always right and left out, the pictures half the time; two of them may be more than a step needs."""
+    schedule = {"raise_at": 0.9, "window": 1}
+    buffer = _buffer(
+        monkeypatch,
+        failing=set(),
+        filter_groups={"enable": True, "metric": "exact", "max_inflight_gen_batches": 1},
+        difficulty={"video": {"levels": [2, 3], **schedule}, "image": {"levels": [[2, 1], [2, 2]], **schedule}},
+        checkpoints=str(tmp_path),
+    )
+    _, metrics = buffer.sample(1, "train", batch_size)
+    assert metrics["reward/exact"] == 0.5
+    assert metrics["training/prompts/image"] == batch_size
+    assert "training/prompts/video" not in metrics
+    (line,) = (tmp_path / "difficulty.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 1, "video": 1.0, "image": 0.5}
+
+
 def test_a_larger_share_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, metrics = _buffer(monkeypatch, failing={1, 2}, share=0.05).sample(1, "train", 8)
+    _, metrics = _buffer(monkeypatch, failing={1, 2}, max_failed_share=0.05).sample(1, "train", 8)
     assert metrics["training/failed_prompts_total"] == 2
 
 
@@ -544,14 +607,14 @@ def test_patches_are_applied_once_verl_is_imported(config: DictConfig) -> None:
     assert plugin == patches.__package__
 
 
-@pytest.mark.parametrize("folder", ["run", "it's run 1, again"])
+@pytest.mark.parametrize(("folder", "sign"), [("run", "++"), ("it's run 1, again", "")])
 def test_a_recipe_starts_from_its_checkpoints_with_metrics_beside_them(
-    repository: Path, tmp_path: Path, folder: str
+    repository: Path, tmp_path: Path, folder: str, sign: str
 ) -> None:
     checkpoints = tmp_path / folder
     for part in ("actor", MARKER):
         (checkpoints / "global_step_2" / part).mkdir(parents=True)
-    given = override("trainer.default_local_dir", checkpoints)
+    given = sign + override("trainer.default_local_dir", checkpoints)
     command = ["bash", repository / "train_scripts/launch.sh", "image", given, "--cfg", "job"]
     config = OmegaConf.create(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert config.trainer.default_local_dir == str(checkpoints)
@@ -562,10 +625,27 @@ def test_a_recipe_starts_from_its_checkpoints_with_metrics_beside_them(
 
 
 @pytest.mark.parametrize(
-    ("folder", "why"), [("${oc.env:HOME}/run", "holds '${'"), ("run {1", "Hydra cannot read it; quote the folder")]
+    ("folder", "why"),
+    [
+        ("${oc.env:HOME}/run", "holds '${'"),
+        ("run {1", "Hydra cannot read it; write it as"),
+        ("a,b", "names no folder; write it as"),
+        ("null", "names no folder; write it as"),
+        ("", "names no folder; write it as"),
+    ],
 )
-def test_a_folder_that_hydra_would_not_take_as_it_is_is_one_line(repository: Path, folder: str, why: str) -> None:
-    command = ["bash", repository / "train_scripts/launch.sh", "image", f"trainer.default_local_dir={folder}"]
+def test_a_folder_that_hydra_would_not_take_as_it_is_is_refused(tmp_path: Path, folder: str, why: str) -> None:
+    with pytest.raises(JigsawError, match=why.replace("$", r"\$").replace("{", r"\{")):
+        start_overrides(tmp_path, [f"trainer.default_local_dir={folder}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder", "why"),
+    [("image", "/dev/null/run", "Not a directory"), ("imgae", "run", "there is no recipe configs/imgae.yaml")],
+)
+def test_a_start_that_cannot_be_is_one_line(repository: Path, recipe: str, folder: str, why: str) -> None:
+    command = ["bash", repository / "train_scripts/launch.sh", recipe, f"trainer.default_local_dir={folder}"]
     stopped = subprocess.run(command, capture_output=True, text=True)
     assert stopped.returncode == 1
     assert "Traceback" not in stopped.stderr
