@@ -112,7 +112,7 @@ def solved(metrics: dict[int, Metrics]) -> int | None:
 
 
 def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int, progress: Progress) -> Result:
-    """A run from the warm-started model to its last step; one that has solved its task before is kept as it is."""
+    """A run from the warm-started model to its last step; one that came so far, or solved its task, before is kept."""
     run = Quickstart(prepared.out / name.replace(" ", "_"), prepared.settings, prepared.steps)
     run.media_root, run.warm_model = prepared.media_root, prepared.warm_model
     run.train_rows, run.heldout_rows = prepared.train_rows, prepared.heldout_rows
@@ -120,7 +120,8 @@ def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int,
     kill_leftovers(run.out)
     clock = Clock(run.out / "timing.json", seconds_install=0.0)
     clock.watch_memory()
-    if solved(run.metrics()) is None and max(run.metrics(), default=0) < run.steps:
+    before = run.metrics()
+    if solved(before) is None and max(before, default=0) < run.steps:
         run.grpo(progress, clock, f"trainer.test_freq={every}", f"trainer.save_freq={every}", *overrides)
     metrics = {step: values for step, values in run.metrics().items() if step <= run.steps}
     return {
@@ -156,6 +157,16 @@ def read_results(path: Path, study: str) -> dict[tuple[str, int], Result]:
     return results
 
 
+def is_whole(result: Result | None, steps: int) -> bool:
+    """Whether a run was trained so far that it need not go on."""
+    return result is not None and (result["solved"] is not None or result["steps"] >= steps)
+
+
+def in_order(results: dict[tuple[str, int], Result], study: Study) -> list[Result]:
+    """By variant, as the study names them, and seed."""
+    return [results[name, seed] for name in study.variants for seed in sorted(s for n, s in results if n == name)]
+
+
 def table(study: str, results: list[Result]) -> Table:
     columns = Table("variant", "seed", f"{SOLVED} exact", "best", "at the end", "a step", "memory", title=study)
     for result in results:
@@ -186,7 +197,8 @@ def draw(results: list[Result], chance: float, path: Path) -> None:
     for variant, colour in colours.items():
         axis.plot([], [], color=colour, label=variant)
     axis.axhline(chance, color="grey", linestyle="--", linewidth=1, label=f"chance {chance:.3g}")
-    axis.set_ylim(0, min(1.02, 1.5 * max(max(result["heldout_exact"].values()) for result in results)))
+    highest = max(chance, *(max(result["heldout_exact"].values()) for result in results))
+    axis.set_ylim(0, min(1.02, 1.5 * highest))
     axis.set_xlabel("GRPO step")
     axis.set_title("held-out exact accuracy, greedy, a curve a seed", fontsize=10, loc="left")
     axis.grid(alpha=0.25)
@@ -220,37 +232,25 @@ def main(
     folder = (out or REPOSITORY / "outputs" / study).resolve()
     console = Console(highlight=False, soft_wrap=True)
     again = "stopped; started again with the same arguments it goes on"
-    folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: another start works in this folder; wait for it, or choose another --out"
-    held = alone(folder / ".lock", busy)
-    told = told_in_one_line(lambda: console.print(again))
-    with told, held, Progress(console=console, transient=True) as progress:
-        results = {} if json_file is None else read_results(json_file, study)
-
-        def whole(name: str, seed: int) -> bool:
-            found = results.get((name, seed))
-            return found is not None and (found["solved"] is not None or found["steps"] >= steps)
-
-        def keep() -> list[Result]:
-            names = list(asked.variants)
-            figures = sorted(results.values(), key=lambda each: (names.index(each["variant"]), each["seed"]))
-            if json_file is not None:
-                write_json(json_file, {"study": study, "results": figures})
-            if picture is not None:
-                draw(figures, 1 / factorial(prod(parse_grid(asked.grid))), picture)
-            return figures
-
-        for seed in range(seeds):
-            missing = [name for name in only or asked.variants if not whole(name, seed)]
-            if not missing:
-                continue
-            progress.console.print(f"seed {seed}: pictures, model, warm start")
-            prepared = prepare(folder, asked, seed, steps, progress)
-            for name in missing:
-                progress.console.print(f"seed {seed}: {name}")
-                results[name, seed] = train(prepared, name, asked.base + asked.variants[name], every, progress)
-                keep()
-        figures = keep()
+    with told_in_one_line(lambda: console.print(again)):
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder / ".lock", busy), Progress(console=console, transient=True) as progress:
+            results = {} if json_file is None else read_results(json_file, study)
+            for seed in range(seeds):
+                missing = [name for name in only or asked.variants if not is_whole(results.get((name, seed)), steps)]
+                if not missing:
+                    continue
+                progress.console.print(f"seed {seed}: pictures, model, warm start")
+                prepared = prepare(folder, asked, seed, steps, progress)
+                for name in missing:
+                    progress.console.print(f"seed {seed}: {name}")
+                    results[name, seed] = train(prepared, name, asked.base + asked.variants[name], every, progress)
+                    if json_file is not None:
+                        write_json(json_file, {"study": study, "results": in_order(results, asked)})
+        figures = in_order(results, asked)
+        if picture is not None:
+            draw(figures, 1 / factorial(prod(parse_grid(asked.grid))), picture)
     console.print(table(study, figures))
     for each in {json.dumps(result["machine"]): result["machine"] for result in figures}.values():
         console.print(", ".join(f"{key} {value}" for key, value in each.items()))

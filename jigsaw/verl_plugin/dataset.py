@@ -80,17 +80,16 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         if wanted is None:
             raise JigsawError("no rows to train on: set data.train_files, or data.mixture")
         training = read(wanted, option)
-        if config.train_files is not None and _places(read(config.train_files, "data.train_files")) != _places(
-            training
-        ):
+        places = _places(training)
+        if config.train_files is not None and _places(read(config.train_files, "data.train_files")) != places:
             raise JigsawError("data.train_files and data.mixture name different files; set one of them alone")
-        if shared := _places(training) & _places(read(config.val_files, "data.val_files")):
+        if shared := places & _places(read(config.val_files, "data.val_files")):
             raise JigsawError(f"{', '.join(sorted(shared))}: is in {option} and in data.val_files; hold some rows out")
-        self._seed = _whole("data.seed", config.seed or 0)
-        self._sources = training if data_files is None else read(data_files, "the data")
-        self._training = _places(self._sources) == _places(training)
-        if self._training:
-            self._sources = training  # verl hands the files over, not what a mixture says of them
+        self._seed = _whole("data.seed", 0 if config.seed is None else config.seed)
+        given = training if data_files is None else read(data_files, "the data")
+        self._training = _places(given) == places
+        # What is handed over may name the files alone; of the training data the config says more.
+        self._sources = training if self._training else given
         # Held-out puzzles stay as they are: what the training leads to is measured on them.
         self._difficulties = read_difficulties(config.difficulty) if self._training else {}
         for source in self._sources:

@@ -48,7 +48,7 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         self._seen = 0
         self._failed = 0
         self._cleared: list[Score] = []
-        """Of the prompts of this step that it is not trained on."""
+        """With a schedule: of the prompts of this step that it is not trained on."""
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """verl's sample, with the reward's metrics and the count of failed prompts among its own.
@@ -70,10 +70,13 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             self._seen += batch_size
             failed = self._failed - before
             scores = _scores(partition_id, batch.keys)
-            measured, of_all = _reward_metrics(scores), _reward_metrics([*scores, *self._cleared])
             levels = self._progress.levels(global_steps)
-            self._progress.record(global_steps, {task: of_all.get(f"reward/{task}/exact") for task in levels})
-            metrics.update(measured, **{f"training/difficulty/{task}": level for task, level in levels.items()})
+            if levels:
+                of_all = _reward_metrics([*scores, *self._cleared])
+                self._progress.record(global_steps, {task: of_all.get(f"reward/{task}/exact") for task in levels})
+            metrics.update(
+                _reward_metrics(scores), **{f"training/difficulty/{task}": level for task, level in levels.items()}
+            )
             metrics["training/failed_prompts"] = failed
             metrics["training/failed_prompts_total"] = self._failed
             if self._failed > max(1, self._max_failed_share * max(self._seen, _SMALLEST_BASE)):
@@ -91,7 +94,7 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
 
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
         # Dynamic sampling leaves out what is always right. A schedule that did not count it would never rise.
-        if partition_id == "train":
+        if partition_id == "train" and self.sampler_kwargs.difficulty:
             keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in uids]
             self._cleared += _scores(partition_id, keys)
         super()._clear_groups(partition_id, uids)
