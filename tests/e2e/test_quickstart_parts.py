@@ -265,7 +265,7 @@ def test_any_path_survives_the_config_language(folder: str) -> None:
 
 
 def test_a_path_that_the_config_language_would_resolve_is_refused() -> None:
-    with pytest.raises(JigsawError, match="rename the folder"):
+    with pytest.raises(JigsawError, match="give the folder without"):
         override("data.media_root", "/tmp/${HOME}")
 
 
