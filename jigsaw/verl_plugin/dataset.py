@@ -68,6 +68,11 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         for option, known in (("time_embedding", TIME_EMBEDDINGS), ("video_decoder", DECODERS)):
             if _word(config[option]) not in known:
                 raise JigsawError(f"data.{option} is {config[option]!r}; it must be one of {', '.join(known)}")
+        if config.difficulty and config.trainer_mode != "sync":
+            raise JigsawError(
+                f"data.difficulty needs trainer.v1.trainer_mode=sync, not {config.trainer_mode}: the level of a step "
+                "follows from the steps before it"
+            )
         root = None if OmegaConf.is_missing(config, "media_root") else config.media_root
 
         def read(files: Any, option: str) -> list[Source]:

@@ -9,7 +9,10 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils
 
 from jigsaw.difficulty import LEVELS, read_difficulties
+from jigsaw.errors import JigsawError
 from jigsaw.files import atomic_write
+
+_MEND = "the schedule follows from it; put the file back, or begin a new run"
 
 
 class Progress:
@@ -27,10 +30,20 @@ class Progress:
     def _before(self, step: int) -> list[dict[str, Any]]:
         """What the steps before one measured; a run that was cut off may have measured later ones."""
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
-        return [entry for entry in map(json.loads, lines) if entry["step"] < step]
+        try:
+            entries = [entry for entry in map(json.loads, lines) if entry["step"] < step]
+        except (ValueError, TypeError, KeyError) as error:
+            raise JigsawError(f"{self._path}: {error!r}; {_MEND}") from error
+        if [entry["step"] for entry in entries] != list(range(1, step)):
+            raise JigsawError(f"{self._path}: does not hold each of the steps 1 to {step - 1} once; {_MEND}")
+        return entries
 
     def levels(self, step: int) -> dict[str, int]:
-        """0-based level of each task's prompts in a step: of what was measured in the steps before it."""
+        """0-based level of each task's prompts in a step: of what was measured in the steps before it.
+
+        Raises:
+            JigsawError: if the file does not say what each of them measured.
+        """
         if not self._difficulties:
             return {}
         before = self._before(step)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.show.training import Metrics
 from jigsaw.toy.launch import processes_of
@@ -78,9 +79,26 @@ def test_steps_that_are_trained_again_count_once(tmp_path: Path) -> None:
     progress = Progress(tmp_path, {"image": {**DIFFICULTY["image"], "window": 2}})
     for step, exact in ((1, 1.0), (2, 0.0), (3, 1.0), (2, 1.0)):  # cut off after step 3, resumed from step 1
         progress.record(step, {"image": exact, "depth": 0.0})
-    assert [progress.levels(step)["image"] for step in (1, 2, 3, 4)] == [0, 0, 1, 1]
+    assert [progress.levels(step)["image"] for step in (1, 2, 3)] == [0, 0, 1]
     steps = [json.loads(line)["step"] for line in (tmp_path / "difficulty.jsonl").read_text().splitlines()]
     assert steps == [1, 2]  # step 3 was measured at another level than it will be
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (None, "does not hold each of the steps 1 to 2 once"),
+        ('{"step": 2}\n', "does not hold each"),
+        ('{"step": 1}\n{"step": 1}\n', "does not hold each"),
+        ('{"step": 1}\n{"st', "JSONDecodeError"),
+        ('{"step": 1}\n[]\n', "TypeError"),
+    ],
+)
+def test_a_lost_or_broken_record_is_one_line(tmp_path: Path, lines: str | None, said: str) -> None:
+    if lines is not None:
+        (tmp_path / "difficulty.jsonl").write_text(lines)
+    with pytest.raises(JigsawError, match=rf"difficulty\.jsonl: {said}.*; put the file back, or begin a new run$"):
+        Progress(tmp_path, DIFFICULTY).levels(3)
 
 
 def test_without_a_schedule_nothing_is_written(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_data_that_end_before_the_training_are_said(config: DictConfig, processo
         ({"train_batch_size": True}, r"^data\.train_batch_size is True"),
         ({"media_root": "/nowhere"}, "^data.media_root is /nowhere; there is no such folder$"),
         ({"val_files": []}, r"^data\.val_files: \[\] names no file"),
+        ({"difficulty": EASY_FIRST, "trainer_mode": "colocate_async"}, "needs trainer.v1.trainer_mode=sync, not colo"),
         (
             {"reward_function": {"path": "pkg://jigsaw.reward", "reward_kwargs": 3}},
             "reward_kwargs is 3; it must be a m",
