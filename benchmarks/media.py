@@ -156,6 +156,7 @@ def main(
                 "data.max_prompt_length=16384",
                 "actor_rollout_ref.rollout.max_model_len=17000",
                 f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop}",
+                f"reward.num_workers={int(agent_loop == PATHS['plain'])}",
                 f"actor_rollout_ref.model.path={model}",
                 "trainer.total_training_steps=1",
                 f"trainer.default_local_dir={root}",

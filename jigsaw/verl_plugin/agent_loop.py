@@ -11,19 +11,27 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from copy import deepcopy
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
 import ray
 import torch
+import transfer_queue as tq
 from tensordict import TensorDict
+from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.models.transformers.qwen2_vl import get_rope_index
+from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
+from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import media
 from jigsaw.verl_plugin.dataset import POSITION, JigsawDataset
 from jigsaw.verl_plugin.difficulty import Progress, at_level
@@ -68,6 +76,8 @@ class SharedPrompt:
         """The processor's output as the trainer takes it, but for the pixels of a validation's prompt."""
         self.positions = torch.empty(4, 0, dtype=torch.int64)
         """Of the prompt's tokens, int64 (4, tokens); set with the tokens."""
+        self.responses: list[dict[str, Any]] = []
+        """What verl would put into the queue for each, once it is there."""
         self.failed = False
 
 
@@ -93,6 +103,40 @@ class _SendOnce:
                 request[name] = shared.sent[name]  # Ray hands the server what the reference stands for
         # verl sends what has one id to one server; vLLM gets an id of its own for each request.
         return await self._client.generate(shared.key, **request)
+
+
+class _Queue:
+    """verl's queue in the worker's module, where a prompt's responses are put together, once all of them are there.
+
+    A put asks the queue's processes four times, and the trainer takes a group as a whole. Of a group that failed
+    nothing is put.
+    """
+
+    @classmethod
+    def place(cls) -> None:
+        """Put it in the place of verl's, for a worker that has its process to itself."""
+        agent_loop_tq.tq = cls
+        agent_loop_tq.list_of_dict_to_tensordict = list  # joined below, for all responses at once
+
+    init = staticmethod(tq.init)
+
+    @staticmethod
+    async def async_kv_batch_put(**response: Any) -> None:
+        """verl's call for each response."""
+        _prompt.get().responses.append(response)
+
+    @staticmethod
+    async def async_kv_put(*, key: str, partition_id: str, tag: dict[str, Any]) -> None:
+        """verl's call when a prompt's state changes."""
+        responses = _prompt.get().responses
+        if tag["status"] == "finished" and responses:
+            keys, rows, tags = (
+                list(chain.from_iterable(response[name] for response in responses))
+                for name in ("keys", "fields", "tags")
+            )
+            fields = list_of_dict_to_tensordict(rows)
+            await tq.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=partition_id)
+        await tq.async_kv_put(key=key, partition_id=partition_id, tag=tag)
 
 
 @register("jigsaw")
@@ -125,15 +169,41 @@ class JigsawAgentLoop(SingleTurnAgentLoop):  # type: ignore[misc]
         return list(await shared.tokens(build))
 
 
+class _RewardHere:
+    """verl's reward worker in the process that asks it, called as its Ray actor is."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    @cached_property
+    def compute_score(self) -> Any:
+        """Made on first use: it wants the event loop that it will run on."""
+        worker = RewardLoopWorker(self._config)
+
+        async def compute_score(data: DataProto) -> dict[str, Any]:
+            data.non_tensor_batch = deepcopy(data.non_tensor_batch)  # verl's reward managers write into it
+            score: dict[str, Any] = await worker.compute_score(data)
+            return score
+
+        return SimpleNamespace(remote=compute_score)
+
+
 # verl exports the worker as a Ray actor class, which cannot be subclassed; this is the class inside.
 _Worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 
 class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
-    """verl's worker with the rollout's positions, which notes the prompts that failed."""
+    """verl's worker with the rollout's positions, which notes the prompts that failed.
+
+    With ``reward.num_workers=0`` it scores its responses itself.
+    """
+
+    reward_loop_worker_handles: list[Any] | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.reward_loop_worker_handles == []:
+            self.reward_loop_worker_handles = [_RewardHere(self.config)]
         positions_of_the_rollout(self.processor)
 
     async def _run_prompt(
@@ -147,10 +217,13 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
 
     async def _run_agent_loop(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await super()._run_agent_loop(*args, **kwargs)
+            return await self._respond(*args, **kwargs)
         except Exception as error:  # verl turns any error into a failed group; here it is only written down
             self._note_failure(kwargs["extra_info"], error)
             raise
+
+    async def _respond(self, *args: Any, **kwargs: Any) -> Any:
+        return await super()._run_agent_loop(*args, **kwargs)
 
     def _note_failure(self, extra_info: dict[str, Any], error: Exception) -> None:
         shared = _prompt.get()
@@ -169,6 +242,7 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        _Queue.place()
         self._ahead: dict[str, SharedPrompt] = {}
         """Prompts that are built, or being built, before they come, by their messages."""
 
@@ -202,6 +276,13 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
         _prompt.set(shared)
         given = await self._loop.process_multi_modal_info(messages)
         await self._loop.ct_build_initial_tokens(messages, mm_inputs_out={}, **given)
+
+    async def _respond(
+        self, sampling_params: Any, trajectory: dict[str, Any], *, agent_name: str, trace: bool, **kwargs: Any
+    ) -> None:
+        """verl's own on one loop for all responses; verl makes one anew for each, which costs more than its answer."""
+        output = await self._loop.run(sampling_params, **kwargs)
+        await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
         """verl's own, once the prompt's features lie where the trainer reads them; validation needs none."""
@@ -246,6 +327,8 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.config.reward.reward_model.enable and not self.config.reward.num_workers:
+            raise JigsawError("a reward model is asked by processes of its own: set reward.num_workers to 1 or more")
         shares = self.rollout_config.agent.default_agent_loop == "jigsaw"
         self.agent_loop_workers_class = ray.remote(JigsawAgentLoopWorker if shares else PlainAgentLoopWorker)
         self._progress = Progress(self.config.trainer.default_local_dir, self.config.data.difficulty)

@@ -32,7 +32,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import dataset as dataset_module
 from jigsaw.verl_plugin import media
 
-_POLL_S = 0.005
+_POLL_S = 0.1
 _LIMIT_S = 600
 
 
@@ -216,7 +216,7 @@ class Stack:
             config=config,
             llm_client=LLMServerClient(config, self._balancer),
             teacher_client=None,
-            reward_loop_worker_handles=[self._rewarding],
+            reward_loop_worker_handles=[self._rewarding] * config.reward.num_workers,
         )
         try:
             yield Rollout(manager.agent_loop_workers, manager.generate_sequences)

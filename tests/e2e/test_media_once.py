@@ -1,9 +1,11 @@
 """What the responses of a prompt share is made and carried once, and is what verl's plain path makes for each.
 
-verl's real workers, TransferQueue and reward worker, with a given reply in place of vLLM's.
+verl's real workers and TransferQueue, with a given reply in place of vLLM's. The plain path scores in a reward worker
+of verl, ours where the response is made.
 """
 
 import asyncio
+import itertools
 import json
 import time
 from collections import Counter
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+import transfer_queue as tq
 from omegaconf import DictConfig
 from tensordict import TensorDict
 from transformers import AutoProcessor
@@ -109,6 +112,7 @@ def rolled(
         config = configure(
             f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop}",
             "actor_rollout_ref.rollout.agent.num_workers=2",
+            f"reward.num_workers={int(path == 'plain')}",
         )
         with services.rollout(config) as run:
             assert len(set(map(_node_of, run.workers))) == 2
@@ -132,15 +136,21 @@ def test_sharing_gives_the_trainer_what_the_plain_path_gives(
     plain, ours = (rolled[path][prompts].batch for path in PATHS)
     assert len(ours) == len(plain) == RESPONSES * (len(TASKS) if prompts == "all" else 1)
     assert set(ours.keys()) == set(plain.keys())
-    compared = set()
-    for name in list(plain.keys()):
+    tensors, others = set(), set()
+    # Left out: a prompt's own name, how long things took, what the next test compares, and a video's pixels for SGLang,
+    # of which verl puts a copy of its own into the queue for each response.
+    for name in set(plain.keys()) - {"uid", "metrics", "multi_modal_inputs", "mm_processor_output"}:
         for theirs, mine in zip(plain[name], ours[name], strict=True):
             if isinstance(theirs, torch.Tensor):
-                compared.add(name)
+                tensors.add(name)
                 assert theirs.dtype == mine.dtype, name
                 assert torch.equal(theirs, mine), name
-    assert compared >= {"input_ids", "position_ids", "prompts", "responses", "response_mask", "rm_scores"}
-    assert "rollout_log_probs" in compared
+            else:
+                others.add(name)
+                assert theirs == mine, name
+    assert tensors >= {"input_ids", "position_ids", "prompts", "responses", "response_mask", "rm_scores"}
+    assert "rollout_log_probs" in tensors
+    assert others >= {"extra_fields", "extra_info", "reward_model", "session_id", "data_source"}
 
 
 @pytest.mark.parametrize("prompts", [*TASKS, "all"])
@@ -190,6 +200,14 @@ def test_scores_are_the_same(rolled: dict[str, dict[str, Rolled]]) -> None:
     )
     assert plain == ours
     assert plain[0]["format_reward"] == 0
+
+
+def test_a_reward_model_without_a_process_that_asks_it_is_refused(
+    services: Stack, configure: Callable[..., DictConfig]
+) -> None:
+    config = configure("reward.reward_model.enable=true")
+    with pytest.raises(JigsawError, match=r"set reward\.num_workers"), services.rollout(config):
+        pass
 
 
 # --- once -------------------------------------------------------------------------------------------------------
@@ -319,6 +337,35 @@ def test_a_failed_build_fails_its_group_alone(
     assert reasons.keys() == {shortest, longest}
     assert "gone: no such file" in reasons[shortest]
     assert f"exceeding rollout.prompt_length={lengths[middle]}" in reasons[longest]
+
+
+def test_of_a_group_that_failed_in_part_the_trainer_sees_nothing(
+    services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = configure(f"trainer.default_local_dir={tmp_path}")
+    known = set(tq.kv_list("train")["train"])
+
+    def lose_a_request(worker: Any) -> None:
+        generate, number = type(worker.llm_client).generate, itertools.count()
+
+        async def lossy(*args: Any, **request: Any) -> Any:
+            if next(number) == 1:
+                raise ConnectionError("a server went away")
+            return await generate(*args, **request)
+
+        type(worker.llm_client).generate = lossy
+
+    with services.rollout(config) as run:
+        ray.get(run.workers[0].__ray_call__.remote(lose_a_request))
+        with pytest.raises(JigsawError, match=r"1 of 2 prompts failed"):
+            run.run([items["image"], items["depth"]], n=RESPONSES)
+    new = set(tq.kv_list("train")["train"]) - known
+    prompts = {key for key in new if "_" not in key}
+    assert len(prompts) == 2
+    assert len(new - prompts) == RESPONSES
+    assert len({key.split("_")[0] for key in new - prompts}) == 1
+    (line,) = failures_path(config).read_text().splitlines()
+    assert json.loads(line)["reason"] == "a server went away"
 
 
 # --- coding -----------------------------------------------------------------------------------------------------
