@@ -2,8 +2,9 @@
 
     python benchmarks/media.py [--json FILE] [--repeats N]
 
-A puzzle of each task runs through verl's real agent-loop worker, reward worker and TransferQueue, with a given reply
-where vLLM's would be, and is read twice as a rank reads it in a step (log-probabilities, update). Per prompt:
+A puzzle of each task runs through verl's real agent-loop worker and TransferQueue, on the plain path through its reward
+worker too, with a given reply where vLLM's would be, and is read twice as a rank reads it in a step (log-probabilities,
+update). Per prompt:
 
 * ``cpu_s``: CPU seconds of these processes and of the reading, the median over the repeats;
 * ``bytes``: media on their way to the server, and all that goes into the queue and comes out of it;

@@ -32,7 +32,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import dataset as dataset_module
 from jigsaw.verl_plugin import media
 
-_POLL_S = 0.1
+_POLL_S = 0.1  # as the trainer's sampler looks, configs/base.yaml
 _LIMIT_S = 600
 
 
@@ -235,7 +235,9 @@ class Stack:
 
 @contextmanager
 def stack(config: DictConfig, reply: Sequence[int], *, servers: int = 1) -> Iterator[Stack]:
-    """TransferQueue, one reward worker and stubs for vLLM's servers, over a running Ray; ended at exit.
+    """TransferQueue, a reward worker and stubs for vLLM's servers, over a running Ray; ended at exit.
+
+    The reward worker is asked by rollouts whose config has ``reward.num_workers`` above 0.
 
     Args:
         config: verl's, composed.
