@@ -29,6 +29,7 @@ from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.models.transformers.qwen2_vl import get_rope_index
 from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.rollout_trace import rollout_trace_attr
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from jigsaw.errors import JigsawError
@@ -281,8 +282,9 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
         self, sampling_params: Any, trajectory: dict[str, Any], *, agent_name: str, trace: bool, **kwargs: Any
     ) -> None:
         """verl's own on one loop for all responses; verl makes one anew for each, which costs more than its answer."""
-        output = await self._loop.run(sampling_params, **kwargs)
-        await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
+        with rollout_trace_attr(trace=trace):  # verl's trainer v1 asks for none
+            output = await self._loop.run(sampling_params, **kwargs)
+            await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
         """verl's own, once the prompt's features lie where the trainer reads them; validation needs none."""
