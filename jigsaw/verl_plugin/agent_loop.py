@@ -3,7 +3,8 @@
 verl 0.9.1 fetches the media once a response, runs the processor about three times for each, computes the positions
 twice, and sends each response's media to vLLM and its features to the trainer. Here the first of a prompt's responses
 builds, its siblings wait for that one build, and it is dropped when the last one is done: the memory is bounded by the
-prompts in flight. Media, token ids, positions and features are those of verl's own calls, made once.
+prompts in flight and those of the next step, which are built ahead. Media, token ids, positions and features are those
+of verl's own calls, made once.
 """
 
 import asyncio
@@ -111,23 +112,22 @@ class _Queue:
 
     A put asks the queue's processes four times, and the trainer takes a group as a whole. Of a group that failed
     nothing is put.
+
+    Args:
+        note_failure: is told a prompt's ``extra_info`` and the error where its responses cannot be put.
     """
 
-    @classmethod
-    def place(cls) -> None:
-        """Put it in the place of verl's, for a worker that has its process to itself."""
-        agent_loop_tq.tq = cls
+    def __init__(self, note_failure: Callable[[dict[str, Any], Exception], None]) -> None:
+        self._note_failure = note_failure
+        # In the place of verl's: a worker has its process to itself.
+        agent_loop_tq.tq = self
         agent_loop_tq.list_of_dict_to_tensordict = list  # joined below, for all responses at once
 
-    init = staticmethod(tq.init)
-
-    @staticmethod
-    async def async_kv_batch_put(**response: Any) -> None:
+    async def async_kv_batch_put(self, **response: Any) -> None:
         """verl's call for each response."""
         _prompt.get().responses.append(response)
 
-    @staticmethod
-    async def async_kv_put(*, key: str, partition_id: str, tag: dict[str, Any]) -> None:
+    async def async_kv_put(self, *, key: str, partition_id: str, tag: dict[str, Any]) -> None:
         """verl's call when a prompt's state changes."""
         responses = _prompt.get().responses
         if tag["status"] == "finished" and responses:
@@ -135,8 +135,12 @@ class _Queue:
                 list(chain.from_iterable(response[name] for response in responses))
                 for name in ("keys", "fields", "tags")
             )
-            fields = list_of_dict_to_tensordict(rows)
-            await tq.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=partition_id)
+            try:
+                fields = list_of_dict_to_tensordict(rows)
+                await tq.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=partition_id)
+            except Exception as error:  # verl turns it into a failed group
+                self._note_failure(rows[0]["extra_info"], error)
+                raise
         await tq.async_kv_put(key=key, partition_id=partition_id, tag=tag)
 
 
@@ -174,19 +178,14 @@ class _RewardHere:
     """verl's reward worker in the process that asks it, called as its Ray actor is."""
 
     def __init__(self, config: Any) -> None:
-        self._config = config
-
-    @cached_property
-    def compute_score(self) -> Any:
-        """Made on first use: it wants the event loop that it will run on."""
-        worker = RewardLoopWorker(self._config)
+        worker = RewardLoopWorker(config)
 
         async def compute_score(data: DataProto) -> dict[str, Any]:
             data.non_tensor_batch = deepcopy(data.non_tensor_batch)  # verl's reward managers write into it
             score: dict[str, Any] = await worker.compute_score(data)
             return score
 
-        return SimpleNamespace(remote=compute_score)
+        self.compute_score = SimpleNamespace(remote=compute_score)
 
 
 # verl exports the worker as a Ray actor class, which cannot be subclassed; this is the class inside.
@@ -243,7 +242,7 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _Queue.place()
+        _Queue(self._note_failure)
         self._ahead: dict[str, SharedPrompt] = {}
         """Prompts that are built, or being built, before they come, by their messages."""
 
@@ -281,7 +280,7 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
     async def _respond(
         self, sampling_params: Any, trajectory: dict[str, Any], *, agent_name: str, trace: bool, **kwargs: Any
     ) -> None:
-        """verl's own on one loop for all responses; verl makes one anew for each, which costs more than its answer."""
+        """verl's own on one loop for all responses; verl makes one anew for each, which takes longer than its work."""
         with rollout_trace_attr(trace=trace):  # verl's trainer v1 asks for none
             output = await self._loop.run(sampling_params, **kwargs)
             await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
@@ -329,8 +328,14 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.config.reward.reward_model.enable and not self.config.reward.num_workers:
-            raise JigsawError("a reward model is asked by processes of its own: set reward.num_workers to 1 or more")
+        reward = self.config.reward
+        if not reward.num_workers and (reward.reward_model.enable or reward.reward_manager.name == "remote"):
+            raise JigsawError("this reward is asked for by processes of its own: set reward.num_workers to 1 or more")
+        if reward.reward_model.enable and not reward.reward_model.enable_resource_pool:
+            raise JigsawError(
+                "a reward model must have scored a reply before the trainer takes it: "
+                "set reward.reward_model.enable_resource_pool=true"
+            )
         shares = self.rollout_config.agent.default_agent_loop == "jigsaw"
         self.agent_loop_workers_class = ray.remote(JigsawAgentLoopWorker if shares else PlainAgentLoopWorker)
         self._progress = Progress(self.config.trainer.default_local_dir, self.config.data.difficulty)

@@ -1,5 +1,8 @@
 """verl's replay buffer, with failed groups left out, counted and limited, and without its two-second pause."""
 
+from itertools import chain
+from numbers import Real
+from statistics import fmean
 from typing import Any
 
 import transfer_queue as tq
@@ -11,7 +14,7 @@ from jigsaw.verl_plugin.difficulty import Progress
 
 # The share of failed prompts is taken of at least so many, so that one bad file never ends a short run.
 _SMALLEST_BASE = 100
-Score = tuple[str, str, dict[str, float]]
+Score = tuple[str, str, dict[str, Any]]
 """Of a response: its prompt's uid, its task and what the reward says of it."""
 _WHERE = "failed_prompts.jsonl beside the checkpoints says which and why"
 
@@ -87,16 +90,22 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         return batch, metrics
 
     def _select_prompt_uids(self, partition_id: str, sampleable_keys: set[str], batch_size: int) -> Any:
-        selected, *snapshots = super()._select_prompt_uids(partition_id, sampleable_keys, batch_size)
-        if self.failure_keys[partition_id].issuperset(selected):  # verl goes on, and fails on the empty batch
+        oldest_first, *snapshots = super()._select_prompt_uids(partition_id, sampleable_keys, len(sampleable_keys))
+        failed = self.failure_keys[partition_id]
+        # Dynamic sampling may have more than a step needs; failed groups are then the first to go.
+        selected = sorted(oldest_first, key=failed.__contains__)[:batch_size]
+        if failed.issuperset(selected):  # verl goes on, and fails on the empty batch
             raise JigsawError(f"all {len(selected)} prompts of a batch failed; {_WHERE}")
         return selected, *snapshots
 
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
-        # Dynamic sampling leaves out what is always right. A schedule that did not count it would never rise.
-        if partition_id == "train" and self.sampler_kwargs.difficulty:
-            keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in uids]
-            self._cleared += _scores(partition_id, keys)
+        if partition_id == "train":
+            self._seen += len(uids)
+            self._failed += len(uids & self.failure_keys[partition_id])
+            # Dynamic sampling leaves out what is always right. A schedule that did not count it would never rise.
+            if self.sampler_kwargs.difficulty:
+                keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in uids]
+                self._cleared += _scores(partition_id, keys)
         super()._clear_groups(partition_id, uids)
 
     def _materialize_batch(
@@ -124,7 +133,7 @@ def _scores(partition_id: str, keys: list[str]) -> list[Score]:
 
 
 def _reward_metrics(scores: list[Score]) -> dict[str, float]:
-    groups: dict[str, list[dict[str, float]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     prompts: dict[str, set[str]] = {}
     for uid, task, score in scores:
         for group in ("reward", f"reward/{task}"):
@@ -133,8 +142,10 @@ def _reward_metrics(scores: list[Score]) -> dict[str, float]:
     return {
         **{f"training/prompts/{task}": float(len(uids)) for task, uids in prompts.items()},
         **{
-            f"{group}/{name}": sum(score[name] for score in members) / len(members)
+            f"{group}/{name}": fmean(values)
             for group, members in groups.items()
-            for name in members[0]
+            for name in dict.fromkeys(chain.from_iterable(members))
+            # A reward of one's own may say text, or less of one reply than of another.
+            if (values := [score[name] for score in members if isinstance(score.get(name), Real)])
         },
     }

@@ -202,12 +202,48 @@ def test_scores_are_the_same(rolled: dict[str, dict[str, Rolled]]) -> None:
     assert plain[0]["format_reward"] == 0
 
 
-def test_a_reward_model_without_a_process_that_asks_it_is_refused(
-    services: Stack, configure: Callable[..., DictConfig]
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("reward.reward_model.enable=true",), r"set reward\.num_workers"),
+        (("reward.reward_manager.name=remote",), r"set reward\.num_workers"),
+        (
+            ("reward.reward_model.enable=true", "reward.num_workers=1"),
+            r"set reward\.reward_model\.enable_resource_pool",
+        ),
+    ],
+)
+def test_a_reward_that_cannot_be_asked_for_is_refused(
+    services: Stack, configure: Callable[..., DictConfig], overrides: tuple[str, ...], said: str
 ) -> None:
-    config = configure("reward.reward_model.enable=true")
-    with pytest.raises(JigsawError, match=r"set reward\.num_workers"), services.rollout(config):
+    with pytest.raises(JigsawError, match=said), services.rollout(configure(*overrides)):
         pass
+
+
+def test_replies_of_several_lengths_reach_the_trainer_as_on_the_plain_path(
+    services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]]
+) -> None:
+    def shorten_replies(worker: Any) -> None:
+        generate, number = type(worker.llm_client).generate, itertools.count(1)
+
+        async def shortened(*args: Any, **request: Any) -> Any:
+            output, length = await generate(*args, **request), next(number)
+            output.token_ids, output.log_probs = output.token_ids[:length], output.log_probs[:length]
+            return output
+
+        type(worker.llm_client).generate = shortened
+
+    by_length = []
+    for agent_loop in PATHS.values():
+        with services.rollout(configure(f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop}")) as run:
+            ray.get(run.workers[0].__ray_call__.remote(shorten_replies))
+            batch = read(run.run([items["video"]], n=RESPONSES))
+        names = ("input_ids", "position_ids", "response_mask", "loss_mask", "rollout_log_probs", "rm_scores")
+        rows = zip(batch["responses"], *(batch[name] for name in names), strict=True)
+        by_length.append(sorted(rows, key=lambda row: len(row[0])))
+    assert len({len(row[0]) for row in by_length[0]}) > 1
+    for plain, ours in zip(*by_length, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(plain, ours, strict=True))
 
 
 # --- once -------------------------------------------------------------------------------------------------------

@@ -526,6 +526,22 @@ def test_a_schedule_counts_what_dynamic_sampling_leaves_out(
     assert json.loads(line) == {"step": 1, "video": 1.0, "image": 0.5}
 
 
+def test_dynamic_sampling_takes_whole_groups_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The film is always right and left out; of the seven others one failed, and six are needed."""
+    filtering = {"enable": True, "metric": "exact", "max_inflight_gen_batches": 1}
+    _, metrics = _buffer(monkeypatch, failing={1}, filter_groups=filtering).sample(1, "train", 6)
+    assert metrics["training/prompts/image"] == 6
+    assert metrics["training/failed_prompts"] == metrics["training/failed_prompts_total"] == 1
+
+
+def test_a_reward_of_ones_own_may_say_text_and_less_of_some_replies() -> None:
+    said = [{"score": 1.0, "read": "2, 1"}, {"score": 0.0, "read": "", "length": 3}]
+    metrics = sampler._reward_metrics([("u0", "image", score) for score in said])
+    assert (metrics["reward/score"], metrics["reward/image/score"]) == (0.5, 0.5)
+    assert (metrics["reward/length"], metrics["reward/image/length"]) == (3, 3)
+    assert not any(name.endswith("/read") for name in metrics)
+
+
 def test_a_larger_share_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     _, metrics = _buffer(monkeypatch, failing={1, 2}, max_failed_share=0.05).sample(1, "train", 8)
     assert metrics["training/failed_prompts_total"] == 2
