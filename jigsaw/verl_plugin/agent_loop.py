@@ -33,7 +33,6 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl.utils.rollout_trace import rollout_trace_attr
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import media
 from jigsaw.verl_plugin.dataset import POSITION, JigsawDataset
 from jigsaw.verl_plugin.difficulty import Progress, at_level
@@ -108,7 +107,7 @@ class _SendOnce:
 
 
 class _Queue:
-    """verl's queue in the worker's module, where a prompt's responses are put together, once all of them are there.
+    """What the worker calls of verl's queue; a prompt's responses are put together, once all of them are there.
 
     A put asks the queue's processes four times, and the trainer takes a group as a whole. Of a group that failed
     nothing is put.
@@ -119,9 +118,6 @@ class _Queue:
 
     def __init__(self, note_failure: Callable[[dict[str, Any], Exception], None]) -> None:
         self._note_failure = note_failure
-        # In the place of verl's: a worker has its process to itself.
-        agent_loop_tq.tq = self
-        agent_loop_tq.list_of_dict_to_tensordict = list  # joined below, for all responses at once
 
     async def async_kv_batch_put(self, **response: Any) -> None:
         """verl's call for each response."""
@@ -129,8 +125,8 @@ class _Queue:
 
     async def async_kv_put(self, *, key: str, partition_id: str, tag: dict[str, Any]) -> None:
         """verl's call when a prompt's state changes."""
-        responses = _prompt.get().responses
-        if tag["status"] == "finished" and responses:
+        if tag["status"] == "finished":
+            responses = _prompt.get().responses
             keys, rows, tags = (
                 list(chain.from_iterable(response[name] for response in responses))
                 for name in ("keys", "fields", "tags")
@@ -174,18 +170,16 @@ class JigsawAgentLoop(SingleTurnAgentLoop):  # type: ignore[misc]
         return list(await shared.tokens(build))
 
 
-class _RewardHere:
-    """verl's reward worker in the process that asks it, called as its Ray actor is."""
+def _reward_worker_here(config: Any) -> Any:
+    """verl's reward worker in this process, called as its Ray actor is."""
+    worker = RewardLoopWorker(config)
 
-    def __init__(self, config: Any) -> None:
-        worker = RewardLoopWorker(config)
+    async def compute_score(data: DataProto) -> dict[str, Any]:
+        data.non_tensor_batch = deepcopy(data.non_tensor_batch)  # verl's reward managers write into it
+        score: dict[str, Any] = await worker.compute_score(data)
+        return score
 
-        async def compute_score(data: DataProto) -> dict[str, Any]:
-            data.non_tensor_batch = deepcopy(data.non_tensor_batch)  # verl's reward managers write into it
-            score: dict[str, Any] = await worker.compute_score(data)
-            return score
-
-        self.compute_score = SimpleNamespace(remote=compute_score)
+    return SimpleNamespace(compute_score=SimpleNamespace(remote=compute_score))
 
 
 # verl exports the worker as a Ray actor class, which cannot be subclassed; this is the class inside.
@@ -203,7 +197,7 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.reward_loop_worker_handles == []:
-            self.reward_loop_worker_handles = [_RewardHere(self.config)]
+            self.reward_loop_worker_handles = [_reward_worker_here(self.config)]
         positions_of_the_rollout(self.processor)
 
     async def _run_prompt(
@@ -242,7 +236,9 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _Queue(self._note_failure)
+        # In the place of verl's: a worker has its process to itself.
+        agent_loop_tq.tq = _Queue(self._note_failure)
+        agent_loop_tq.list_of_dict_to_tensordict = list  # the queue joins the rows of all responses
         self._ahead: dict[str, SharedPrompt] = {}
         """Prompts that are built, or being built, before they come, by their messages."""
 
@@ -280,7 +276,7 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
     async def _respond(
         self, sampling_params: Any, trajectory: dict[str, Any], *, agent_name: str, trace: bool, **kwargs: Any
     ) -> None:
-        """verl's own on one loop for all responses; verl makes one anew for each, which takes longer than its work."""
+        """verl's own on one loop for all responses; verl makes one anew for each, at about the cost of its run."""
         with rollout_trace_attr(trace=trace):  # verl's trainer v1 asks for none
             output = await self._loop.run(sampling_params, **kwargs)
             await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
@@ -328,14 +324,6 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        reward = self.config.reward
-        if not reward.num_workers and (reward.reward_model.enable or reward.reward_manager.name == "remote"):
-            raise JigsawError("this reward is asked for by processes of its own: set reward.num_workers to 1 or more")
-        if reward.reward_model.enable and not reward.reward_model.enable_resource_pool:
-            raise JigsawError(
-                "a reward model must have scored a reply before the trainer takes it: "
-                "set reward.reward_model.enable_resource_pool=true"
-            )
         shares = self.rollout_config.agent.default_agent_loop == "jigsaw"
         self.agent_loop_workers_class = ray.remote(JigsawAgentLoopWorker if shares else PlainAgentLoopWorker)
         self._progress = Progress(self.config.trainer.default_local_dir, self.config.data.difficulty)

@@ -73,6 +73,7 @@ class JigsawDataset(Dataset[dict[str, Any]]):
                 f"data.difficulty needs trainer.v1.trainer_mode=sync, not {config.trainer_mode}: the level of a step "
                 "follows from the steps before it"
             )
+        _check_scoring(config.reward)
         root = None if OmegaConf.is_missing(config, "media_root") else config.media_root
 
         def read(files: Any, option: str) -> list[Source]:
@@ -137,8 +138,9 @@ class JigsawDataset(Dataset[dict[str, Any]]):
             rows[name] = row
             kind = (item["data_source"], extra_info["task"], extra_info["answer_format"], "grid" in extra_info)
             kinds.setdefault(kind, item)
-        if config.reward_function.path == REWARD:  # and not a function of the user's
-            self._check_reward(config.reward_function.reward_kwargs, list(kinds.values()))
+        function = config.reward.custom_reward_function
+        if function.path == REWARD:  # and not one of the user's
+            self._check_reward(function.reward_kwargs, list(kinds.values()))
 
     def _check_reward(self, given: DictConfig | None, items: list[dict[str, Any]]) -> None:
         """Raise JigsawError unless the reward takes its options, and with them an item of each kind."""
@@ -283,6 +285,18 @@ def _video_metadata(clip: Clip, time_embedding: str) -> dict[str, Any]:
         "frames_indices": list(range(frames)),
         "video_backend": "jigsaw",
     }
+
+
+def _check_scoring(reward: DictConfig) -> None:
+    """Raise JigsawError unless there is who asks for a reward that is not ours, and in time."""
+    model = reward.reward_model
+    if not reward.num_workers and (model.enable or reward.reward_manager.name == "remote"):
+        raise JigsawError("this reward is asked for by processes of its own: set reward.num_workers to 1 or more")
+    if model.enable and not model.enable_resource_pool:
+        raise JigsawError(
+            "a reward model must have scored a reply before the trainer takes it: "
+            "set reward.reward_model.enable_resource_pool=true"
+        )
 
 
 def _word(value: Any) -> str:

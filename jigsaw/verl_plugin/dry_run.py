@@ -32,7 +32,6 @@ from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import dataset as dataset_module
 from jigsaw.verl_plugin import media
 
-_POLL_S = 0.1  # as the trainer's sampler looks, configs/base.yaml
 _LIMIT_S = 600
 
 
@@ -69,9 +68,10 @@ class ReplyServer:
 class Rollout:
     """Workers that roll prompts out; made by :meth:`Stack.rollout`."""
 
-    def __init__(self, workers: list[Any], generate: Callable[[TensorDict], None]) -> None:
+    def __init__(self, workers: list[Any], generate: Callable[[TensorDict], None], poll_interval: float) -> None:
         self.workers = workers
         self._generate = generate
+        self._poll_interval = poll_interval
         ray.get([worker.__ray_call__.remote(_count_work) for worker in workers])
 
     def run(self, items: Sequence[dict[str, Any]], *, n: int, validate: bool = False) -> KVBatchMeta:
@@ -91,10 +91,24 @@ class Rollout:
         tags = [{"is_prompt": True, "status": "pending", "global_steps": 0} for _ in keys]
         tq.kv_batch_put(keys=keys, partition_id=partition, tags=tags)
         self._generate(prompts)
-        listed = _wait_for(keys, partition)
+        listed = self._wait_for(keys, partition)
         tq.kv_clear(keys=keys, partition_id=partition)
         responses = [f"{key}_{number}_0" for key in keys for number in range(n)]
         return KVBatchMeta(partition_id=partition, keys=responses, tags=[listed[key] for key in responses])
+
+    def _wait_for(self, keys: Sequence[str], partition: str) -> dict[str, dict[str, Any]]:
+        end = time.monotonic() + _LIMIT_S
+        while time.monotonic() < end:
+            listed: dict[str, dict[str, Any]] = (tq.kv_list(partition) or {}).get(partition, {})
+            states = [listed[key]["status"] for key in keys]
+            if set(states) <= {"finished", "failure"}:
+                if failed := states.count("failure"):
+                    raise JigsawError(
+                        f"{failed} of {len(keys)} prompts failed; failed_prompts.jsonl says which and why"
+                    )
+                return listed
+            time.sleep(self._poll_interval)
+        raise JigsawError(f"{len(keys)} prompts are not rolled out after {_LIMIT_S} s")
 
     def take_counts(self) -> Counter[str]:
         """What was done since the last call of this, here and in the workers.
@@ -176,19 +190,6 @@ def size_of(value: Any) -> int:
     return 0
 
 
-def _wait_for(keys: Sequence[str], partition: str) -> dict[str, dict[str, Any]]:
-    end = time.monotonic() + _LIMIT_S
-    while time.monotonic() < end:
-        listed: dict[str, dict[str, Any]] = (tq.kv_list(partition) or {}).get(partition, {})
-        states = [listed[key]["status"] for key in keys]
-        if set(states) <= {"finished", "failure"}:
-            if failed := states.count("failure"):
-                raise JigsawError(f"{failed} of {len(keys)} prompts failed; failed_prompts.jsonl says which and why")
-            return listed
-        time.sleep(_POLL_S)
-    raise JigsawError(f"{len(keys)} prompts are not rolled out after {_LIMIT_S} s")
-
-
 def read(batch: KVBatchMeta) -> TensorDict:
     """A batch as a rank of the trainer reads it."""
     return transferqueue_utils._meta_to_realdata(batch)
@@ -219,7 +220,8 @@ class Stack:
             reward_loop_worker_handles=[self._rewarding] * config.reward.num_workers,
         )
         try:
-            yield Rollout(manager.agent_loop_workers, manager.generate_sequences)
+            poll_interval = config.trainer.v1.sampler.sampler_kwargs.poll_interval
+            yield Rollout(manager.agent_loop_workers, manager.generate_sequences, poll_interval)
         finally:
             _end(manager.agent_loop_workers)
 

@@ -122,6 +122,23 @@ def rolled(
     return result
 
 
+def _change_replies(run: Rollout, change: Callable[[int, Any], None]) -> None:
+    """Have a rollout's one worker give each reply, with its number, to ``change`` first."""
+
+    def have_changed(worker: Any) -> None:
+        generate, numbers = type(worker.llm_client).generate, itertools.count()
+
+        async def changed(*args: Any, **request: Any) -> Any:
+            output = await generate(*args, **request)
+            change(next(numbers), output)
+            return output
+
+        type(worker.llm_client).generate = changed
+
+    (worker,) = run.workers
+    ray.get(worker.__ray_call__.remote(have_changed))
+
+
 def _node_of(actor: Any) -> str:
     return str(ray.get(actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())))
 
@@ -202,41 +219,16 @@ def test_scores_are_the_same(rolled: dict[str, dict[str, Rolled]]) -> None:
     assert plain[0]["format_reward"] == 0
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (("reward.reward_model.enable=true",), r"set reward\.num_workers"),
-        (("reward.reward_manager.name=remote",), r"set reward\.num_workers"),
-        (
-            ("reward.reward_model.enable=true", "reward.num_workers=1"),
-            r"set reward\.reward_model\.enable_resource_pool",
-        ),
-    ],
-)
-def test_a_reward_that_cannot_be_asked_for_is_refused(
-    services: Stack, configure: Callable[..., DictConfig], overrides: tuple[str, ...], said: str
-) -> None:
-    with pytest.raises(JigsawError, match=said), services.rollout(configure(*overrides)):
-        pass
-
-
 def test_replies_of_several_lengths_reach_the_trainer_as_on_the_plain_path(
     services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]]
 ) -> None:
-    def shorten_replies(worker: Any) -> None:
-        generate, number = type(worker.llm_client).generate, itertools.count(1)
-
-        async def shortened(*args: Any, **request: Any) -> Any:
-            output, length = await generate(*args, **request), next(number)
-            output.token_ids, output.log_probs = output.token_ids[:length], output.log_probs[:length]
-            return output
-
-        type(worker.llm_client).generate = shortened
+    def shorten(number: int, output: Any) -> None:
+        output.token_ids, output.log_probs = output.token_ids[: number + 1], output.log_probs[: number + 1]
 
     by_length = []
     for agent_loop in PATHS.values():
         with services.rollout(configure(f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop}")) as run:
-            ray.get(run.workers[0].__ray_call__.remote(shorten_replies))
+            _change_replies(run, shorten)
             batch = read(run.run([items["video"]], n=RESPONSES))
         names = ("input_ids", "position_ids", "response_mask", "loss_mask", "rollout_log_probs", "rm_scores")
         rows = zip(batch["responses"], *(batch[name] for name in names), strict=True)
@@ -381,18 +373,12 @@ def test_of_a_group_that_failed_in_part_the_trainer_sees_nothing(
     config = configure(f"trainer.default_local_dir={tmp_path}")
     known = set(tq.kv_list("train")["train"])
 
-    def lose_a_request(worker: Any) -> None:
-        generate, number = type(worker.llm_client).generate, itertools.count()
-
-        async def lossy(*args: Any, **request: Any) -> Any:
-            if next(number) == 1:
-                raise ConnectionError("a server went away")
-            return await generate(*args, **request)
-
-        type(worker.llm_client).generate = lossy
+    def lose_one(number: int, output: Any) -> None:
+        if number == 1:
+            raise ConnectionError("a server went away")
 
     with services.rollout(config) as run:
-        ray.get(run.workers[0].__ray_call__.remote(lose_a_request))
+        _change_replies(run, lose_one)
         with pytest.raises(JigsawError, match=r"1 of 2 prompts failed"):
             run.run([items["image"], items["depth"]], n=RESPONSES)
     new = set(tq.kv_list("train")["train"]) - known
@@ -402,6 +388,26 @@ def test_of_a_group_that_failed_in_part_the_trainer_sees_nothing(
     assert len({key.split("_")[0] for key in new - prompts}) == 1
     (line,) = failures_path(config).read_text().splitlines()
     assert json.loads(line)["reason"] == "a server went away"
+
+
+def test_a_queue_that_fails_is_noted(
+    services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = configure(f"trainer.default_local_dir={tmp_path}")
+
+    def break_queue(worker: Any) -> None:
+        async def broken(**_: Any) -> None:
+            raise TimeoutError("a storage unit does not answer")
+
+        tq.async_kv_batch_put = broken  # in the worker's process
+
+    with services.rollout(config) as run:
+        ray.get(run.workers[0].__ray_call__.remote(break_queue))
+        with pytest.raises(JigsawError, match=r"1 of 1 prompts failed"):
+            run.run([items["image"]], n=RESPONSES)
+    (line,) = map(json.loads, failures_path(config).read_text().splitlines())
+    assert line["id"] == items["image"]["extra_info"]["id"]
+    assert line["reason"] == "a storage unit does not answer"
 
 
 # --- coding -----------------------------------------------------------------------------------------------------

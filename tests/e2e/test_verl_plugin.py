@@ -160,10 +160,6 @@ def test_data_that_end_before_the_training_are_said(config: DictConfig, processo
         ({"media_root": "/nowhere"}, "^data.media_root is /nowhere; there is no such folder$"),
         ({"val_files": []}, r"^data\.val_files: \[\] names no file"),
         ({"difficulty": EASY_FIRST, "trainer_mode": "colocate_async"}, "needs trainer.v1.trainer_mode=sync, not colo"),
-        (
-            {"reward_function": {"path": "pkg://jigsaw.reward", "reward_kwargs": 3}},
-            "reward_kwargs is 3; it must be a m",
-        ),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(config: DictConfig, processor: Any, values: Any, said: str) -> None:
@@ -257,6 +253,23 @@ def test_reward_options_that_make_no_sense_are_refused(
     data = _rewarded(config, **options).data
     with pytest.raises(JigsawError, match=f"^reward.custom_reward_function.{said}"):
         JigsawDataset(data.train_files, processor.tokenizer, data, processor)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"custom_reward_function.reward_kwargs": 3}, r"reward_kwargs is 3; it must be a mapping"),
+        ({"reward_model.enable": True}, r"set reward\.num_workers to 1 or more"),
+        ({"reward_manager.name": "remote"}, r"set reward\.num_workers to 1 or more"),
+        ({"reward_model.enable": True, "num_workers": 1}, r"set reward\.reward_model\.enable_resource_pool=true"),
+    ],
+)
+def test_a_reward_that_cannot_be_had_is_refused(config: DictConfig, processor: Any, values: Any, said: str) -> None:
+    changed = config.copy()
+    for option, value in values.items():
+        OmegaConf.update(changed.reward, option, value, merge=False)
+    with pytest.raises(JigsawError, match=said):
+        JigsawDataset(changed.data.train_files, processor.tokenizer, changed.data, processor)
 
 
 def test_reward_options_that_do_not_fit_some_rows_name_one(config: DictConfig, processor: Any, tmp_path: Path) -> None:
