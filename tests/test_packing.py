@@ -56,7 +56,9 @@ class Group:
         return inputs
 
 
-def draw(images: list[tuple[int, int, int]], videos: list[tuple[int, int, int]], lengths: list[int], seed: int) -> Group:
+def draw(
+    images: list[tuple[int, int, int]], videos: list[tuple[int, int, int]], lengths: list[int], seed: int
+) -> Group:
     """Text and the pictures between it; grids in patches, two of them a side of a token."""
     rng = torch.Generator().manual_seed(seed)
 

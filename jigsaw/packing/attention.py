@@ -62,7 +62,15 @@ class _Attend(torch.autograd.Function):
         for piece in others:
             here, there = piece.queries, piece.keys
             parts = kernels.backward(
-                grad[here], q[here], k[there], v[there], out[here], lse[:, here], piece.segments, piece.causal, ctx.scale
+                grad[here],
+                q[here],
+                k[there],
+                v[there],
+                out[here],
+                lse[:, here],
+                piece.segments,
+                piece.causal,
+                ctx.scale,
             )
             for whole, part in zip((dq[here], dk[there], dv[there]), parts, strict=True):
                 whole += part

@@ -75,8 +75,10 @@ class _LogProbs(torch.autograd.Function):
             else:
                 # dH/dz = -p (log p + H)
                 d_logits = logp.exp()
-                d_logits *= logp.add_(entropy[at, None]).mul_(-grad_entropy[at, None]).sub_(
-                    0 if grad is None else grad[at, None]
+                d_logits *= (
+                    logp.add_(entropy[at, None])
+                    .mul_(-grad_entropy[at, None])
+                    .sub_(0 if grad is None else grad[at, None])
                 )
             if grad is not None:
                 d_logits.scatter_add_(1, targets[at, None], grad[at, None])

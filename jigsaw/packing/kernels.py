@@ -35,7 +35,9 @@ class Segments:
     key_starts: Tensor
 
     @classmethod
-    def of(cls, queries: Sequence[int], keys: Sequence[int] | None = None, device: torch.device | str = "cpu") -> "Segments":
+    def of(
+        cls, queries: Sequence[int], keys: Sequence[int] | None = None, device: torch.device | str = "cpu"
+    ) -> "Segments":
         """Segments of these lengths; without ``keys`` a segment's queries are its keys."""
         starts = torch.tensor([0, *accumulate(queries)], dtype=torch.int32, device=device)
         if keys is None:
@@ -62,7 +64,10 @@ class Segments:
             if length[0]:
                 found[length].append(place)
         return [
-            tuple(torch.tensor(starts)[:, None] + torch.arange(n) for starts, n in zip(zip(*at, strict=True), length, strict=True))
+            tuple(
+                torch.tensor(starts)[:, None] + torch.arange(n)
+                for starts, n in zip(zip(*at, strict=True), length, strict=True)
+            )
             for length, at in found.items()
         ]  # type: ignore[misc]
 
@@ -95,7 +100,15 @@ def forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool, s
 
 
 def backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, segments: Segments, causal: bool, scale: float
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    segments: Segments,
+    causal: bool,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``q``, ``k`` and ``v``; ``out`` and ``lse`` are those of the whole attention, all pieces merged."""
     if q.is_cuda:

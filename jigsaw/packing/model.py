@@ -67,7 +67,14 @@ def _text_attention(
 
 
 def _tower_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, cu_seq_lens_q: Tensor, **inputs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float,
+    cu_seq_lens_q: Tensor,
+    **inputs: Any,
 ) -> tuple[Tensor, None]:
     windows: Windows | None = inputs.get("windows")
     if windows is None:
