@@ -61,27 +61,21 @@ class _LogProbs(torch.autograd.Function):
         return chosen - lse, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, lse, entropy = ctx.saved_tensors
+        grad = torch.zeros_like(lse) if grad is None else grad
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         d_weight = torch.zeros_like(weight) if wants_weight else None
         for at in _chunks(len(hidden), ctx.rows):
-            logits = (hidden[at] @ weight.T).to(lse.dtype)
-            logp = logits.sub_(lse[at, None])
+            logp = (hidden[at] @ weight.T).to(lse.dtype).sub_(lse[at, None])
             if grad_entropy is None:
-                d_logits = logp.exp_()
-                d_logits *= 0 if grad is None else -grad[at, None]
-            else:
-                # dH/dz = -p (log p + H)
-                d_logits = logp.exp()
-                d_logits *= (
-                    logp.add_(entropy[at, None])
-                    .mul_(-grad_entropy[at, None])
-                    .sub_(0 if grad is None else grad[at, None])
-                )
-            if grad is not None:
-                d_logits.scatter_add_(1, targets[at, None], grad[at, None])
+                d_logits = logp.exp_().mul_(-grad[at, None])
+            else:  # of the entropy H: -p (log p + H)
+                p = logp.exp()
+                slope = logp.add_(entropy[at, None]).mul_(-grad_entropy[at, None])
+                d_logits = p.mul_(slope.sub_(grad[at, None]))
+            d_logits.scatter_add_(1, targets[at, None], grad[at, None])
             d_logits = d_logits.to(weight.dtype)
             if d_hidden is not None:
                 d_hidden[at] = d_logits @ weight

@@ -2,8 +2,8 @@
 
 Both directions take and give the log-sum-exp, which no public function of torch does: pieces of an attention are merged
 by it, and a piece's gradients are exact when its backward pass is given the *merged* output and log-sum-exp, as ring
-attention does. On CUDA these are the kernels under ``torch.nn.attention.varlen`` (torch 2.11; bfloat16 and float16); the
-CPU has a twin of them without segments, called once for all segments of equal lengths.
+attention does. On CUDA these are the kernels under ``torch.nn.attention.varlen`` (torch 2.11; bfloat16 and float16); on
+the CPU their twin, which knows no segments and is called once for all segments of equal lengths.
 """
 
 from collections import defaultdict
@@ -47,29 +47,31 @@ class Segments:
 
     @cached_property
     def longest(self) -> int:
+        """Bound on the queries of a segment."""
         # From 2 on: the kernel treats segments of one query each as a decoding step, where none may be empty.
         return max(2, *self.queries)
 
     @cached_property
     def longest_key(self) -> int:
+        """Keys of the longest segment."""
         return max(self.keys)
 
     @cached_property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
         """Rows of queries ``(n, queries)`` and of keys ``(n, keys)``, for each pair of lengths that occurs."""
         found: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        lengths = list(zip(self.queries, self.keys, strict=True))
-        places = zip(accumulate(self.queries, initial=0), accumulate(self.keys, initial=0), strict=True)
-        for length, place in zip(lengths, places, strict=False):
-            if length[0]:
-                found[length].append(place)
+        start = key_start = 0
+        for queries, keys in zip(self.queries, self.keys, strict=True):
+            if queries:  # the kernel divides by their number
+                found[queries, keys].append((start, key_start))
+            start, key_start = start + queries, key_start + keys
         return [
-            tuple(
-                torch.tensor(starts)[:, None] + torch.arange(n)
-                for starts, n in zip(zip(*at, strict=True), length, strict=True)
+            (
+                torch.tensor([at for at, _ in starts])[:, None] + torch.arange(queries),
+                torch.tensor([at for _, at in starts])[:, None] + torch.arange(keys),
             )
-            for length, at in found.items()
-        ]  # type: ignore[misc]
+            for (queries, keys), starts in found.items()
+        ]
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool, scale: float) -> tuple[Tensor, Tensor]:

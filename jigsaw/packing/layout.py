@@ -98,7 +98,7 @@ class Layout:
 
     def split(self, values: Tensor) -> list[list[Tensor]]:
         """A value for each response token, ``(response tokens,)``, as one tensor a response, group by group."""
-        parts = iter(values.split(list(self.lengths)))
+        parts = iter(torch.split(values, list(self.lengths)))
         return [[next(parts) for _ in group] for group in self.responses]
 
     @cached_property

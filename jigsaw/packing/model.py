@@ -1,8 +1,7 @@
-"""transformers' Qwen2.5-VL, trained on packs: a prompt's tower and tokens pass through it once for all its responses."""
+"""transformers' Qwen2.5-VL, trained on packs: a prompt passes through it and its tower once for all its responses."""
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, Qwen2_5_VLForConditionalGeneration
 
@@ -17,10 +16,10 @@ TEXT_ATTENTION = "jigsaw_shared_prefix"
 TOWER_ATTENTION = "jigsaw_flash_windows"
 
 
-class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
+class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
     """Qwen2.5-VL that takes packs, and is transformers' own model for everything else."""
 
-    def forward(self, *args: Any, pack: Layout | None = None, **inputs: Any) -> Any:  # type: ignore[override]
+    def forward(self, *args: Any, pack: Layout | None = None, **inputs: Any) -> Any:
         """Log-probabilities and entropies ``(response tokens,)``, float32, in the order of the pack.
 
         Args:
@@ -46,7 +45,7 @@ def take_packs(model: Qwen2_5_VLForConditionalGeneration) -> PackedQwen2_5_VL:
     model.__class__ = PackedQwen2_5_VL
     model.lm_head.__class__ = LogProbHead
     use_packed_attention(model)
-    return model  # type: ignore[return-value]
+    return model  # type: ignore[no-any-return]
 
 
 def use_packed_attention(model: Qwen2_5_VLForConditionalGeneration, packed: bool = True) -> None:

@@ -40,7 +40,7 @@ class Windows:
         }
 
     def arguments(self, modality: str = "") -> dict[str, Any]:
-        """What the tower takes in place of working it out itself; for the whole model with the ``modality``'s prefix."""
+        """What the tower takes in place of working it out, named as the whole model has it for a ``modality``."""
         prefix = f"{modality}_" if modality else ""
         return {f"{prefix}{name}": value for name, value in {**self._precomputed, "windows": self}.items()}
 
