@@ -721,8 +721,7 @@ def batches(run: Run, name: str) -> None:
             "response_tokens_per_s": sum(replies) / seconds,
             "tokens_per_s": (prompt * len(replies) + sum(replies)) / seconds,  # n (P + R), as verl counts
             "forward_pflop": {key: value / 1e15 for key, value in parts.items()},
-            "flops_per_s": 3 * forward / seconds,  # forward and backward
-            "flops_per_s_with_recomputation": 4 * forward / seconds,
+            "flops_per_s": 3 * forward / seconds,  # forward and backward; what is computed again does not count
             "share_of_989_tflops": 3 * forward / seconds / H100_PEAK,
             "share_of_measured_matmul": 3 * forward / seconds / peak if isinstance(peak, float) else None,
         }
