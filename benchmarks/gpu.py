@@ -354,7 +354,7 @@ def small_model(run: Run) -> dict[str, Any]:
         model.load_state_dict(state)
         use_packed_attention(model, name == "ours")
         if name == "ours":
-            batch.packed(model)
+            batch.packed(model, [list(range(len(batch.replies)))])
         else:
             for row in range(len(batch.replies)):
                 batch.plain(model, [row])
@@ -429,17 +429,20 @@ class Batch:
         self.advantages = torch.from_numpy(rng.normal(size=len(replies))).float()
         self.tokens = sum(replies)
 
-    def packed(self, model: Any) -> None:
-        """Forward and backward of the whole group."""
-        device = self.run.device
-        layout = Layout((len(self.prompt),), (tuple(self.replies),), device)
+    def packed(self, model: Any, groups: list[list[int]]) -> None:
+        """Forward and backward of a pack: in each group the prompt once and these replies."""
+        device, n = self.run.device, len(groups)
+        order = [row for group in groups for row in group]
+        prompts, responses = [self.prompt] * n, [[self.responses[row] for row in group] for group in groups]
+        layout = Layout((len(self.prompt),) * n, tuple(tuple(map(len, group)) for group in responses), device)
+        media = (self.pixels.repeat(n, 1), self.grid.repeat(n, 1))
         chosen, _ = model(
-            input_ids=layout.join([self.prompt], [self.responses])[None].to(device),
-            position_ids=layout.positions([self.positions(model)])[:, None].to(device),
+            input_ids=layout.join(prompts, responses)[None].to(device),
+            position_ids=layout.positions([self.positions(model)] * n)[:, None].to(device),
             pack=layout,
-            **dict(zip(self.names, (self.pixels, self.grid), strict=True)),
+            **dict(zip(self.names, media, strict=True)),
         )
-        weights = self.advantages.repeat_interleave(torch.tensor(self.replies)).to(device)
+        weights = self.advantages[order].repeat_interleave(torch.tensor(layout.lengths)).to(device)
         (-(weights * chosen).sum() / self.tokens).backward()
 
     def plain(self, model: Any, rows: list[int]) -> None:
@@ -728,7 +731,8 @@ def batches(run: Run, name: str) -> None:
 
     def ours(batch: Batch) -> dict[str, Any]:
         use_packed_attention(model)
-        result = run.measure(lambda: batch.packed(model), 4)
+        whole = [list(range(len(batch.replies)))]
+        result = run.measure(lambda: batch.packed(model, whole), 4)
         prompt, replies = len(batch.prompt), batch.replies
         tokens = prompt + sum(replies)
         pairs = shared_pairs(prompt, replies)
@@ -737,23 +741,33 @@ def batches(run: Run, name: str) -> None:
         parts = flops(config, batch.task, [(tokens, pairs, sum(replies), 1)])
         return result | {"rule_gib": rule, "tokens": tokens} | figures(batch, result["s"], parts)
 
-    def plain(batch: Batch, micro: int) -> dict[str, Any]:
-        use_packed_attention(model, packed=False)
+    def apart(batch: Batch, micro: int, *, padded: bool) -> dict[str, Any]:
+        """A prompt anew for each reply: padded as transformers has it, or on all of ours but the sharing."""
+        use_packed_attention(model, packed=not padded)
         n, prompt = len(batch.replies), len(batch.prompt)
         splits = [list(range(i, min(i + micro, n))) for i in range(0, n, micro)]
-        longest = [prompt + max(batch.replies[row] for row in rows) for rows in splits]
+        lengths = [[prompt + batch.replies[row] for row in rows] for rows in splits]
+        if padded:
+            lengths = [[max(rows)] * len(rows) for rows in lengths]
+
+        def work(rows: list[int]) -> None:
+            if padded:
+                batch.plain(model, rows)
+            else:
+                batch.packed(model, [[row] for row in rows])
+
+        tokens = [sum(rows) for rows in lengths]
         if not run.small:
-            batch.plain(model, splits[max(range(len(splits)), key=longest.__getitem__)])  # warm, and the largest
+            work(splits[tokens.index(max(tokens))])  # warm, and the largest
         times: list[float] = []
         with run.peak() as memory:
             for rows in splits:
-                times.append(run.seconds(lambda rows=rows: batch.plain(model, rows)))
+                times.append(run.seconds(lambda rows=rows: work(rows)))
                 if run.left() < times[-1]:
                     break
-        padded = [len(rows) * length for rows, length in zip(splits, longest, strict=True)]
-        seconds = sum(times) * sum(padded) / sum(padded[: len(times)])
-        packs = [(len(rows) * length, len(rows) * triangle(length), len(rows) * length, len(rows))
-                 for rows, length in zip(splits, longest, strict=True)]  # fmt: skip
+        seconds = sum(times) * sum(tokens) / sum(tokens[: len(times)])
+        packs = [(total, sum(map(triangle, each)), total if padded else total - prompt * len(each), len(each))
+                 for total, each in zip(tokens, lengths, strict=True)]  # fmt: skip
         return memory | {
             "micro_batch": micro, "micro_batches_measured": len(times), "micro_batches": len(splits),
             "micro_batch_s": times,
@@ -763,11 +777,14 @@ def batches(run: Run, name: str) -> None:
         run.attempt(f"{task}, ours", lambda batch=batch: ours(batch))
     if run.cuda:
         for task, batch in works.items():
-            run.attempt(f"{task}, ours, kernels", lambda batch=batch: kernels(run, lambda: batch.packed(model)))
+            whole = [list(range(len(batch.replies)))]
+            run.attempt(f"{task}, ours, kernels", lambda b=batch, w=whole: kernels(run, lambda: b.packed(model, w)))
+    for task, batch in works.items():
+        run.attempt(f"{task}, unpadded, micro-batch 4", lambda batch=batch: apart(batch, 4, padded=False))
     for task in ("image", "depth", "video"):  # the longest one last
         batch = works[task]
         for micro in (4, 2, 1):
-            if run.attempt(f"{task}, plain, micro-batch {micro}", lambda b=batch, m=micro: plain(b, m)):
+            if run.attempt(f"{task}, plain, micro-batch {micro}", lambda b=batch, m=micro: apart(b, m, padded=True)):
                 break
 
 
@@ -849,7 +866,7 @@ def main() -> int:
     parts: list[tuple[str, float, Callable[[Run], None]]] = [
         ("a device", 10, device),
         ("b correctness", 30, correctness),
-        ("c tower", 35, tower),
+        ("c tower", 60, tower),
         ("d head", 20, head),
         ("e attention", 60, attention),
     ]
