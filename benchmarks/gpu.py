@@ -4,14 +4,15 @@
 
 Needs torch 2.11 and transformers (5.9 to 5.17) only, no weights and no network: random weights at the true Qwen2.5-VL
 shapes, bfloat16, no optimizer (7B: weights and gradients are 31 GiB). Parts, each with a time budget; an error in
-one of them is noted and the next one run; six minutes in all:
+one of them is noted and the next one run; eight minutes in all on an H100:
 
 a  device, versions, and the ceilings: bf16 matrix product and copy
 b  correctness: error against float32 of ours, and of plain bf16
 c  the vision tower alone: transformers' loop over windows / all windows at once
 d  the head alone: all logits / chunks
 e  attention alone, one group: shared prefix / FlexAttention / no sharing / padded
-f  whole micro-batches, forward and backward, with gradient checkpointing: 7B, then 3B
+f  whole micro-batches, forward and backward, with gradient checkpointing, 7B, then 3B: one pack / no padding, no
+   sharing / padded as verl 0.9.1 has it
 
 A group is one prompt and 16 replies, the one of eight drawn groups whose length is nearest to their mean.
 ``--small``: the same code with tiny shapes, on the CPU too; on a GPU a first call that shows that everything runs.
