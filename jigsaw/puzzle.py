@@ -50,6 +50,12 @@ class Plan:
     grid: tuple[int, int] | None
     messages: list[Message]
 
+    @property
+    def extra_info(self) -> dict[str, Any]:
+        """What the reward must know of the puzzle, the same in training and by hand: see ``compute_score``."""
+        said = {"id": self.id, "task": self.task, "answer_format": self.answer_format}
+        return said if self.grid is None else {**said, "grid": list(self.grid)}
+
 
 @dataclass(frozen=True)
 class Puzzle(Plan):

@@ -61,16 +61,16 @@ def compute_score(
     """Score one reply. Raises on no reply, only on a bad configuration or a bad row.
 
     Args:
-        data_source: the row's data source; one that contains ``nothink`` is read plain unless told otherwise.
+        data_source: the row's; of plain replies it decides the profile that is not given.
         solution_str: the decoded reply, any string.
         ground_truth: the 1-based answer: a list, tuple or array of integers, or a string (``"[2, 1]"``, ``"2, 1"``).
-        extra_info: the row's ``extra_info``; read are ``answer_format``, for the shape ``adjacency`` also ``grid``, and
-            with ``tasks`` also ``task``.
+        extra_info: what the puzzle says of itself, :attr:`jigsaw.puzzle.Plan.extra_info`; read are ``answer_format``,
+            for the shape ``adjacency`` also ``grid``, and with ``tasks`` also ``task``. A released row's own
+            ``extra_info`` says none of these.
         profile: ``paper`` or ``released``. Not given: boxed → released, answer_tag → paper, plain → released where
             ``data_source`` contains ``nothink``, else paper.
-        answer_format: ``answer_tag``, ``boxed`` or ``plain``. Not given: ``extra_info["answer_format"]``, else plain
-            where ``data_source`` contains ``nothink``, else what the given profile uses (released → boxed,
-            paper → answer_tag), else answer_tag.
+        answer_format: ``answer_tag``, ``boxed`` or ``plain``. Not given: ``extra_info["answer_format"]``, without which
+            there is no score: the format is never guessed.
         gamma: weight of the partial credit, 0 ≤ γ < 1; 0.2 if not given.
         format_score: reward for the format, 0 or more; 0.2 if not given. Plain replies earn none.
         shape: what the partial credit measures, each from 0 to 1; ``position`` if not given.
@@ -94,11 +94,12 @@ def compute_score(
         ``chance_corrected`` = (position_accuracy − 1/K) / (1 − 1/K). With K = 1 nothing can be above chance: 0.
 
     Raises:
-        ValueError: if an option is unknown or out of range, ``extra_info`` is no mapping, the true answer is no
-            permutation of 1..K, the grid that ``adjacency`` needs is missing or has not K cells, or the row names no
-            task where there are options by task.
+        ValueError: if nothing says the answer format, an option is unknown or out of range, ``data_source`` is no text,
+            ``extra_info`` no mapping, or the true answer no permutation of 1..K; if the grid that ``adjacency`` needs
+            is missing or has not K cells, or no task is named where there are options by task.
 
-    >>> compute_score("visual_jigsaw_image", "<think>Sky: 2.</think><answer>2, 1</answer>", [2, 1])["score"]
+    >>> reply = "<think>Sky: 2.</think><answer>2, 1</answer>"
+    >>> compute_score("visual_jigsaw_image", reply, [2, 1], {"answer_format": "answer_tag"})["score"]
     1.2
     """
     _check_names(unknown)
@@ -169,24 +170,30 @@ def reading(
     answer_format: AnswerFormat | None = None,
     profile: Profile | None = None,
 ) -> tuple[AnswerFormat, Profile]:
-    """The format in which replies to a row are read, and the profile that scores them; see :func:`compute_score`.
+    """The format in which replies to a puzzle are read, and the profile that scores them; see :func:`compute_score`.
 
     Raises:
-        ValueError: if a given format or profile is unknown, or ``extra_info`` is no mapping.
+        ValueError: if nothing says the format, a given format or profile is unknown, ``data_source`` is no text, or
+            ``extra_info`` no mapping.
     """
+    if not isinstance(data_source, str):
+        raise ValueError(f"data_source is {data_source!r:.60}; it must be the row's, a text")
     if extra_info is not None and not isinstance(extra_info, Mapping):
         raise ValueError(f"extra_info is {extra_info!r:.60}; it must be a mapping, or None")
-    nothink = "nothink" in data_source
     if profile is not None and profile not in PROFILES:
         raise ValueError(f"profile is {profile!r}; it must be one of {', '.join(PROFILES)}")
     if answer_format is None and extra_info is not None:
         answer_format = extra_info.get("answer_format")
     if answer_format is None:
-        answer_format = "plain" if nothink else "boxed" if profile == "released" else "answer_tag"
-    elif answer_format not in ANSWER_FORMATS:
-        raise ValueError(f"answer_format is {answer_format!r}; it must be one of {', '.join(ANSWER_FORMATS)}")
+        raise ValueError(
+            "extra_info has no answer_format, so nothing says how to read the reply; pass the puzzle's extra_info "
+            "(jigsaw.plan(row).extra_info) instead of the row's, or the option answer_format"
+        )
+    if answer_format not in ANSWER_FORMATS:
+        raise ValueError(f"answer_format is {answer_format!r:.60}; it must be one of {', '.join(ANSWER_FORMATS)}")
     if profile is None:
-        profile = "released" if answer_format == "boxed" or (answer_format == "plain" and nothink) else "paper"
+        released = answer_format == "boxed" or (answer_format == "plain" and "nothink" in data_source)
+        profile = "released" if released else "paper"
     return answer_format, profile
 
 
@@ -206,7 +213,8 @@ def check_options(options: Mapping[str, Any], known_tasks: Collection[str]) -> N
         raise ValueError(f"tasks.{min(map(str, unknown))}: no such task; known are {', '.join(known_tasks)}")
     for task in ("", *tasks):
         try:
-            compute_score("", "", [1, 2], {"task": task, "grid": [1, 2]}, **options)
+            said = {"task": task, "answer_format": "answer_tag", "grid": [1, 2]}
+            compute_score("", "", [1, 2], said, **options)
         except ValueError as error:
             raise ValueError(f"tasks.{task}: {error}" if task else str(error)) from error
 

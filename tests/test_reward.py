@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from itertools import permutations
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jigsaw import plan
+from jigsaw.errors import RowError
 from jigsaw.permutation import answer_of, draw
+from jigsaw.prompts import render
 from jigsaw.reward import PROFILES, SHAPES, adjacency, check_options, compute_score, reading, repeats_lines
 
 KEYS = {
@@ -47,6 +51,10 @@ def plain(answer):
 
 
 def score(text, truth, source="visual_jigsaw_image", extra_info=None, **options):
+    """The score of a reply to a puzzle that asks for the profile's usual format, unless the test says another."""
+    if isinstance(extra_info, Mapping | None):
+        usual = "boxed" if options.get("profile") == "released" else "answer_tag"
+        extra_info = {"answer_format": usual, **(extra_info or {})}
     return compute_score(source, text, truth, extra_info, **options)
 
 
@@ -127,26 +135,25 @@ def test_a_single_piece_has_nothing_above_chance():
 @pytest.mark.parametrize(
     ("source", "extra_info", "options", "expected"),
     [
-        ("visual_jigsaw_image", None, {}, ("answer_tag", "paper")),
-        ("visual_jigsaw_image", {}, {"profile": "released"}, ("boxed", "released")),
-        ("visual_jigsaw_image", {}, {"profile": "paper"}, ("answer_tag", "paper")),
         ("visual_jigsaw_image", {"answer_format": "boxed"}, {}, ("boxed", "released")),
         ("visual_jigsaw_image", {"answer_format": "plain"}, {}, ("plain", "paper")),
         ("visual_jigsaw_image", {"answer_format": "answer_tag"}, {}, ("answer_tag", "paper")),
-        ("visual_jigsaw_image", {"answer_format": None}, {}, ("answer_tag", "paper")),
+        ("visual_jigsaw_image", None, {"answer_format": "answer_tag"}, ("answer_tag", "paper")),
+        ("visual_jigsaw_image", {}, {"answer_format": "boxed"}, ("boxed", "released")),
+        ("", {"answer_format": "answer_tag"}, {"profile": "released"}, ("answer_tag", "released")),
         ("visual_jigsaw_image", {"answer_format": "boxed"}, {"profile": "paper"}, ("boxed", "paper")),
         ("visual_jigsaw_image", {"answer_format": "boxed"}, {"answer_format": "plain"}, ("plain", "paper")),
-        ("visual_jigsaw_nothink", None, {}, ("plain", "released")),
-        ("visual_jigsaw_nothink", None, {"profile": "paper"}, ("plain", "paper")),
+        ("visual_jigsaw_nothink", {"answer_format": "plain"}, {"profile": "paper"}, ("plain", "paper")),
         ("visual_jigsaw_nothink", {"answer_format": "plain"}, {}, ("plain", "released")),
         ("visual_jigsaw_nothink", {"answer_format": "boxed"}, {}, ("boxed", "released")),
     ],
 )
-def test_what_is_not_given_follows_from_the_row(source, extra_info, options, expected):
+def test_what_is_not_given_follows_from_the_puzzle(source, extra_info, options, expected):
     assert reading(source, extra_info, **options) == expected
     # And compute_score reads so: of the four, only the reply in that format and that strictness is right.
     replies = {
         ("answer_tag", "paper"): tags([2, 1]),
+        ("answer_tag", "released"): tags([2, 1]) + ".",
         ("boxed", "paper"): boxed([2, 1]),
         ("boxed", "released"): boxed([2, 1]) + ".",
         ("plain", "paper"): "2, 1",
@@ -158,15 +165,30 @@ def test_what_is_not_given_follows_from_the_row(source, extra_info, options, exp
     assert right[expected] == 1.0
     assert {name for (name, _), value in right.items() if value} == {expected[0]}
     if expected[1] == "paper":
-        assert right.get((expected[0], "released"), 0.0) == 0.0
+        assert right[expected[0], "released"] == 0.0
+
+
+@pytest.mark.parametrize("source", ["visual_jigsaw_image", "visual_jigsaw_nothink", ""])
+@pytest.mark.parametrize("extra_info", [None, {}, {"id": "a"}, {"answer_format": None}])
+@pytest.mark.parametrize("options", [{}, {"profile": "released"}, {"profile": "paper"}, {"answer_format": None}])
+def test_the_format_is_never_guessed(source, extra_info, options):
+    with pytest.raises(ValueError, match=r"has no answer_format.*pass the puzzle's extra_info"):
+        compute_score(source, boxed([2, 1]), [2, 1], extra_info, **options)
+
+
+@pytest.mark.parametrize("source", [None, 3, b"visual_jigsaw_image", ["visual_jigsaw_image"]])
+@pytest.mark.parametrize("answer_format", ["answer_tag", "boxed", "plain"])
+def test_a_data_source_that_is_no_text_is_named(source, answer_format):
+    with pytest.raises(ValueError, match=r"^data_source is .*; it must be the row's, a text$"):
+        compute_score(source, "2, 1", [2, 1], {"answer_format": answer_format})
 
 
 def test_plain_has_no_format_reward():
     assert score("2, 1", [2, 1], answer_format="plain")["score"] == 1.0
-    assert score("2, 1", [2, 1], "jigsaw_nothink")["score"] == 1.0
+    assert score("2, 1", [2, 1], "jigsaw_nothink", answer_format="plain")["score"] == 1.0
     assert score("2, 1", [2, 1], answer_format="plain", format_score=0.5)["format_reward"] == 0.0
     assert score("2, 1!", [2, 1], answer_format="plain")["score"] == 0.0
-    assert score(LONG_LINE * 4, NINE, "jigsaw_nothink")["score"] == -0.5
+    assert score(LONG_LINE * 4, NINE, "jigsaw_nothink", answer_format="plain")["score"] == -0.5
     assert score(LONG_LINE * 4, NINE, answer_format="plain")["score"] == 0.0
 
 
@@ -377,7 +399,7 @@ def test_a_bad_ground_truth_is_an_error(truth):
 
 
 def test_numpy_grid_and_verls_extra_keys():
-    extra_info = {"grid": np.array([1, 2]), "num_turns": 2, "rollout_reward_scores": {}}
+    extra_info = {"answer_format": "answer_tag", "grid": np.array([1, 2]), "num_turns": 2, "rollout_reward_scores": {}}
     result = compute_score(
         data_source="visual_jigsaw_image",
         solution_str=tags([2, 1]),
@@ -476,9 +498,76 @@ def test_the_worst_cases_stay_fast(name):
     assert time.process_time() - start < 3
 
 
+# --- what a puzzle says of itself -------------------------------------------------------------------------------
+
+WRITE = {"answer_tag": tags, "boxed": boxed, "plain": plain}
+MEDIA = {
+    "image": (
+        "visual_jigsaw_image",
+        {"images": [{"path": "a.png", "jigsaw_config": [2, 3]}]},
+        {"rows": 2, "columns": 3},
+    ),
+    "video": ("visual_jigsaw_video", {"videos": [{"path": "a.mp4", "jigsaw_clip_num": 5}]}, {"clips": 5}),
+    "depth": (
+        "visual_depth_jigsaw",
+        {"images": [{"path": "a.png", "points": [[10, 20 * n] for n in range(6)]}]},
+        {"points": 6},
+    ),
+}
+
+
+def row_of(task, asked, said, nothink=False):
+    """A row whose prompt asks for one format; released rows say no other."""
+    source, media, wording = MEDIA[task]
+    return {
+        "data_source": source + "_nothink" * nothink,
+        "prompt": [{"role": "user", "content": render(task, asked, **wording)}],
+        **media,
+        "extra_info": {"id": "a", **said},
+    }
+
+
+@given(
+    st.sampled_from(list(MEDIA)),
+    st.sampled_from(list(WRITE)),
+    st.sampled_from([*WRITE, None]),
+    st.booleans(),
+    st.sampled_from([None, *PROFILES]),
+    st.integers(0, 9),
+)
+def test_a_right_answer_is_right_in_the_one_format_that_the_row_asks_for(task, asked, said, nothink, profile, epoch):
+    row = row_of(task, asked, {} if said is None else {"answer_format": said}, nothink)
+    if said is None and asked == "plain" and not nothink:
+        with pytest.raises(RowError, match="does not say how it wants its answer"):
+            plan(row)
+        return
+    expected = said or asked
+    planned = plan(row, epoch=epoch)
+    scores = {
+        form: compute_score(
+            row["data_source"], write(planned.answer), planned.answer, planned.extra_info, profile=profile
+        )
+        for form, write in WRITE.items()
+    }
+    assert {form for form, result in scores.items() if result["exact"]} == {expected}
+    assert scores[expected]["score"] == (1.0 if expected == "plain" else 1.2)
+
+
+@pytest.mark.parametrize("task", MEDIA)
+def test_options_find_the_task_and_the_grid_in_what_a_puzzle_says(task):
+    planned = plan(row_of(task, "boxed", {}))
+    right = boxed(planned.answer)
+    options = {"tasks": {task: {"format_score": 0.5}, "other": {"format_score": 0.7}}}
+    assert score(right, planned.answer, extra_info=planned.extra_info, **options)["score"] == 1.5
+    grids = planned.grid is not None
+    assert planned.extra_info.get("grid") == ([2, 3] if grids else None)
+    if grids:
+        assert score(right, planned.answer, extra_info=planned.extra_info, shape="adjacency")["score"] == 1.2
+
+
 # --- options by task --------------------------------------------------------------------------------------------
 
-BY_TASK = {"video": {"profile": "released", "format_score": 0.1}, "depth": {"gamma": 0.5}}
+BY_TASK = {"video": {"answer_format": "boxed", "format_score": 0.1}, "depth": {"gamma": 0.5}}
 
 
 def of_task(task, text, truth=NINE, **options):

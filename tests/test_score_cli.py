@@ -125,6 +125,19 @@ def test_seed_and_epoch_name_the_puzzles(run, data, tmp_path):
     assert json.loads(run(*command, "--seed", 5, "--epoch", 3)[1])["exact"] == 1.0
 
 
+def test_a_released_row_is_scored_in_the_format_that_its_prompt_asks_for(run, tmp_path):
+    row = {**make_row("a", "boxed"), "extra_info": None}
+    data = tmp_path / "released.parquet"
+    pq.write_table(pa.Table.from_pylist([row]), data)
+    planned = plan(row)
+    replies = write(
+        tmp_path / "r.jsonl",
+        [{"id": planned.id, "response": "<think>x</think>\\boxed{" + ", ".join(map(str, planned.answer)) + "}"}],
+    )
+    summary = json.loads(run("score", "--data", data, "--responses", replies, "--json")[1])
+    assert (summary["well_formed"], summary["exact"], summary["score"]) == (1.0, 1.0, 1.2)
+
+
 def test_a_plain_reply_can_be_malformed_though_it_has_no_format_reward(run, tmp_path):
     row = make_row("a", "plain")
     data = tmp_path / "plain.parquet"

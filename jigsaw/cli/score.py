@@ -13,7 +13,7 @@ from rich.table import Table
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.response import parse
 from jigsaw.reward import compute_score, reading
-from jigsaw.rows import Row, extra_info, read_rows, row_id
+from jigsaw.rows import Row, read_rows, row_id
 from jigsaw.tasks import plan
 
 # What is averaged over the responses, by its name in the JSON, and how the table calls it.
@@ -113,8 +113,8 @@ def _score_one(row: Row, place: int, reply: str, seed: int, epoch: int) -> dict[
     planned = plan(row, seed=seed, epoch=epoch, index=place)
     k = len(planned.answer)
     source = str(row["data_source"])
-    answer_format, profile = reading(source, extra_info(row), answer_format=planned.answer_format)
-    result = compute_score(source, reply, planned.answer, extra_info(row), answer_format=answer_format, profile=profile)
+    answer_format, profile = reading(source, planned.extra_info)
+    result = compute_score(source, reply, planned.answer, planned.extra_info)
     well_formed = parse(reply, k, answer_format, strict=profile == "paper").well_formed
     return {
         **{key: result[key] for key in _LABELS if key in result},

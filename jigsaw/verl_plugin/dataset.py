@@ -221,19 +221,10 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         planned = plan(row, self._seed, epoch, index=place)
         for spec in media_specs(planned.messages):
             spec["media_root"] = self._media_roots[file]
-        extra_info = {
-            "id": planned.id,
-            "index": row_index,
-            "split": row_split(row),
-            "epoch": epoch,
-            "task": planned.task,
-            "answer_format": planned.answer_format,
-            **({} if planned.grid is None else {"grid": list(planned.grid)}),
-        }
         return {
             "raw_prompt": planned.messages,
             "reward_model": {"style": "rule", "ground_truth": list(planned.answer)},
-            "extra_info": extra_info,
+            "extra_info": {**planned.extra_info, "index": row_index, "split": row_split(row), "epoch": epoch},
         }
 
     def _place(self, row_index: int) -> tuple[int, int]:

@@ -14,10 +14,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import AutoProcessor
 
+from jigsaw import plan
 from jigsaw.errors import JigsawError
 from jigsaw.permutation import is_answer
 from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.puzzle import media_specs
+from jigsaw.reward import compute_score
+from jigsaw.rows import read_rows
 from jigsaw.verl_plugin import media, patches, sampler
 from jigsaw.verl_plugin.checkpoint import MARKER, last_whole, override, start_overrides
 from jigsaw.verl_plugin.dataset import JigsawDataset
@@ -219,6 +222,56 @@ def test_one_file_may_mix_grids_tasks_and_clip_counts(config: DictConfig, proces
     items = [dataset[index] for index in range(4)]
     found = {item["extra_info"]["id"]: len(item["reward_model"]["ground_truth"]) for item in items}
     assert found == {"a": 4, "b": 9, "c": 2, "d": 12}
+
+
+ASKED = {
+    "answer_tag": ("<answer>…</answer>", "<think>x</think><answer>{}</answer>"),
+    "boxed": ("\\boxed{}", "<think>x</think>\\boxed{{{}}}"),
+    "plain": ("numbers alone", "{}"),
+}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"profile": "paper"}, {"profile": "released"}, {"tasks": {"image": {"gamma": 0.4}}}]
+)
+def test_training_scores_a_reply_as_a_user_does_by_hand(
+    config: DictConfig, processor: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    def row(asked: str, source: str, mark: str, said: str | None, **media: Any) -> dict[str, Any]:
+        prompt = [{"role": "user", "content": f"<{mark}>" * (1 if "points" in str(media) else 6) + ASKED[asked][0]}]
+        columns = {"images": None, "videos": None, **media}
+        return {"data_source": source, "prompt": prompt, "extra_info": {"answer_format": said}, **columns}
+
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
+        ("image", "visual_jigsaw_image", {"images": [{"path": "a.png", "jigsaw_config": [2, 3]}]}),
+        ("image", "a_depth_jigsaw", {"images": [{"path": "a.png", "points": [[9, 20 * n] for n in range(6)]}]}),
+        ("video", "visual_jigsaw_video", {"videos": [{"path": "a.mp4", "jigsaw_clip_num": 6}]}),
+    ]
+    rows = [row(asked, source, mark, asked, **media) for asked in ASKED for mark, source, media in kinds]
+    # Released rows say nothing of their own.
+    rows += [row("boxed", source, mark, None, **media) for mark, source, media in kinds]
+    rows += [row("plain", f"{source}_nothink", mark, None, **media) for mark, source, media in kinds]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    files = str(tmp_path / "rows.parquet")
+    wanted = {"train_files": files, "train_batch_size": len(rows), "total_training_steps": 2}
+    data = _changed(_rewarded(config, **options), **wanted)
+    dataset = JigsawDataset(files, processor.tokenizer, data, processor)
+    right = 0
+    for index in range(2 * len(rows)):
+        item = dataset[index]
+        place, epoch = item["index"], item["extra_info"]["epoch"]
+        read = read_rows(files)[place]
+        planned = plan(read, seed=config.data.seed, epoch=epoch, index=place)
+        swapped = (planned.answer[1], planned.answer[0], *planned.answer[2:])
+        for answer in (planned.answer, swapped):
+            for _, reply in ASKED.values():
+                text = reply.format(", ".join(map(str, answer)))
+                truth = item["reward_model"]["ground_truth"]
+                trained = compute_score(item["data_source"], text, truth, item["extra_info"], **options)
+                by_hand = compute_score(read["data_source"], text, planned.answer, planned.extra_info, **options)
+                assert trained == by_hand
+                right += int(trained["exact"])
+    assert right == 2 * len(rows)  # in one format each
 
 
 def _rewarded(config: DictConfig, **options: Any) -> DictConfig:
