@@ -1,5 +1,7 @@
 """The errors that a user can mend: each is one line that says what, where and what to do."""
 
+from errno import EACCES, EDQUOT, ENOSPC, EPERM
+
 
 class JigsawError(Exception):
     """Bad input or set-up. The command line prints the message alone and exits with 1."""
@@ -11,6 +13,15 @@ class RowError(JigsawError):
 
 class MediaError(JigsawError):
     """A picture, video or map that cannot be used. The message names the file."""
+
+
+def remedy(error: OSError) -> str:
+    """What to do where the system refuses to write."""
+    if error.errno in (ENOSPC, EDQUOT):
+        return "make room or write elsewhere"
+    if error.errno in (EACCES, EPERM):
+        return "get permission to write there or write elsewhere"
+    return "write elsewhere"
 
 
 def print_error(error: JigsawError | OSError) -> None:

@@ -9,7 +9,7 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, remedy
 
 _NAME_KEPT = 200  # bytes
 
@@ -33,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     except OSError as error:
         raise JigsawError(
-            f"{path}: cannot be written ({error.strerror or error}); make room or write elsewhere, "
+            f"{path}: cannot be written ({error.strerror or error}); {remedy(error)}, "
             "then start again: what is finished is kept"
         ) from error
     finally:

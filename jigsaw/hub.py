@@ -1,5 +1,6 @@
 """Rows from the Hugging Face hub: fetch a data set's parquet files and say what they hold and which media they need."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jigsaw.errors import JigsawError, RowError
+from jigsaw.errors import JigsawError, RowError, remedy
 from jigsaw.puzzle import media_specs
 from jigsaw.rows import MEDIA_COLUMNS, read_table
 from jigsaw.tasks import plan
@@ -32,6 +33,8 @@ _READ = {
     | {"clip_order", "spatial_jigsaw_grid_config", "frames", "source_fps"},
 }
 _BATCH_ROWS = 1000
+# What an address may hold that is nobody's business: user and token before the host, and a query.
+_SECRETS = ((re.compile(r"(?<=://)\S*@"), "***@"), (re.compile(r"(://[^\s?#]*)[?#]\S*"), r"\1?***"))
 
 
 @dataclass
@@ -76,7 +79,7 @@ def pull(
     """Fetch the parquet files of a data set; those that are there already are not fetched again.
 
     A file appears whole or not at all. A connection that breaks is taken up again where it broke. ``HF_ENDPOINT`` and
-    ``HF_TOKEN`` are respected.
+    ``HF_TOKEN`` are respected; what is secret in an address is never printed.
 
     Args:
         name: ``owner/name`` on the hub.
@@ -93,7 +96,7 @@ def pull(
     from huggingface_hub import HfApi
 
     hub = HfApi(endpoint=endpoint)
-    with _one_line(name, revision, hub.endpoint, out):
+    with _discreet_log(), _one_line(name, revision, hub.endpoint, out):
         found = hub.dataset_info(name, revision=revision)
         files = sorted(file.rfilename for file in found.siblings or () if file.rfilename.endswith(".parquet"))
         if not files:
@@ -104,12 +107,38 @@ def pull(
     return [Path(out, file) for file in files]
 
 
+def _masked(text: str) -> str:
+    """A text without what is secret in its addresses."""
+    for secret, mask in _SECRETS:
+        text = secret.sub(mask, text)
+    return text
+
+
+@contextmanager
+def _discreet_log() -> Iterator[None]:
+    """Mask the addresses that the hub's client writes to its log when it tries again."""
+
+    def mask(record: logging.LogRecord) -> bool:
+        record.msg, record.args = _masked(record.getMessage()), None
+        return True
+
+    handlers = logging.getLogger("huggingface_hub").handlers
+    for handler in handlers:
+        handler.addFilter(mask)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(mask)
+
+
 @contextmanager
 def _one_line(name: str, revision: str | None, endpoint: str, out: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the hub's client raises into one line that says what to do."""
     import httpx
     from huggingface_hub import errors
 
+    name, endpoint = _masked(name), _masked(endpoint)
     at = f"{endpoint}/datasets/{name}"
     try:
         yield
@@ -124,7 +153,7 @@ def _one_line(name: str, revision: str | None, endpoint: str, out: str | os.Path
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         advice = "is HF_TOKEN right?" if status in (401, 403) else "try again later"
-        why = " ".join(f"{status} {error.server_message or ''}".split())
+        why = _masked(" ".join(f"{status} {error.server_message or ''}".split()))
         raise JigsawError(f"{name}: {endpoint} answers {why}; {advice}") from error
     except errors.OfflineModeIsEnabled as error:
         raise JigsawError(f"{name}: HF_HUB_OFFLINE is set; unset it to fetch from {endpoint}") from error
@@ -132,10 +161,12 @@ def _one_line(name: str, revision: str | None, endpoint: str, out: str | os.Path
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and error.strerror:  # the system's, not the client's
             raise JigsawError(
-                f"{error.filename or out}: cannot be written ({error.strerror}); make room or choose another --out, "
+                f"{error.filename or out}: cannot be written ({error.strerror}); {remedy(error)}, "
                 "then start again: whole files are kept"
             ) from error
-        why = " ".join(str(error.__cause__ or error).split())
+        why = _masked(" ".join(str(error.__cause__ or error).split()))
+        if isinstance(error, httpx.InvalidURL):  # which quotes the part that it did not understand
+            why = "is no address"
         raise JigsawError(
             f"{name}: cannot be fetched from {endpoint} ({why}); start again when it answers: whole files are kept"
         ) from error

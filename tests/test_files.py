@@ -1,5 +1,6 @@
 """Whole files and folders or none, and folders that one process holds."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -39,10 +40,30 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     if_full = Path("/dev/full")
     assert if_full.exists()
     (tmp_path / f".file.{os.getpid()}.tmp").symlink_to(if_full)
-    refusal = pytest.raises(JigsawError, match=r"file: cannot be written \(No space left on device\)")
+    refusal = pytest.raises(JigsawError, match=r"file: cannot be written \(No space left on device\); make room or")
     with refusal, atomic_write(tmp_path / "file") as file:
         file.write(b"x" * 100_000)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, r"\(No space left on device\); make room or write elsewhere, then"),
+        (errno.EDQUOT, r"\(Disk quota exceeded\); make room or write elsewhere, then"),
+        (errno.EACCES, r"\(Permission denied\); get permission to write there or write elsewhere, then"),
+        (errno.EROFS, r"\(Read-only file system\); write elsewhere, then"),
+    ],
+)
+def test_the_advice_fits_the_refusal(tmp_path: Path, number: int, said: str) -> None:
+    with pytest.raises(JigsawError, match=said), atomic_write(tmp_path / "file"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_where_no_files_can_be_there_is_nothing_to_make_room_for() -> None:
+    refusal = pytest.raises(JigsawError, match=r"^/proc/x\.html: cannot be written \(.*\); write elsewhere, then")
+    with refusal, atomic_write(Path("/proc/x.html")) as file:
+        file.write(b"x")
 
 
 def test_a_parent_that_is_a_file_is_one_line(tmp_path: Path) -> None:

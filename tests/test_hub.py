@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import logging
 import resource
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import pyarrow as pa
@@ -195,6 +196,46 @@ def test_no_network_is_one_line(hub, tmp_path):
         pull(NAME, tmp_path, endpoint=address)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:s3cret@127.0.0.1:9",
+        "http://s3cret@127.0.0.1:9/path",
+        "http://user:s3@cret@127.0.0.1:9",
+        "http://user:s3/cret@127.0.0.1:9",
+        "http://127.0.0.1:9/hub?token=s3cret",
+        "http://127.0.0.1:9/hub#s3cret",
+        "ftp://user:s3cret@127.0.0.1",
+    ],
+)
+def test_what_is_secret_in_an_address_is_not_printed(hub, tmp_path, address):
+    with pytest.raises(JigsawError, match=r"cannot be fetched from \w+://.*\*\*\*.* \(.*\); start again") as caught:
+        pull(NAME, tmp_path, endpoint=address)
+    assert "s3" not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)
+
+
+@pytest.mark.parametrize("refuse", [(404, "RepoNotFound"), (401, ""), (401, "GatedRepo"), (418, ""), (200, "")])
+def test_a_refusal_does_not_print_the_token_of_the_address(hub, tmp_path, refuse):
+    hub.refuse = refuse
+    with pytest.raises(JigsawError, match=r"http://\*\*\*@127") as caught:
+        pull(NAME, tmp_path, endpoint=hub.url.replace("://", "://user:s3cret@"))
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_log_of_the_client_does_not_print_the_token_of_the_address(hub, tmp_path):
+    hub.files, hub.cut = {"a.parquet": bytes(2**20)}, 2**19
+    written = StringIO()
+    log, handler = logging.getLogger("huggingface_hub"), logging.StreamHandler(written)
+    log.addHandler(handler)
+    try:
+        pull(NAME, tmp_path, endpoint=hub.url.replace("://", "://user:s3cret@"))
+    finally:
+        log.removeHandler(handler)
+    assert "resume" in written.getvalue()
+    assert "s3cret" not in written.getvalue()
+
+
 def test_offline_mode_says_so(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(JigsawError, match=r"^someone/puzzles: HF_HUB_OFFLINE is set; unset it to fetch from http"):
@@ -215,7 +256,7 @@ def disk_that_takes(size: int) -> Iterator[None]:
 
 def test_a_disk_that_refuses_keeps_whole_files_and_no_half_ones(hub, tmp_path):
     hub.files = {"a.parquet": b"small", "b.parquet": bytes(2**20)}
-    with disk_that_takes(2**19), pytest.raises(JigsawError, match=r"cannot be written \(File too large\); make room"):
+    with disk_that_takes(2**19), pytest.raises(JigsawError, match=r"cannot be written \(File too large\); write else"):
         pull(NAME, tmp_path, endpoint=hub.url)
     assert files(tmp_path) == ["a.parquet"]
     assert not list(tmp_path.rglob("*.incomplete"))

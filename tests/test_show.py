@@ -237,6 +237,19 @@ def test_many_pieces_have_their_chance_as_a_factorial(side, orders):
     assert card.kind == f"image, {side} × {side} tiles, chance 1 in {orders}"
 
 
+def test_many_tiles_are_numbered_within_the_cells_of_a_picture_of_any_size(tmp_path, media):
+    card = make_card(row("0.png", "a", (10, 12)), 0, media)
+    page = render_page([card], title="val.parquet", rows=1, seed=0, epoch=0)
+    # What the style sheet needs to keep a number within its cell: the picture's shape, and how it is divided.
+    assert "--width: 48; --height: 48; --rows: 10; --columns: 12" in page
+    assert re.findall(r"<li><span>(\d+)</span></li>", page) == [str(number) for number in card.answer]
+    assert 'class="many"' in page
+    assert "each up to 4 × 5" in page
+    assert 'class="many"' not in render_page(
+        [make_card(row("0.png", "a"), 0, media)], title="", rows=1, seed=0, epoch=0
+    )
+
+
 def test_the_command_shows_the_first_rows(tmp_path, media):
     data = table(tmp_path, [row(f"{index}.png", f"row-{index}") for index in range(3)])
     out = tmp_path / "new" / "page.html"
