@@ -22,6 +22,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.media.video import Clip
 from jigsaw.prompts import render
 from jigsaw.show.gallery import Card, Prose, image_figure, make_card, render_page, video_figure, write_gallery
+from jigsaw.show.training import heldout_exact
 from jigsaw.tasks import build_puzzle
 from jigsaw.toy.scenes import render_scene
 from jigsaw.toy.videos import write_video
@@ -290,3 +291,11 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path, media):
     with pytest.raises(JigsawError, match=r"page\.html: cannot be written \(Is a directory\)"):
         write_gallery(table(tmp_path, [row("0.png", "a")]), media, tmp_path / "page.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["media", "page.html", "val.parquet"]
+
+
+def test_no_data_source_is_left_out_of_the_held_out_accuracy():
+    one = {"val-core/visual_jigsaw_image/acc/mean@1": 0.5, "val-core/visual_jigsaw_image/acc/best@1": 0.9}
+    three = {**one, "val-core/visual_jigsaw_video/acc/mean@1": 0.25, "val-core/visual_depth_jigsaw/acc/mean@1": 0.0}
+    assert heldout_exact({**one, "critic/score/mean": 1.0}) == 0.5
+    assert heldout_exact(three) == 0.25
+    assert heldout_exact({"critic/score/mean": 1.0, "val-aux/visual_jigsaw_image/score/mean@1": 1.0}) is None

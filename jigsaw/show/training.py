@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 
 from jigsaw.files import atomic_write
 
@@ -28,11 +29,12 @@ def read_metrics(files: Iterable[Path]) -> dict[int, Metrics]:
 
 
 def heldout_exact(metrics: Metrics) -> float | None:
-    """Exact accuracy of a validation that ran at this step, None where none did."""
-    for name, value in metrics.items():
-        if name.startswith("val-core/") and "/acc/mean@" in name:
-            return value
-    return None
+    """Exact accuracy of a validation that ran at this step, None where none did.
+
+    Of several data sources it is their mean, each weighing the same: the metrics do not say how many rows each has.
+    """
+    of_sources = [value for name, value in metrics.items() if name.startswith("val-core/") and "/acc/mean@" in name]
+    return fmean(of_sources) if of_sources else None
 
 
 def plot_training(steps: dict[int, Metrics], path: Path, *, chance: float, title: str) -> None:
