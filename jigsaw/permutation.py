@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from itertools import combinations, starmap
 from math import factorial
-from operator import gt
+from operator import gt, index
 
 
 def draw(k: int, *, seed: int, split: str, sample_id: str, epoch: int) -> tuple[int, ...]:
@@ -31,6 +31,7 @@ def draw(k: int, *, seed: int, split: str, sample_id: str, epoch: int) -> tuple[
 
     Raises:
         ValueError: if ``k`` is below 1.
+        TypeError: if ``seed`` or ``epoch`` is no whole number, which would draw as its whole part does.
 
     >>> draw(4, seed=0, split="train", sample_id="a", epoch=0)
     (1, 3, 2, 0)
@@ -38,7 +39,7 @@ def draw(k: int, *, seed: int, split: str, sample_id: str, epoch: int) -> tuple[
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     # JSON keeps the fields apart: ("a", "bc") and ("ab", "c") are different keys.
-    key = json.dumps([int(seed), str(split), str(sample_id), int(epoch)]).encode()
+    key = json.dumps([index(seed), str(split), str(sample_id), index(epoch)]).encode()
     orders = factorial(k)
     size = (orders.bit_length() + 7) // 8
     excess_bits = 8 * size - orders.bit_length()

@@ -17,8 +17,9 @@ repetition     not penalised                                −0.5
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from inspect import Parameter, signature
-from math import isfinite
+from math import inf, nan
 from operator import index
 from typing import Any, Literal, get_args
 
@@ -259,7 +260,7 @@ def repeats_lines(text: str) -> bool:
 
 def _options_of_task(tasks: Mapping[str, Any], extra_info: Mapping[str, Any] | None) -> dict[str, Any]:
     task = extra_info.get("task") if isinstance(extra_info, Mapping) else None
-    if task is None:
+    if not isinstance(task, str):
         raise ValueError("options by task need extra_info['task']; write it or leave the option tasks out")
     options = tasks.get(task, {}) if isinstance(tasks, Mapping) else tasks
     if not isinstance(options, Mapping) or "tasks" in options:
@@ -292,9 +293,13 @@ def _closeness(
 
 
 def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value < 0:
-        raise ValueError(f"{name} is {value!r}; it must be a number, 0 or more")
-    return float(value)
+    number = nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with suppress(OverflowError):  # a whole number may be larger than any float
+            number = float(value)
+    if not 0 <= number < inf:
+        raise ValueError(f"{name} is {value!r:.60}; it must be a number, 0 or more")
+    return number
 
 
 def _check_length_reward(length_reward: object, room: float) -> None:
@@ -325,8 +330,10 @@ def _truth(ground_truth: Any) -> tuple[int, ...]:
     try:
         if isinstance(values, str):
             values = json.loads(values if values.lstrip().startswith("[") else f"[{values}]")
-        elif not isinstance(values, (list, tuple)) and hasattr(values, "tolist"):  # an array, without importing NumPy
+        elif hasattr(values, "tolist"):  # an array, without importing NumPy
             values = values.tolist()
+        if not isinstance(values, (list, tuple)) or any(isinstance(value, bool) for value in values):
+            raise TypeError  # what else can be gone through, a set or bytes, has no such order
         truth = tuple(map(index, values))
     except (TypeError, ValueError, RecursionError) as error:  # the last for text that nests without end
         raise ValueError(f"ground_truth {ground_truth!r:.80} is not a list of integers") from error

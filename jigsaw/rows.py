@@ -169,14 +169,22 @@ def media_path(path: str, media_root: str | os.PathLike[str]) -> Path:
     root = os.path.realpath(media_root)
     if os.path.isabs(path):
         raise MediaError(f"{path}: absolute paths are not allowed in rows; make it relative to the media root {root}")
-    if "\0" in path:
-        raise MediaError(f"{path!r}: holds a zero byte, so it is no path; make it relative to the media root {root}")
+    if "\0" in path or not _can_be_encoded(path):
+        raise MediaError(f"{path!a}: is no path of this system; make it relative to the media root {root}")
     resolved = os.path.realpath(f"{root}/{path}")
     if os.path.commonpath((root, resolved)) != root:
         raise MediaError(f"{path}: leaves the media root {root}; move the file below it or choose another root")
     if not os.path.isfile(resolved):  # not Path.is_file, which raises on a name that is too long
         raise MediaError(f"{path}: no such file below the media root {root}")
     return Path(resolved)
+
+
+def _can_be_encoded(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # one half of a pair that UTF-16 writes a character with
+        return False
+    return True
 
 
 def read_table(path: str | os.PathLike[str]) -> "pa.Table":

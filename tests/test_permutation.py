@@ -1,10 +1,11 @@
 """Orders and answers: exact uniformity of the draw, its independence, and the arithmetic of permutations."""
 
+import hashlib
 import os
 import subprocess
 import sys
 from collections import Counter
-from itertools import pairwise, permutations
+from itertools import islice, pairwise, permutations
 from math import factorial
 
 import pytest
@@ -100,6 +101,48 @@ def test_known_draws_stay_as_they_are():
     # A changed draw would make old runs and their scores unrepeatable.
     assert draw(9, seed=0, split="train", sample_id="a", epoch=0) == (4, 3, 7, 5, 1, 8, 0, 2, 6)
     assert draw(1, seed=0, split="train", sample_id="a", epoch=0) == (0,)
+
+
+def drawn_by_hand(k, seed, split, sample_id, epoch):
+    """The draw as README and docstring define it, written anew: bits and a list of all orders; and the attempts."""
+    key = f'[{seed}, "{split}", "{sample_id}", {epoch}]'.encode()
+    most = factorial(k)
+    bits = len(f"{most:b}")
+    for attempt in range(256):
+        block = hashlib.shake_256(key + bytes([0, 0, 0, attempt])).digest(-(-bits // 8))
+        rank = int("".join(f"{byte:08b}" for byte in block)[:bits], 2)
+        if rank < most:
+            return next(islice(permutations(range(k)), rank, None)), attempt + 1
+    raise AssertionError
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 5, 6, 7])
+def test_draws_are_those_of_their_definition(k):
+    attempts = set()
+    for number in range(60):
+        fields = {"seed": number - 30, "split": "val", "sample_id": f"id-{number}", "epoch": 3 * number}
+        order, needed = drawn_by_hand(k, **fields)
+        assert draw(k, **fields) == order
+        attempts.add(needed)
+    assert max(attempts) > 2  # a number that is too high is drawn anew, and anew
+
+
+def test_known_draws_of_several_attempts_stay_as_they_are():
+    several = {
+        "2": ((6, 2, 3, 0, 1, 5, 8, 4, 7), 2),
+        "18": ((0, 6, 2, 1, 8, 3, 4, 5, 7), 3),
+        "35": ((1, 2, 5, 7, 6, 8, 4, 3, 0), 4),
+    }
+    for sample_id, (order, attempts) in several.items():
+        fields = {"seed": 0, "split": "train", "sample_id": sample_id, "epoch": 0}
+        assert drawn_by_hand(9, **fields) == (order, attempts)
+        assert draw(9, **fields) == order
+
+
+@pytest.mark.parametrize("field", [{"seed": 0.5}, {"seed": "0"}, {"epoch": 1.5}, {"epoch": None}])
+def test_a_seed_or_epoch_that_is_no_whole_number_draws_nothing(field):
+    with pytest.raises(TypeError):
+        draw(3, **{"seed": 0, "split": "train", "sample_id": "a", "epoch": 0, **field})
 
 
 @pytest.mark.parametrize("k", [0, -1])

@@ -333,6 +333,13 @@ def test_no_wrong_answer_beats_a_right_one(
         ({"gamma": "0.2"}, "gamma"),
         ({"gamma": math.nan}, "gamma"),
         ({"gamma": True}, "gamma"),
+        ({"gamma": 10**400}, "gamma"),
+        ({"format_score": 10**400}, "format_score"),
+        ({"format_score": math.nan}, "format_score"),
+        ({"length_reward": {**LENGTH, "max_words": 10**400}}, "max_words"),
+        ({"length_reward": {**LENGTH, "max_words": math.inf}}, "max_words"),
+        ({"length_reward": {**LENGTH, "min_words": math.nan}}, "min_words"),
+        ({"length_reward": {**LENGTH, "penalty": math.nan}}, "penalty"),
         ({"format_score": -1}, "format_score"),
         ({"format_score": math.inf}, "format_score"),
         ({"format_score": [0.2]}, "format_score"),
@@ -391,6 +398,17 @@ def test_ground_truth_in_every_form(truth):
         np.array([1.5, 2.0]),
         "[1.0, 2]",
         "[" * 100_000,
+        "2, 1], [3",
+        "[2, 1",
+        "true, 2",
+        [True, 2],
+        np.array([True, False]),
+        {1, 2},
+        {1: 2, 2: 1},
+        b"\x01\x02",
+        iter([1, 2]),
+        [[1], [2]],
+        np.array([[1, 2]]),
     ],
 )
 def test_a_bad_ground_truth_is_an_error(truth):
@@ -592,7 +610,7 @@ def test_a_tasks_option_of_null_takes_the_common_one_away():
     assert of_task("image", tags(NINE), format_score=0.3, tasks={"image": {"format_score": None}}) == 1.2
 
 
-@pytest.mark.parametrize("extra_info", [None, {}, {"task": None}])
+@pytest.mark.parametrize("extra_info", [None, {}, {"task": None}, {"task": ["video"]}])
 def test_options_by_task_need_the_rows_task(extra_info):
     with pytest.raises(ValueError, match=r"options by task need extra_info\['task'\]"):
         score(tags(NINE), NINE, extra_info=extra_info, tasks=BY_TASK)
