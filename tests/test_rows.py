@@ -82,6 +82,8 @@ def test_split():
     [
         (with_prompt("… in \\boxed{}"), "boxed"),
         (with_prompt("… in <answer> </answer>"), "answer_tag"),
+        (with_prompt("… in <answer>\\boxed{}</answer>"), "boxed"),
+        (with_prompt("… in \\boxed{}", data_source="jigsaw_nothink"), "boxed"),
         (with_prompt("numbers", data_source="jigsaw_nothink"), "plain"),
         (with_prompt("… in \\boxed{}", extra_info={"answer_format": "plain"}), "plain"),
     ],
@@ -108,7 +110,7 @@ def test_a_path_that_climbs_out(root, path):
 
 
 def test_an_absolute_path(root):
-    with pytest.raises(MediaError, match="absolute"):
+    with pytest.raises(MediaError, match="absolute paths are not allowed"):
         media_path(str(root / "deep" / "picture.jpg"), root)
 
 
