@@ -303,6 +303,10 @@ def flat_scene(size, seed, cells):
     return values.round(3).clip(0).astype(np.float32)
 
 
+def test_the_limits_are_those_of_the_paper():
+    assert (MIN_PIXELS, MIN_METRES, NEAREST, FARTHEST, RADIUS) == (40, 0.2, 0.1, 10, 15)
+
+
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(3, 8), st.sampled_from([0.3, 0.5, 1.0]))
 @settings(deadline=None, max_examples=40)
 def test_points_are_apart_inside_and_their_order_is_sure(seed, count, cells, shrink):
