@@ -44,7 +44,7 @@ def measure(repeats: int = 5) -> list[dict[str, object]]:
         film = write_video(root / "film.mp4", seconds=SECONDS, fps=FPS, size=SIZE)
         info = probe(film)
         wanted = clip_indices(info.frames, info.fps, clips=CLIPS, trim=TRIM, fps=2, min_frames=4, max_frames=12)
-        extract_frames(film, wanted, root / "frames", bounds=Bounds(28, MAX_PIXELS, MAX_PIXELS))
+        extract_frames(film, wanted, info, root / "frames", bounds=Bounds(28, MAX_PIXELS, MAX_PIXELS))
         from_film = make_row(path="film.mp4")
         from_frames = make_row(path="frames", frames=[list(clip) for clip in wanted], source_fps=info.fps)
 

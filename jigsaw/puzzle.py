@@ -1,7 +1,7 @@
 """What a row becomes: a plan (text, order, answer) and then a puzzle (the same with pixels)."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from PIL import Image
 
@@ -10,21 +10,17 @@ from jigsaw.rows import AnswerFormat
 Message = dict[str, Any]
 Spec = dict[str, Any]
 """What ``cut`` needs to make one medium: plain JSON values, the path relative to the media root."""
-Decoder = Literal["decord", "torchcodec"]
-DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 
 
 @dataclass(frozen=True)
 class CutOptions:
-    """What decides pixels besides the row: the model's processor and the machine.
+    """What decides pixels besides the row: the model's processor.
 
     Attributes:
         factor: pixels; the sides of a clip are multiples of it. Twice the processor's patch size: 28 for Qwen2.5-VL.
-        decoder: library that reads videos; both give the same frames.
     """
 
     factor: int = 28
-    decoder: Decoder = "decord"
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,20 @@
 """Videos: what a file holds, and the frames of clips, each decoded once in one pass from the start of the file.
 
-A frame's index is its 0-based place among the frames that a player would show. Frames are upright, RGB, 8 bits a
-channel. decord is kept from seeking, as its seeks end at wrong frames where groups of pictures are open (seen in 0.6.0
-with HEVC and MPEG-4).
+Frame i of a video is the i-th picture, counted from 0, that FFmpeg shows when it decodes the file from its first key
+frame to its end. So what an edit list hides, or what a cut has left without its key frame, is no frame; a frame that is
+damaged is one, but never used. Frames are upright, RGB, 8 bits a channel.
+
+Nothing here seeks: where a key frame is announced but groups of pictures are open, or times are missing, a seek ends at
+another frame than the one that was asked for.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain, dropwhile, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +35,11 @@ Frame = npt.NDArray[np.uint8]
 FRAME_NAME = "{:06d}.jpg"
 """Name of an extracted frame by its index."""
 
+_CONVERT = "convert it, for example with: ffmpeg -i VIDEO -c:v libx264 OTHER.mp4"
+
+_TRIED = 32
+"""Frames that are decoded to see whether they are shown as the packets say; decoders hold back 16 at most."""
+
 JPEG_QUALITY = 95
 """Of extracted frames, with colour at full resolution: 38 dB and more against what was decoded."""
 
@@ -40,18 +49,26 @@ class VideoInfo:
     """What a video file holds.
 
     Attributes:
-        frames: number of frames.
+        times: when each frame is shown, in the stream's unit, None where it does not say; frames are known by it.
         fps: frames a second, on average.
         width: pixels, of the upright picture.
         height: pixels, of the upright picture.
-        duration: seconds.
     """
 
-    frames: int
+    times: tuple[int | None, ...] = field(repr=False)
     fps: float
     width: int
     height: int
-    duration: float
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.times)
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.frames / self.fps
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,112 +119,110 @@ class Bounds:
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """What a video file holds, by its header, its packets and its first frame, the only one that is decoded.
+    """What a video file holds, by all its packets and its first frames.
 
-    Where the header counts the frames (MP4, MOV), only the packets at both ends are looked at.
+    Every frame is decoded if these are not shown as the packets say (AVI with B-frames, a recording that begins without
+    a key frame), or the packets do not say it.
 
     Raises:
-        MediaError: if it is no video, its first frame cannot be decoded, or it ends before its header says.
+        MediaError: if it is no video, its frames cannot be decoded, or it ends before its header says.
     """
-    import av
-
-    with _readable(path), av.open(os.fspath(path)) as container:
-        stream = container.streams.best("video")
-        if stream is None:
-            raise MediaError(f"{path}: holds no video; remove it")
-        first: Any = next(container.decode(stream), None)
+    first: Any = None
+    tried: list[int | None] = []
+    packets = []
+    with _opened(path) as (container, stream):
+        for packet in chain(_packets(container, stream), [None]):
+            if len(tried) < _TRIED:
+                frames = stream.decode(packet)
+                first = first or next(iter(frames), None)
+                tried += [frame.pts for frame in frames]
+            if packet is not None:
+                packets.append((packet.pts, packet.dts, packet.is_discard))
         if first is None:
             raise MediaError(f"{path}: holds no frames; remove or replace it")
-        frames, seconds = _length(path, container, stream)
-        header = float(stream.average_rate or 0)
-    if frames < 2 or seconds <= 0:
+        unit, header = stream.time_base, float(stream.average_rate or 0)
+        start = (stream.start_time or 0) * unit
+        # The sound of a file may go on a little longer than its picture.
+        promised = stream.duration * unit if stream.duration else 0.9e-6 * (container.duration or 0)
+        end = max((dts or 0) if pts is None else pts for pts, dts, _ in packets) * unit
+        seconds = float(end - start)
+        if max(end, seconds) < promised - 1:  # Matroska and ASF count from zero, wherever they start
+            raise MediaError(f"{path}: ends after {seconds:.1f} seconds, which is before its header says; replace it")
+    times = _times(packets)
+    if times[: len(tried)] != tried:
+        with _opened(path) as (container, stream):
+            times = [frame.pts for frame in _decoded(container, stream)]
+    if len(times) < 2:
         raise MediaError(f"{path}: holds a single frame, so it is no video; remove it")
-    fps = (frames - 1) / seconds
-    # A header's rate is exact where times are rounded (WebM), and wrong where the rate varies (Matroska).
-    if abs(header - fps) < 0.01 * fps:
-        fps = header
     width, height = first.width, first.height
-    if first.rotation % 180:
+    if _turns(first)[0]:
         width, height = height, width
-    return VideoInfo(frames, fps, width, height, frames / fps)
+    return VideoInfo(tuple(times), _rate(path, times, unit, header), width, height)
 
 
-def _length(path: str | os.PathLike[str], container: Any, stream: Any) -> tuple[int, float]:
-    """Number of frames, and seconds from the first to the last."""
-    import av
+def _times(packets: Sequence[tuple[int | None, int | None, bool]]) -> Sequence[int | None]:
+    """When frames are shown; empty if the packets do not say.
 
-    start, unit = stream.start_time or 0, stream.time_base
-    if stream.duration and stream.average_rate:
-        end = start + stream.duration
-        container.seek(end, stream=stream)
-        tail = [packet for packet in container.demux(stream) if packet.size]
-        last = max(map(_time, tail), default=start)
-        complete = bool(tail) and last + (tail[-1].duration or 0) >= end
-        # They differ where an edit list leaves out frames that the header counts.
-        if complete and stream.frames == round(stream.duration * unit * stream.average_rate):
-            return stream.frames, float((last - start) * unit)
-    with av.open(os.fspath(path)) as whole:
-        packets = whole.demux(whole.streams.best("video"))
-        times = [_time(packet) for packet in packets if packet.size and not packet.is_discard]
-    seconds = float((max(times, default=start) - start) * unit)
-    # The sound of a file may go on a little longer than its picture.
-    promised = float(stream.duration * unit) if stream.duration else 0.9 * (container.duration or 0) / av.time_base
-    if seconds < promised - 1:
-        raise MediaError(f"{path}: ends after {seconds:.1f} seconds, which is before its header says; replace it")
-    return len(times), seconds
+    Args:
+        packets: for each when it is shown, when it is decoded, and whether it is hidden, in the order of the file.
+    """
+    shown = [pts for pts, _, hidden in packets if not hidden]
+    known = [pts for pts in shown if pts is not None]
+    decoded = [dts for _, dts, _ in packets if dts is not None]
+    restarts = any(later < earlier for earlier, later in pairwise(decoded))
+    return [] if restarts or len(known) < len(shown) else sorted(known)
 
 
-def _time(packet: Any) -> int:
-    """When a packet's frame is shown, in the stream's unit; AVI knows only when it is decoded."""
-    time: int = (packet.dts or 0) if packet.pts is None else packet.pts
-    return time
+def _rate(path: str | os.PathLike[str], times: Sequence[int | None], unit: Fraction, header: float) -> float:
+    """Frames a second."""
+    known = [time for time in times if time is not None]
+    fps = 0.0
+    if len(known) == len(times) and sorted(known) == known and known[0] < known[-1]:
+        fps = float((len(known) - 1) / ((known[-1] - known[0]) * unit))
+    # A header's rate is exact where times are rounded (WebM), and wrong where the rate varies (Matroska).
+    rate = header if not fps or abs(header - fps) < 0.01 * fps else fps
+    if not rate:
+        raise MediaError(f"{path}: does not say when its frames are shown; {_CONVERT}")
+    return rate
 
 
 def read_clips(
-    path: str | os.PathLike[str], wanted: Sequence[Sequence[int]], *, fps: float, bounds: Bounds, decoder: str
+    path: str | os.PathLike[str], wanted: Sequence[Sequence[int]], info: VideoInfo, *, bounds: Bounds
 ) -> list[Clip]:
     """The clips of a video file. Frames are scaled one by one as they come, so a full-size clip is never in memory.
 
     Args:
         path: the file.
         wanted: a clip's 0-based frame indices, in order, for each clip.
-        fps: frames a second of the file.
+        info: what :func:`probe` says of the file.
         bounds: of the frames' size.
-        decoder: ``"decord"`` or ``"torchcodec"``; equal frames, but for shades along colour edges where a side is odd
-            or a channel has more than 8 bits. torchcodec refuses the files (some AVI, MPEG) without times of frames.
 
     Raises:
-        MediaError: if the frames cannot be decoded or scaled.
-        JigsawError: if the decoder is unknown or cannot be loaded.
+        MediaError: if the frames cannot be decoded or scaled, are damaged, or are others than ``info`` says.
     """
-    scaled = dict(_scaled(path, wanted, bounds, decoder))
-    return [_clip([scaled[index] for index in indices], indices, fps) for indices in wanted]
+    scaled = dict(_scaled(path, wanted, info, bounds))
+    return [_clip([scaled[index] for index in indices], indices, info.fps) for indices in wanted]
 
 
 def extract_frames(
-    path: str | os.PathLike[str],
-    wanted: Sequence[Sequence[int]],
-    folder: Path,
-    *,
-    bounds: Bounds,
-    decoder: str = "decord",
+    path: str | os.PathLike[str], wanted: Sequence[Sequence[int]], info: VideoInfo, folder: Path, *, bounds: Bounds
 ) -> None:
     """Write the frames of clips as JPEG, scaled, into a folder that appears whole or not at all.
 
     Args:
         path: the video file.
         wanted: a clip's 0-based frame indices, in order, for each clip.
+        info: what :func:`probe` says of the file.
         folder: holds :data:`FRAME_NAME` of each index afterwards, and nothing else; what was there is replaced.
         bounds: of the frames' size.
-        decoder: ``"decord"`` or ``"torchcodec"``.
 
     Raises:
-        MediaError: if the frames cannot be decoded or scaled.
-        JigsawError: if the folder cannot be written, or the decoder is unknown or cannot be loaded.
+        MediaError: if the frames cannot be decoded or scaled, are damaged, or are others than ``info`` says.
+        JigsawError: if the folder cannot be written.
     """
     try:
         with atomic_folder(folder) as draft:
-            for index, frame in _scaled(path, wanted, bounds, decoder):
+            for index, frame in _scaled(path, wanted, info, bounds):
                 picture = Image.fromarray(frame)
                 picture.save(draft / FRAME_NAME.format(index), quality=JPEG_QUALITY, subsampling="4:4:4")
             if folder.exists():
@@ -255,12 +270,11 @@ def _clip(frames: Sequence[Frame], indices: Sequence[int], fps: float) -> Clip:
 
 
 def _scaled(
-    path: str | os.PathLike[str], wanted: Sequence[Sequence[int]], bounds: Bounds, decoder: str
+    path: str | os.PathLike[str], wanted: Sequence[Sequence[int]], info: VideoInfo, bounds: Bounds
 ) -> Iterator[tuple[int, Frame]]:
     """Each wanted frame once, scaled, with its index."""
-    indices = sorted(set(chain.from_iterable(wanted)))
     target: tuple[int, int] | None = None
-    for index, frame in zip(indices, _frames(path, indices, decoder), strict=True):
+    for index, frame in _frames(path, set(chain.from_iterable(wanted)), info):
         if target is None:
             target = _target(path, bounds, *frame.shape[:2])
         yield index, _resized(frame, target)
@@ -287,76 +301,75 @@ def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
     return interpolate(pixels, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
-def _frames(path: str | os.PathLike[str], indices: Sequence[int], decoder: str) -> Iterator[Frame]:
-    """The frames of rising indices."""
-    if decoder not in DECODERS:
-        raise JigsawError(f"decoder {decoder!r:.60}: must be one of {', '.join(DECODERS)}")
-    with _readable(path, decoder):
-        yield from DECODERS[decoder](os.fspath(path), indices)
+def _frames(path: str | os.PathLike[str], wanted: set[int], info: VideoInfo) -> Iterator[tuple[int, Frame]]:
+    """The wanted frames with their indices, in order."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+    last = max(wanted)
+    with _opened(path) as (container, stream):
+        # Every frame on the way is compared, so that none of those that are counted can be missing.
+        for (index, time), frame in zip(enumerate(info.times), _decoded(container, stream), strict=False):
+            if frame.pts != time:
+                raise MediaError(f"{path}: frame {index} is not the one that the file's index names; {_CONVERT}")
+            if frame.is_corrupt:
+                raise MediaError(f"{path}: frame {index} is damaged; replace or remove it")
+            if index in wanted:
+                yield index, _rgb(frame, reformatter)
+            if index == last:
+                return
+    raise MediaError(f"{path}: ends before frame {last}; replace it")
 
 
-def _decord(path: str, indices: Sequence[int]) -> Iterator[Frame]:
-    import decord  # type: ignore[import-untyped]
-
-    decord.logging.set_level(decord.logging.QUIET)
-    # One thread: the processes that read videos share the cores as it is.
-    reader = decord.VideoReader(path, num_threads=1)
-    wanted = set(indices)
-    times = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
-    if (np.diff(times) > 0).all():
-        # Frames that are passed over stay unconverted, but decord seeks when it is to pass over a key frame. So the
-        # frame before each is read too, and none is ever passed over.
-        stops = wanted.union(key - 1 for key in reader.get_key_indices() if 0 < key <= indices[-1])
-    else:  # it tells the frames to pass over by their times, which some files (AVI) do not hold
-        stops = set(range(indices[-1] + 1))
-    place = 0
-    for stop in sorted(stops):
-        if stop > place:
-            reader.skip_frames(stop - place)
-        frame = reader.next().asnumpy()
-        place = stop + 1
-        if stop in wanted:
-            # What decord takes for channels is bytes a row by width: 4 where a narrow picture's rows are padded.
-            height, width, channels = frame.shape
-            yield frame if channels == 3 else frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
+def _rgb(frame: Any, reformatter: Any) -> Frame:
+    """A decoded frame, upright."""
+    # PyAV leaves out the frame's matrix and range where both colour spaces are given alike, as they are by default.
+    converted = reformatter.reformat(frame, format="rgb24", dst_colorspace="DEFAULT", src_color_range=frame.color_range)
+    pixels: Frame = converted.to_ndarray()
+    swapped, flip_x, flip_y = _turns(frame)
+    if swapped:
+        pixels = pixels.transpose(1, 0, 2)
+    return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
 
 
-def _torchcodec(path: str, indices: Sequence[int]) -> Iterator[Frame]:
-    from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
-
-    try:
-        reader = VideoDecoder(path, dimension_order="NHWC")
-    except RuntimeError as error:
-        if "libtorchcodec" in str(error):
-            raise JigsawError(
-                "torchcodec finds no FFmpeg on this machine; install FFmpeg's shared libraries or choose decord"
-            ) from error
-        raise
-    first = reader.get_frame_at(0)
-    if first.pts_seconds != reader.metadata.begin_stream_seconds_from_content:
-        raise MediaError(
-            f"{path}: does not say when its frames are shown, by which torchcodec finds them; choose decord"
-        )
-    for index in indices:
-        yield (reader.get_frame_at(index) if index else first).data.numpy()
+def _turns(frame: Any) -> tuple[bool, bool, bool]:
+    """How a stored frame becomes upright: whether x and y are swapped, then x is mirrored, and y."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    # x' = ax + cy, y' = bx + dy
+    a, b, _, c, d = (int(entry) for entry in np.frombuffer(matrix, np.int32)[:5])
+    swapped = abs(b) + abs(c) > abs(a) + abs(d)
+    return (True, c < 0, b < 0) if swapped else (False, a < 0, d < 0)
 
 
-DECODERS: dict[str, Callable[[str, Sequence[int]], Iterator[Frame]]] = {"decord": _decord, "torchcodec": _torchcodec}
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames, in the order in which they are shown."""
+    for packet in _packets(container, stream):
+        yield from stream.decode(packet)
+    yield from stream.decode(None)
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets from the first key frame on: from those before it, some decoders make grey frames."""
+    # Empty ones say that the frame before is shown again; to a decoder they would be the end.
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    return dropwhile(lambda packet: not packet.is_keyframe, packets)
 
 
 @contextmanager
-def _readable(path: str | os.PathLike[str], decoder: str | None = None) -> Iterator[None]:
-    """Turn what the readers are seen to raise on bad files into one clear MediaError, the same in every run."""
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
+    """A file and its video stream; what FFmpeg says of bad files becomes one clear MediaError."""
     import av
-    from decord import DECORDError
 
     try:
-        yield
+        with av.open(os.fspath(path), metadata_errors="ignore") as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise MediaError(f"{path}: holds no video; remove it")
+            if stream.codec_context is None:
+                raise MediaError(f"{path}: is in a format that FFmpeg does not know; {_CONVERT}")
+            stream.codec_context.thread_count = 1  # the processes that read videos share the cores as it is
+            yield container, stream
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{path}: cannot be read as a video ({error.strerror}); remove or replace it") from error
-    except (DECORDError, RuntimeError, IndexError, ValueError) as error:
-        # Their own words hold times, addresses and lines of C++.
-        raise MediaError(
-            f"{path}: cannot be decoded by {decoder or 'FFmpeg'}: it is damaged, or in a format that it does not know; "
-            "convert, replace or remove it"
-        ) from error

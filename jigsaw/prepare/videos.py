@@ -38,8 +38,8 @@ MIN_FRAMES = 4
 SHARD_SIZE = 20
 """Videos a shard."""
 
-PROBE_LIMIT, DECODE_LIMIT = 120, 1800
-"""Seconds that a video may take: its header, and its frames."""
+PROBE_LIMIT, DECODE_LIMIT = 600, 1800
+"""Seconds that a video may take: to be looked at, which decodes it where its packets do not count its frames; its clips."""
 
 _LISTS = re.compile(r"_(?:cap|oe|mc)_[^/]*\.json$")
 _CHUNK = 1 << 20
@@ -58,7 +58,7 @@ class VideoOptions(Options):
         fps: frames a second that are shown.
         max_frames: most frames a clip.
         max_pixels: most pixels a frame; smaller frames than both it and the paper's 128·28·28 are scaled up.
-        verify: decode the frames of all clips; otherwise the header and the first two.
+        verify: decode the frames of all clips; otherwise as far as the second one of the first clip.
         extract_frames: folder that gets the frames as JPEG, one folder a video; the rows then hold paths relative to
             it. It may be shared by several outputs with the same ``max_pixels``. None for rows that point at videos.
     """
@@ -153,7 +153,7 @@ def prepare_videos(
         look=partial(check_video, media_root=media_root.absolute(), options=options, frames=frames),
         row=partial(video_row, options=options),
         schema=video_schema(),
-        libraries=("av", "decord", "torch", "qwen-vl-utils"),
+        libraries=("av", "torch", "qwen-vl-utils"),
         shard_size=SHARD_SIZE,
         time_limit=DECODE_LIMIT if options.verify or frames is not None else PROBE_LIMIT,
         frames=frames,
@@ -274,11 +274,11 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: P
         indices = options.indices(info)
         _check_size(info, options)
         if frames is not None:
-            _extract(file, indices, frames, frames / path, options.bounds)
+            _extract(file, indices, info, frames, frames / path, options.bounds)
         else:
-            # Never the header alone: the decoder of the training may not know the format of a file that is whole.
+            # Never the packets alone: they do not tell whether the frames can be decoded.
             wanted = indices if options.verify else [indices[0][:2]]
-            read_clips(file, wanted, fps=info.fps, bounds=options.bounds, decoder=CutOptions().decoder)
+            read_clips(file, wanted, info, bounds=options.bounds)
     except MediaError as error:
         return [{"reason": str(error).removeprefix(f"{file}: ")}]
     except ValueError as error:  # of the clips or of the size
@@ -287,12 +287,14 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: P
     return [record if frames is None else {**record, "frames": indices}]
 
 
-def _extract(file: Path, indices: Sequence[Sequence[int]], frames: Path, folder: Path, bounds: Bounds) -> None:
+def _extract(
+    file: Path, indices: Sequence[Sequence[int]], info: VideoInfo, frames: Path, folder: Path, bounds: Bounds
+) -> None:
     """Write the frames into their folder, one after the other: a killed run's worker may not be gone yet."""
     try:
         with TemporaryDirectory(prefix=_DRAFT, dir=frames, ignore_cleanup_errors=True) as draft:
             whole = Path(draft) / "frames"
-            extract_frames(file, indices, whole, bounds=bounds)
+            extract_frames(file, indices, info, whole, bounds=bounds)
             folder.mkdir(parents=True, exist_ok=True)
             for frame in whole.iterdir():
                 os.replace(frame, folder / frame.name)

@@ -265,7 +265,7 @@ def _read(found: Sequence[Spec], media_root: str | os.PathLike[str], options: Cu
     except ValueError as error:
         raise MediaError(f"{path}: {error}; leave it out or lower the number of clips") from error
     numbers = [one["clip"] for one in found]
-    clips = read_clips(file, [indices[n] for n in numbers], fps=info.fps, bounds=bounds, decoder=options.decoder)
+    clips = read_clips(file, [indices[n] for n in numbers], info, bounds=bounds)
     return dict(zip(numbers, clips, strict=True))
 
 

@@ -16,7 +16,7 @@ from jigsaw.difficulty import LEVELS, at_level, read_difficulties
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.media.video import Clip
 from jigsaw.mixture import Schedule, Source, read_sources, shuffled
-from jigsaw.puzzle import DECODERS, CutOptions, Message, media_specs
+from jigsaw.puzzle import CutOptions, Message, media_specs
 from jigsaw.reward import check_options, compute_score
 from jigsaw.rows import Row, read_table, row_split
 from jigsaw.tasks import TASKS, cut_media, plan
@@ -65,7 +65,7 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         if type(processor).__name__ not in PROCESSORS:
             found = "no processor" if processor is None else type(processor).__name__
             raise JigsawError(f"the model has {found}; set actor_rollout_ref.model.path to a Qwen2.5-VL model")
-        for option, known in (("time_embedding", TIME_EMBEDDINGS), ("video_decoder", DECODERS)):
+        for option, known in (("time_embedding", TIME_EMBEDDINGS), ("video_decoder", ("pyav",))):
             if _word(config[option]) not in known:
                 raise JigsawError(f"data.{option} is {config[option]!r}; it must be one of {', '.join(known)}")
         if config.difficulty and config.trainer_mode != "sync":
@@ -247,7 +247,7 @@ class JigsawDataset(Dataset[dict[str, Any]]):
             MediaError: if a file is missing, outside its source's media root or cannot be used.
         """
         root = media_specs(messages)[0]["media_root"]  # a prompt is of one source
-        options = CutOptions(factor=_MERGE * image_patch_size, decoder=config.video_decoder)
+        options = CutOptions(factor=_MERGE * image_patch_size)
         loop = asyncio.get_running_loop()
         media = await loop.run_in_executor(None, cut_media, messages, root, options)
         images = [item for item in media if isinstance(item, Image.Image)]

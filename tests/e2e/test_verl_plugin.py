@@ -452,7 +452,7 @@ def test_max_samples_takes_the_first_rows_of_each_source(config: DictConfig, pro
     assert len({dataset[index]["extra_info"]["id"] for index in range(len(dataset))}) == 6
 
 
-@pytest.mark.parametrize(("option", "value"), [("time_embedding", "false"), ("video_decoder", "opencv")])
+@pytest.mark.parametrize(("option", "value"), [("time_embedding", "false"), ("video_decoder", "decord")])
 def test_an_option_of_video_that_is_unknown_is_refused(
     config: DictConfig, processor: Any, option: str, value: str
 ) -> None:
