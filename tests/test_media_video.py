@@ -50,13 +50,13 @@ def encode(path, frames=None, codec="libx264", pix_fmt="yuv420p", times=None, sh
     return path
 
 
-def turned(source, path, degrees):
-    """A copy of an MP4 that asks to be shown turned clockwise, as phones write it."""
+def turned(source, path, how):
+    """A copy of an MP4 that asks to be shown turned clockwise by degrees, or mirrored, as phones write it."""
     data = bytearray(source.read_bytes())
     matrix = data.index(b"tkhd") + 44
-    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    one = 1 << 16
-    data[matrix : matrix + 36] = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
+    entries = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0), "mirrored": (-1, 0, 0, 1)}[how]
+    a, b, c, d = (entry << 16 for entry in entries)
+    data[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path
 
@@ -160,6 +160,34 @@ def test_a_file_is_decoded_in_one_pass_without_seeks(films, monkeypatch):
     read_clips(films["h264"], overlapping, info, bounds=AS_IS)
     assert len(opened) == 1
     assert tuple(read) == info.times[: WANTED[1][1] + 1]  # no further than need be
+
+
+def test_a_mirrored_video_is_shown_mirrored(films, tmp_path):
+    path = turned(films["h264"], tmp_path / "mirrored.mp4", "mirrored")
+    (clip,) = read_clips(path, WANTED[:1], probe(path), bounds=AS_IS)
+    assert np.array_equal(channels_last(clip), all_frames(path)[list(WANTED[0])][:, :, ::-1])
+
+
+@pytest.mark.parametrize(("matrix", "red", "blue"), [(1, 0.2126, 0.0722), (6, 0.299, 0.114)])  # BT.709, BT.601
+@pytest.mark.parametrize("full", [False, True])
+def test_colours_are_those_that_the_file_says(tmp_path, matrix, red, blue, full):
+    y, u, v = 120, 90, 160
+    with av.open(str(tmp_path / "film.webm"), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=FPS, options={"lossless": "1", "cpu-used": "8"})
+        (stream.width, stream.height), stream.pix_fmt = SIZE, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full else 1
+        planes = np.concatenate([np.full(n, value, np.uint8) for n, value in ((3072, y), (768, u), (768, v))])
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(planes.reshape(72, 64), format="yuv420p")
+            frame.colorspace, frame.color_range = matrix, 2 if full else 1
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    luma, chroma = (y, 1 / 255) if full else ((y - 16) * 255 / 219, 1 / 224)
+    r = luma + 255 * chroma * 2 * (1 - red) * (v - 128)
+    b = luma + 255 * chroma * 2 * (1 - blue) * (u - 128)
+    g = (luma - red * r - blue * b) / (1 - red - blue)
+    (clip,) = read_clips(tmp_path / "film.webm", [(0, 1)], probe(tmp_path / "film.webm"), bounds=AS_IS)
+    assert np.abs(channels_last(clip) - np.array([r, g, b])).max() < 2
 
 
 @pytest.mark.parametrize("kind", ["h264", "avi", "webm", "matroska", "edited"])

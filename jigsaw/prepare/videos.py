@@ -39,7 +39,8 @@ SHARD_SIZE = 20
 """Videos a shard."""
 
 PROBE_LIMIT, DECODE_LIMIT = 600, 1800
-"""Seconds that a video may take: to be looked at, which decodes it where its packets do not count its frames; its clips."""
+"""Seconds that a video may take: to be looked at (all of it is decoded if its packets do not tell its frames), and its
+clips."""
 
 _LISTS = re.compile(r"_(?:cap|oe|mc)_[^/]*\.json$")
 _CHUNK = 1 << 20
