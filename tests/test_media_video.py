@@ -150,15 +150,17 @@ def test_frames_are_those_of_reading_the_whole_file(films, kind):
         assert np.array_equal(channels_last(clip), expected[list(indices)])
 
 
-def test_a_file_is_decoded_in_one_pass_without_seeks(films, monkeypatch):
-    info = probe(films["h264"])
+@pytest.mark.parametrize("kind", ["h264", "transport stream", "uneven matroska", "edited"])
+def test_a_file_is_decoded_in_one_pass_without_seeks(films, monkeypatch, kind):
     opened, read = [], []
     whole, decoded = av.open, media._decoded
     monkeypatch.setattr(av, "open", lambda *args, **options: opened.append(args) or whole(*args, **options))
     monkeypatch.setattr(media, "_decoded", lambda *args: (read.append(frame.pts) or frame for frame in decoded(*args)))
     overlapping = (WANTED[0], WANTED[0], WANTED[1][:2])
-    read_clips(films["h264"], overlapping, info, bounds=AS_IS)
-    assert len(opened) == 1
+    info = probe(films[kind])
+    assert not read
+    read_clips(films[kind], overlapping, info, bounds=AS_IS)
+    assert len(opened) == 2  # once for the packets
     assert tuple(read) == info.times[: WANTED[1][1] + 1]  # no further than need be
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain, dropwhile, pairwise
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,8 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     """
     first: Any = None
     tried: list[int | None] = []
-    packets = []
+    told: list[int | None] = []
+    end = 0
     with _opened(path) as (container, stream):
         for packet in chain(_packets(container, stream), [None]):
             if len(tried) < _TRIED:
@@ -137,18 +138,19 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
                 first = first or next(iter(frames), None)
                 tried += [frame.pts for frame in frames]
             if packet is not None:
-                packets.append((packet.pts, packet.dts, packet.is_discard))
+                end = max(end, (packet.dts or 0) if packet.pts is None else packet.pts)
+                if not packet.is_discard:
+                    told.append(packet.pts)
         if first is None:
             raise MediaError(f"{path}: holds no frames; remove or replace it")
         unit, header = stream.time_base, float(stream.average_rate or 0)
         start = (stream.start_time or 0) * unit
         # The sound of a file may go on a little longer than its picture.
         promised = stream.duration * unit if stream.duration else 0.9e-6 * (container.duration or 0)
-        end = max((dts or 0) if pts is None else pts for pts, dts, _ in packets) * unit
-        seconds = float(end - start)
-        if max(end, seconds) < promised - 1:  # Matroska and ASF count from zero, wherever they start
+        seconds = float(end * unit - start)
+        if max(end * unit, seconds) < promised - 1:  # Matroska and ASF count from zero, wherever they start
             raise MediaError(f"{path}: ends after {seconds:.1f} seconds, which is before its header says; replace it")
-    times = _times(packets)
+    times: list[int | None] = [] if None in told else sorted(told)  # type: ignore[type-var]
     if times[: len(tried)] != tried:
         with _opened(path) as (container, stream):
             times = [frame.pts for frame in _decoded(container, stream)]
@@ -158,19 +160,6 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     if _turns(first)[0]:
         width, height = height, width
     return VideoInfo(tuple(times), _rate(path, times, unit, header), width, height)
-
-
-def _times(packets: Sequence[tuple[int | None, int | None, bool]]) -> Sequence[int | None]:
-    """When frames are shown; empty if the packets do not say.
-
-    Args:
-        packets: for each when it is shown, when it is decoded, and whether it is hidden, in the order of the file.
-    """
-    shown = [pts for pts, _, hidden in packets if not hidden]
-    known = [pts for pts in shown if pts is not None]
-    decoded = [dts for _, dts, _ in packets if dts is not None]
-    restarts = any(later < earlier for earlier, later in pairwise(decoded))
-    return [] if restarts or len(known) < len(shown) else sorted(known)
 
 
 def _rate(path: str | os.PathLike[str], times: Sequence[int | None], unit: Fraction, header: float) -> float:
