@@ -1,11 +1,15 @@
 """What a row becomes: a plan (text, order, answer) and then a puzzle (the same with pixels)."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
 from jigsaw.rows import AnswerFormat
+
+MARK = re.compile(r"<(image|video)>")
+"""What stands for a medium in the text of a row's prompt."""
 
 Message = dict[str, Any]
 Spec = dict[str, Any]

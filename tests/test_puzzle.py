@@ -23,7 +23,7 @@ from jigsaw.media.image import tile_boxes
 from jigsaw.permutation import answer_of
 from jigsaw.prompts import render
 from jigsaw.puzzle import media_specs
-from jigsaw.tasks import image
+from jigsaw.tasks import image, media_sizes
 
 
 def make_row(path="a.png", grid=(3, 3), *, sample_id="a", resize=None, crop=None, answer_format="answer_tag", **extra):
@@ -81,7 +81,10 @@ def test_resize_and_crop_come_before_the_cut(grid, width, height, wider, higher)
     expected = source.resize(resize, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
     with tempfile.TemporaryDirectory() as folder:
         source.save(Path(folder, "a.png"))
-        assert same(build_puzzle(make_row(grid=grid, resize=resize, crop=crop), folder).reassemble(), expected)
+        puzzle = build_puzzle(make_row(grid=grid, resize=resize, crop=crop), folder)
+        assert same(puzzle.reassemble(), expected)
+        sizes = media_sizes(plan(make_row(grid=grid, resize=resize, crop=crop)).messages, folder)
+        assert sizes == [(*tile.size, 1) for tile in puzzle.media]
         # The released rows nest the sizes, and write [-1, -1] for none.
         nested = make_row(path=["a.png"], grid=grid, resize=[resize], crop=[crop])
         assert same(build_puzzle(nested, folder).reassemble(), expected)

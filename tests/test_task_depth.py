@@ -15,7 +15,7 @@ from jigsaw.media.camera import register
 from jigsaw.permutation import answer_of
 from jigsaw.prompts import render
 from jigsaw.puzzle import media_specs
-from jigsaw.tasks import depth
+from jigsaw.tasks import depth, media_sizes
 from jigsaw.tasks.depth import (
     FARTHEST,
     MIN_METRES,
@@ -282,6 +282,12 @@ def test_a_row_that_is_no_depth_puzzle_is_one_short_line(change, named):
         plan({**make_row(), **change})
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("resize", [None, [200, 150], [800, 601]])
+def test_sizes_are_those_of_the_pictures(media, resize):
+    puzzle = build_puzzle(make_row(resize=resize), media)
+    assert media_sizes(plan(make_row(resize=resize)).messages, media) == [(*puzzle.media[0].size, 1)]
 
 
 @pytest.mark.parametrize("point", [[300, 10], [10, 400]])

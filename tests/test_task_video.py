@@ -1,6 +1,7 @@
 """The video jigsaw: which frames a clip shows, what rows may say, and that pieces, order and answer agree."""
 
 import json
+import shutil
 from math import inf, nan
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from jigsaw import build_puzzle, cut, plan
 from jigsaw.errors import MediaError, RowError
@@ -17,6 +19,7 @@ from jigsaw.media.video import FRAME_NAME, Bounds, extract_frames, probe
 from jigsaw.permutation import answer_of
 from jigsaw.prompts import render
 from jigsaw.puzzle import CutOptions, media_specs
+from jigsaw.tasks import media_sizes
 from jigsaw.tasks.video import clip_indices
 from jigsaw.toy.videos import write_video
 
@@ -272,6 +275,37 @@ def test_extracted_frames_stand_in_for_the_film(root, extracted, grid, tmp_path)
         assert ours.frames.shape == theirs.frames.shape
         error = (ours.frames.double() - theirs.frames.double()).square().mean()
         assert 10 * torch.log10(255**2 / error) > 38
+
+
+@pytest.mark.parametrize("grid", [None, [1, 3], [2, 1]])
+def test_sizes_are_those_of_the_pieces(root, extracted, grid):
+    for struct in ({}, extracted, {"max_pixels": 9000}, {"fps": 1.0, "fps_min_frames": 2}):
+        puzzle = build_puzzle(make_row(grid=grid, **struct), root)
+        shapes = [piece.frames.shape for piece in puzzle.pieces]
+        sizes = media_sizes(plan(make_row(grid=grid, **struct)).messages, root)
+        assert sizes == [(width, height, frames) for frames, _, height, width in shapes]
+
+
+def test_extracted_frames_of_two_sizes_are_named_by_their_headers(root, extracted, tmp_path):
+    shutil.copytree(root / "frames", tmp_path / "frames")
+    last = tmp_path / "frames/film" / FRAME_NAME.format(extracted["frames"][-1][-1])
+    Image.new("RGB", (28, 28)).save(last)
+    with pytest.raises(MediaError, match=rf"{last.name}: is of another size than the frames before it"):
+        media_sizes(plan(make_row(**extracted)).messages, tmp_path)
+
+
+@pytest.mark.parametrize("limits", [{"min_pixels": 2 * 10**9, "max_pixels": 2 * 10**9}, {"min_pixels": 10**8}])
+def test_a_row_that_asks_for_more_memory_than_a_puzzle_may_take_is_named(root, extracted, limits):
+    """Before a frame is decoded; such a row took the machine with it, or died of an error of torch's."""
+    limits = {"max_pixels": 2 * 10**9, **limits}
+    with pytest.raises(MediaError, match=r"film\.mp4: its frames take too much memory \(\d+ of .*; lower its"):
+        build_puzzle(make_row(**limits), root)
+    build_puzzle(make_row(**extracted, **limits), root)  # frames of the right sides are shown as they are
+
+
+def test_memory_that_torch_does_not_get_is_no_fault_of_the_file(root):
+    with pytest.raises(MemoryError):
+        media.read_clips(root / "film.mp4", [[0, 1]], fps=10, bounds=Bounds(28, 10**13, 10**13), decoder="decord")
 
 
 def test_an_extracted_frame_that_is_gone_is_named(root, extracted, tmp_path):

@@ -3,7 +3,8 @@
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from bisect import bisect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -135,6 +136,30 @@ def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def scaled_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(width, height) of a picture scaled so that its longer side is ``longest`` pixels.
+
+    >>> scaled_size((4032, 3024), 1296)
+    (1296, 972)
+    """
+    width, height = size
+    return max(1, round(width * longest / max(size))), max(1, round(height * longest / max(size)))
+
+
+def largest_size(size: tuple[int, int], fits: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
+    """The size itself if it fits, else the largest below it of its shape that does; None if none is found.
+
+    Args:
+        size: (width, height).
+        fits: whether a size does; what is larger than one that does not should not either.
+    """
+    if fits(size):
+        return size
+    sides = range(1, max(size))
+    found = bisect(sides, False, key=lambda side: not fits(scaled_size(size, side)))
+    return scaled_size(size, sides[found - 1]) if found else None
 
 
 def center_crop_box(size: tuple[int, int], crop: tuple[int, int]) -> Box:

@@ -241,9 +241,7 @@ def read_extracted(paths: Sequence[Path], indices: Sequence[int], *, fps: float,
         if size is not None and picture.size != size:
             raise MediaError(f"{path}: is of another size than the frames before it; extract the frames anew")
         size = picture.size
-        whole = not (picture.width % bounds.factor or picture.height % bounds.factor)
-        target = (picture.height, picture.width) if whole else _target(path, bounds, picture.height, picture.width)
-        frames.append(_resized(np.array(picture), target))
+        frames.append(_resized(np.array(picture), extracted_size(path, bounds, picture.height, picture.width)))
     return _clip(frames, indices, fps)
 
 
@@ -265,15 +263,27 @@ def _scaled(
     target: tuple[int, int] | None = None
     for index, frame in _frames(path, set(chain.from_iterable(wanted)), info):
         if target is None:
-            target = _target(path, bounds, *frame.shape[:2])
+            target = frame_size(path, bounds, *frame.shape[:2])
         yield index, _resized(frame, target)
 
 
-def _target(path: str | os.PathLike[str], bounds: Bounds, height: int, width: int) -> tuple[int, int]:
+def frame_size(path: str | os.PathLike[str], bounds: Bounds, height: int, width: int) -> tuple[int, int]:
+    """(height, width) at which a video's frame is shown.
+
+    Raises:
+        MediaError: if it cannot be scaled.
+    """
     try:
         return bounds.size(height, width)
     except ValueError as error:
         raise MediaError(f"{path}: {error}; leave it out or change its limits") from error
+
+
+def extracted_size(path: str | os.PathLike[str], bounds: Bounds, height: int, width: int) -> tuple[int, int]:
+    """The same of an extracted frame, which is shown as it is where its sides are multiples of the factor."""
+    if height % bounds.factor == width % bounds.factor == 0:
+        return height, width
+    return frame_size(path, bounds, height, width)
 
 
 def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
@@ -287,7 +297,11 @@ def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
     if frame.shape[:2] == size:
         return frame
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
-    return interpolate(pixels, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+    try:
+        scaled = interpolate(pixels, size, mode="bicubic", antialias=True)
+    except RuntimeError as error:  # torch has no MemoryError of its own
+        raise MemoryError(str(error)) from error
+    return scaled[0].permute(1, 2, 0).numpy()
 
 
 def _frames(path: str | os.PathLike[str], wanted: set[int], info: VideoInfo) -> Iterator[tuple[int, Frame]]:

@@ -1,10 +1,11 @@
 """The one door from rows to puzzles, and the table of tasks behind it.
 
-A task is a module with ``MEDIA_TYPE`` and
+A task is a module with ``MEDIA_TYPE``, ``SIZED_BY`` (what in a row decides how large its media are shown) and
 
 * ``pieces(row)``: K, and ``media_count(row)``: how many media the prompt shows;
 * ``grid(row)``: (rows, columns) of a tiling of a picture, else None;
 * ``specs(row, order)``: one spec a medium, in prompt order;
+* ``sizes(specs, media_root, options)``: (width, height, frames) of their media, by headers alone;
 * ``cut(specs, media_root, options)``: the media of these specs;
 * ``shown(specs, media)``: the pieces, in the order shown.
 
@@ -12,7 +13,6 @@ A task is a module with ``MEDIA_TYPE`` and
 """
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
@@ -22,13 +22,12 @@ from typing import Any
 
 from jigsaw.errors import RowError
 from jigsaw.permutation import answer_of, draw
-from jigsaw.puzzle import CutOptions, Message, Plan, Puzzle, Spec, media_specs
+from jigsaw.puzzle import MARK, CutOptions, Message, Plan, Puzzle, Spec, media_specs
 from jigsaw.rows import Row, answer_format, chat, row_id, row_split
 from jigsaw.tasks import depth, image, video
+from jigsaw.tokens import Medium
 
 TASKS: dict[str, ModuleType] = {"image": image, "video": video, "depth": depth}
-
-_MARK = re.compile(r"<(image|video)>")
 
 
 def task_of(row: Row) -> str:
@@ -85,7 +84,7 @@ def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
 
 def _check_marks(row: Row, media_type: str, count: int) -> None:
     """Raise RowError unless the row's prompt holds one mark a medium, all of the task's media type."""
-    marks = Counter(mark for message in chat(row) for mark in _MARK.findall(message["content"]))
+    marks = Counter(mark for message in chat(row) for mark in MARK.findall(message["content"]))
     if marks != {media_type: count}:
         found = " and ".join(f"{number} <{mark}>" for mark, number in marks.items()) or "none"
         wanted = f"{count} <{media_type}> marks, one a piece," if count > 1 else f"one <{media_type}> mark"
@@ -98,7 +97,7 @@ def _messages(row: Row, media_type: str, specs: Sequence[Spec]) -> list[Message]
     messages: list[Message] = []
     for message in chat(row):
         content: list[dict[str, Any]] = []
-        for place, part in enumerate(_MARK.split(message["content"])):
+        for place, part in enumerate(MARK.split(message["content"])):
             if place % 2:  # what the pattern's group took: a mark
                 content.append({"type": media_type, media_type: next(waiting)})
             elif part:
@@ -120,6 +119,20 @@ def cut_media(messages: list[Message], media_root: str | os.PathLike[str], optio
     for task, specs in groupby(media_specs(messages), key=lambda spec: spec["task"]):
         media.extend(TASKS[task].cut(list(specs), media_root, options))
     return media
+
+
+def media_sizes(
+    messages: list[Message], media_root: str | os.PathLike[str], options: CutOptions = DEFAULTS
+) -> list[Medium]:
+    """The sizes of the media that :func:`cut_media` gives; the headers of all files are read, and no pixels.
+
+    Raises:
+        MediaError: if a file is missing, outside the media root or of no use by its header.
+    """
+    sizes: list[Medium] = []
+    for task, specs in groupby(media_specs(messages), key=lambda spec: spec["task"]):
+        sizes.extend(TASKS[task].sizes(list(specs), media_root, options))
+    return sizes
 
 
 def cut(plan: Plan, media_root: str | os.PathLike[str], options: CutOptions = DEFAULTS) -> Puzzle:

@@ -18,13 +18,15 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from jigsaw.errors import MediaError, RowError
 from jigsaw.media.camera import PixelMap, Size
-from jigsaw.media.image import open_rgb
+from jigsaw.media.image import image_size, open_rgb
 from jigsaw.puzzle import CutOptions, Spec
 from jigsaw.rows import Row, extra_info, media_path, media_struct, struct_path
 from jigsaw.tasks.image import picture_size
+from jigsaw.tokens import Medium
 
 DATA_SOURCE = "visual_depth_jigsaw"
 MEDIA_TYPE = "image"
+SIZED_BY = "resize_size"
 
 RADIUS = 15
 """Of a disc, in pixels of the picture that it is drawn on (released code)."""
@@ -116,6 +118,21 @@ def specs(row: Row, order: Sequence[int]) -> list[Spec]:
     return [{"task": "depth", **picture, "points": [picture["points"][rank] for rank in order]}]
 
 
+def sizes(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Medium]:
+    """The sizes of the pictures, by their headers.
+
+    Raises:
+        MediaError: if a header cannot be read, or a point lies outside its picture.
+    """
+    found: list[Medium] = []
+    for spec in wanted:
+        size = image_size(media_path(spec["path"], media_root))
+        _check_inside(spec, size)
+        width, height = spec["resize"] or size
+        found.append((width, height, 1))
+    return found
+
+
 def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Image.Image]:
     """The pictures with their discs.
 
@@ -134,12 +151,10 @@ def shown(wanted: Sequence[Spec], media: Sequence[Image.Image]) -> list[list[int
 
 
 def _marked(spec: Spec, media_root: str | os.PathLike[str]) -> Image.Image:
-    path, points = spec["path"], spec["points"]
-    picture = open_rgb(media_path(path, media_root))
+    points = spec["points"]
+    picture = open_rgb(media_path(spec["path"], media_root))
     size = picture.size
-    for y, x in points:
-        if y >= size[1] or x >= size[0]:
-            raise MediaError(f"{path}: point [{y}, {x}] ([y, x]) lies outside its {size[0]}×{size[1]} pixels")
+    _check_inside(spec, size)
     if spec["draw"] == BEFORE_RESIZE:
         draw_discs(picture, points)
     if spec["resize"]:
@@ -147,6 +162,13 @@ def _marked(spec: Spec, media_root: str | os.PathLike[str]) -> Image.Image:
     if spec["draw"] == AFTER_RESIZE:
         draw_discs(picture, [rescaled(point, size, picture.size) for point in points])
     return picture
+
+
+def _check_inside(spec: Spec, size: Size) -> None:
+    """Raise MediaError unless all points lie in a picture of this size."""
+    for y, x in spec["points"]:
+        if y >= size[1] or x >= size[0]:
+            raise MediaError(f"{spec['path']}: point [{y}, {x}] ([y, x]) lies outside its {size[0]}×{size[1]} pixels")
 
 
 def rescaled(point: Sequence[int], size: Size, resized: Size) -> list[int]:

@@ -1,19 +1,21 @@
 """Image jigsaw: a picture is cut into rows × columns tiles, each shown as an image of its own (paper, 3.1)."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from PIL import Image
 
 from jigsaw.errors import MediaError, RowError
-from jigsaw.media.image import center_crop_box, open_rgb, tile_boxes
+from jigsaw.media.image import Box, center_crop_box, image_size, open_rgb, tile_boxes
 from jigsaw.puzzle import CutOptions, Spec
 from jigsaw.rows import Row, media_path, media_struct, struct_path, unnest, whole_numbers
+from jigsaw.tokens import Medium
 
 DATA_SOURCE = "visual_jigsaw_image"
 MEDIA_TYPE = "image"
+SIZED_BY = "resize_size"
 
 
 def source(row: Row) -> Spec:
@@ -82,6 +84,20 @@ def specs(row: Row, order: Sequence[int]) -> list[Spec]:
     return [{"task": "image", **picture, "tile": tile} for tile in order]
 
 
+def sizes(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Medium]:
+    """The sizes of the wanted tiles, by their pictures' headers.
+
+    Raises:
+        MediaError: if a picture's header cannot be read, or it is smaller than its grid or its crop.
+    """
+    found: list[Medium] = []
+    for picture_spec, specs_of_picture in _by_picture(wanted):
+        boxes = _boxes(picture_spec, image_size(media_path(picture_spec["path"], media_root)))
+        tiles = (boxes[spec["tile"]] for spec in specs_of_picture)
+        found += [(right - left, bottom - top, 1) for left, top, right, bottom in tiles]
+    return found
+
+
 def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Image.Image]:
     """Cut the wanted tiles, in the order given; a picture that neighbours share is decoded once.
 
@@ -92,8 +108,7 @@ def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: Cut
         MediaError: if a picture cannot be read or is smaller than its grid or its crop.
     """
     tiles = []
-    # Dicts are compared, not hashed: a key of text costs as much as a tile.
-    for picture_spec, specs_of_picture in groupby(wanted, key=lambda spec: {**spec, "tile": None}):
+    for picture_spec, specs_of_picture in _by_picture(wanted):
         picture, boxes = _open(picture_spec, media_root)
         tiles += [picture.crop(boxes[spec["tile"]]) for spec in specs_of_picture]
     return tiles
@@ -104,18 +119,33 @@ def shown(wanted: Sequence[Spec], media: Sequence[Image.Image]) -> list[Image.Im
     return list(media)
 
 
-def _open(spec: Spec, media_root: str | os.PathLike[str]) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
-    path, (rows, columns) = spec["path"], spec["grid"]
-    picture = open_rgb(media_path(path, media_root))
+def _by_picture(wanted: Sequence[Spec]) -> Iterator[tuple[Spec, Iterator[Spec]]]:
+    """Neighbours that share a picture, after what they share."""
+    # Dicts are compared, not hashed: a key of text costs as much as a tile.
+    return groupby(wanted, key=lambda spec: {**spec, "tile": None})
+
+
+def _open(spec: Spec, media_root: str | os.PathLike[str]) -> tuple[Image.Image, list[Box]]:
+    picture = open_rgb(media_path(spec["path"], media_root))
+    boxes = _boxes(spec, picture.size)
     if spec["resize"]:
         picture = picture.resize(tuple(spec["resize"]), Image.Resampling.BICUBIC)
     if spec["crop"]:
-        if spec["crop"][0] > picture.width or spec["crop"][1] > picture.height:
-            raise MediaError(f"{path}: {picture.width}×{picture.height} pixels are fewer than its crop {spec['crop']}")
         picture = picture.crop(center_crop_box(picture.size, tuple(spec["crop"])))
-    if picture.width < columns or picture.height < rows:
+    return picture, boxes
+
+
+def _boxes(spec: Spec, size: tuple[int, int]) -> list[Box]:
+    """The tiles of a picture that has this size in its file."""
+    path, (rows, columns) = spec["path"], spec["grid"]
+    width, height = spec["resize"] or size
+    if spec["crop"]:
+        if spec["crop"][0] > width or spec["crop"][1] > height:
+            raise MediaError(f"{path}: {width}×{height} pixels are fewer than its crop {spec['crop']}")
+        width, height = spec["crop"]
+    if width < columns or height < rows:
         raise MediaError(
-            f"{path}: {picture.width}×{picture.height} pixels cannot be cut into {rows} rows and {columns} columns; "
+            f"{path}: {width}×{height} pixels cannot be cut into {rows} rows and {columns} columns; "
             "choose a smaller grid or drop the picture"
         )
-    return picture, tile_boxes(picture.size, rows, columns)
+    return tile_boxes((width, height), rows, columns)

@@ -28,22 +28,38 @@ import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from jigsaw.errors import MediaError, RowError
-from jigsaw.media.image import center_crop_box, tile_boxes
-from jigsaw.media.video import FRAME_NAME, Bounds, Clip, probe, read_clips, read_extracted
+from jigsaw.media.image import center_crop_box, image_size
+from jigsaw.media.video import (
+    FRAME_NAME,
+    Bounds,
+    Clip,
+    VideoInfo,
+    extracted_size,
+    frame_size,
+    probe,
+    read_clips,
+    read_extracted,
+)
 from jigsaw.puzzle import CutOptions, Spec
 from jigsaw.rows import Row, extra_info, media_path, media_struct, struct_path, whole_numbers
+from jigsaw.tokens import Medium
 
 DATA_SOURCE = "visual_jigsaw_video"
 MEDIA_TYPE = "video"
+SIZED_BY = "max_pixels, min_pixels or fps_max_frames"
 
 TRIM = 0.05
 """Share of a clip that is dropped at each end (paper)."""
 
 MAX_PIXELS = 128 * 28 * 28
 """Of a frame (paper)."""
+
+MOST_BYTES = 1 << 30
+"""Of a puzzle's pixels; the 128,000 tokens that Qwen2.5-VL can read are 0.6 GB of them."""
 
 _RELEASED_TRIM = 0.1
 
@@ -219,16 +235,25 @@ def specs(row: Row, order: Sequence[int]) -> list[Spec]:
     return found
 
 
+def sizes(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Medium]:
+    """The sizes of the wanted pieces, by the headers of their videos or of all their extracted frames.
+
+    Raises:
+        MediaError: if a header cannot be read, a video is too short for its clips or too small for its grid, or the
+            pieces are too large for the memory.
+    """
+    clips = {key: _sizes(found, media_root, options) for key, found in _by_video(wanted).items()}
+    return [_piece_size(clips[_key(spec)][spec["clip"]], spec, options.factor) for spec in wanted]
+
+
 def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Clip]:
     """Cut the wanted pieces, in the order given; a video that several specs share is decoded once.
 
     Raises:
-        MediaError: if a video cannot be read, is too short for its clips or too small for its grid.
+        MediaError: if a video cannot be read, is too short for its clips or too small for its grid, or the pieces are
+            too large for the memory.
     """
-    videos: dict[str, dict[int, Spec]] = {}
-    for spec in wanted:
-        videos.setdefault(_key(spec), {})[spec["clip"]] = spec
-    clips = {key: _read(list(found.values()), media_root, options) for key, found in videos.items()}
+    clips = {key: _read(found, media_root, options) for key, found in _by_video(wanted).items()}
     return [_tile(clips[_key(spec)][spec["clip"]], spec, options.factor) for spec in wanted]
 
 
@@ -237,52 +262,125 @@ def shown(wanted: Sequence[Spec], media: Sequence[Clip]) -> list[Clip]:
     return list(media)
 
 
+def _by_video(wanted: Sequence[Spec]) -> dict[str, list[Spec]]:
+    """One spec a clip of each video."""
+    videos: dict[str, dict[int, Spec]] = {}
+    for spec in wanted:
+        videos.setdefault(_key(spec), {})[spec["clip"]] = spec
+    return {key: list(clips.values()) for key, clips in videos.items()}
+
+
 def _key(spec: Spec) -> str:
     """What specs of one video have in common."""
     return json.dumps({name: value for name, value in spec.items() if name not in ("clip", "tile", "frames")})
 
 
-def _read(found: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> dict[int, Clip]:
-    """Clips of one video by number, one spec each."""
-    spec = found[0]
-    path = spec["path"]
-    bounds = Bounds(options.factor, spec["min_pixels"], spec["max_pixels"])
-    if spec["frames"]:
-        return {
-            one["clip"]: read_extracted(
-                [media_path(f"{path}/{FRAME_NAME.format(index)}", media_root) for index in one["frames"]],
-                one["frames"],
-                fps=spec["source_fps"],
-                bounds=bounds,
-            )
-            for one in found
-        }
-    file = media_path(path, media_root)
-    info = probe(file)
+def _bounds(spec: Spec, options: CutOptions) -> Bounds:
+    return Bounds(options.factor, spec["min_pixels"], spec["max_pixels"])
+
+
+def _indices(spec: Spec, info: VideoInfo) -> list[tuple[int, ...]]:
+    """Frame indices of all clips of a video."""
     rules = {name: spec[name] for name in ("clips", "trim", "fps", "min_frames", "max_frames")}
     try:
-        indices = clip_indices(info.frames, info.fps, **rules)
+        return clip_indices(info.frames, info.fps, **rules)
     except ValueError as error:
-        raise MediaError(f"{path}: {error}; leave it out or lower the number of clips") from error
-    numbers = [one["clip"] for one in found]
-    clips = read_clips(file, [indices[n] for n in numbers], info, bounds=bounds)
-    return dict(zip(numbers, clips, strict=True))
+        raise MediaError(f"{spec['path']}: {error}; leave it out or lower the number of clips") from error
+
+
+def _frame_paths(spec: Spec, media_root: str | os.PathLike[str]) -> list[Path]:
+    """The extracted frames of a spec's clip."""
+    return [media_path(f"{spec['path']}/{FRAME_NAME.format(index)}", media_root) for index in spec["frames"]]
+
+
+def _sizes(found: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> dict[int, Medium]:
+    """Sizes of clips of one video by number, one spec each."""
+    spec, bounds = found[0], _bounds(found[0], options)
+    if spec["frames"]:
+        paths = [path for one in found for path in _frame_paths(one, media_root)]
+        (width, height), *others = map(image_size, paths)
+        for path, size in zip(paths[1:], others, strict=True):
+            if size != (width, height):
+                raise MediaError(f"{path}: is of another size than the frames before it; extract the frames anew")
+        height, width = extracted_size(paths[0], bounds, height, width)
+        counts = [len(one["frames"]) for one in found]
+    else:
+        file = media_path(spec["path"], media_root)
+        info = probe(file)
+        height, width = frame_size(file, bounds, info.height, info.width)
+        counts = [len(indices) for indices in _indices(spec, info)]
+        counts = [counts[one["clip"]] for one in found]
+    _check_memory(spec, width, height, counts)
+    return {one["clip"]: (width, height, count) for one, count in zip(found, counts, strict=True)}
+
+
+def _check_memory(spec: Spec, width: int, height: int, counts: Sequence[int]) -> None:
+    """Raise MediaError if clips of so many frames would take more memory than a puzzle may."""
+    if (needed := 3 * width * height * sum(counts)) > MOST_BYTES:
+        raise MediaError(
+            f"{spec['path']}: its frames take too much memory ({sum(counts)} of {width}×{height} pixels, "
+            f"{needed / (1 << 30):.1f} GiB); lower its max_pixels, min_pixels or fps_max_frames"
+        )
+
+
+def _read(found: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> dict[int, Clip]:
+    """Clips of one video by number, one spec each."""
+    spec, bounds = found[0], _bounds(found[0], options)
+    if spec["frames"]:
+        paths = [_frame_paths(one, media_root) for one in found]
+        width, height = image_size(paths[0][0])
+        height, width = extracted_size(paths[0][0], bounds, height, width)
+        _check_memory(spec, width, height, [len(one["frames"]) for one in found])
+        return {
+            one["clip"]: read_extracted(files, one["frames"], fps=spec["source_fps"], bounds=bounds)
+            for one, files in zip(found, paths, strict=True)
+        }
+    file = media_path(spec["path"], media_root)
+    info = probe(file)
+    clips = _indices(spec, info)
+    wanted = [clips[one["clip"]] for one in found]
+    height, width = frame_size(file, bounds, info.height, info.width)
+    _check_memory(spec, width, height, [len(indices) for indices in wanted])
+    read = read_clips(file, wanted, info, bounds=bounds)
+    return {one["clip"]: clip for one, clip in zip(found, read, strict=True)}
+
+
+def piece_size(clip: Medium, grid: Sequence[int] | None, factor: int) -> Medium:
+    """The size of a piece of a clip: the clip's own, or that of a tile.
+
+    The sides of a tile are multiples of the factor; what does not divide is cropped from the clip's edges.
+
+    Raises:
+        ValueError: if the frames are too small for the grid.
+    """
+    if not grid:
+        return clip
+    (rows, columns), (width, height, frames) = grid, clip
+    tile = width // (columns * factor) * factor, height // (rows * factor) * factor
+    if not min(tile):
+        raise ValueError(
+            f"frames of {width}×{height} pixels cannot be cut into {rows} rows and {columns} columns "
+            f"of {factor} pixels or more"
+        )
+    return *tile, frames
+
+
+def _piece_size(clip: Medium, spec: Spec, factor: int) -> Medium:
+    try:
+        return piece_size(clip, spec["grid"], factor)
+    except ValueError as error:
+        raise MediaError(f"{spec['path']}: {error}; choose a smaller grid or more pixels") from error
 
 
 def _tile(clip: Clip, spec: Spec, factor: int) -> Clip:
-    """A tile of a clip, sides multiples of the factor; what does not divide is cropped from the clip's edges."""
+    """A tile of a clip, sides multiples of the factor."""
     if not spec["grid"]:
         return clip
     rows, columns = spec["grid"]
-    height, width = clip.frames.shape[2:]
-    inner = (width // (columns * factor) * columns * factor, height // (rows * factor) * rows * factor)
-    if not min(inner):
-        raise MediaError(
-            f"{spec['path']}: frames of {width}×{height} pixels cannot be cut into {rows} rows and {columns} columns "
-            f"of {factor} pixels or more; choose a smaller grid or more pixels"
-        )
-    x, y, _, _ = center_crop_box((width, height), inner)
-    left, top, right, bottom = tile_boxes(inner, rows, columns)[spec["tile"]]
+    count, _, height, width = clip.frames.shape
+    across, down, _ = _piece_size((width, height, count), spec, factor)
+    x, y, _, _ = center_crop_box((width, height), (across * columns, down * rows))
+    left, top = x + spec["tile"] % columns * across, y + spec["tile"] // columns * down
     # A copy, so that a piece that travels does not carry its clip along.
-    frames = clip.frames[:, :, y + top : y + bottom, x + left : x + right].clone()
+    frames = clip.frames[:, :, top : top + down, left : left + across].clone()
     return Clip(frames, clip.indices, clip.fps)
