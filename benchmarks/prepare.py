@@ -53,7 +53,7 @@ def bare(root: Path, paths: list[str]) -> float:
 
 def proper(root: Path, paths: list[str], reader: Reader) -> float:
     """CPU seconds a picture of a worker and its reader."""
-    look = partial(check_picture, media_root=root, grid=(3, 3), min_side=84, verify=False)
+    look = partial(check_picture, media_root=root, options=ImageOptions())
     reader.lines(look, paths[:10], 120)
     (child,) = psutil.Process().children()
     before = time.process_time() + sum(child.cpu_times()[:2])

@@ -192,7 +192,10 @@ def test_the_manifest_says_what_is_there(media, undisturbed):
         "train": kept - VAL,
         "val": VAL,
         "rejected": {"a side is shorter than 84 pixels": small},
+        "smaller": 0,
+        "tokens": {"media_mean": manifest["counts"]["tokens"]["media_mean"], "media_most": 72, "text_at_most": 598},
     }
+    assert 54 < manifest["counts"]["tokens"]["media_mean"] < 72  # 9 tiles of 4 tokens and of 6, two more for each
     assert manifest["arguments"]["grid"] == "3x3"
     for name in OUTPUTS - {"manifest.json"}:
         digest = hashlib.sha256((undisturbed / name).read_bytes()).hexdigest()
@@ -588,7 +591,7 @@ def test_every_tile_of_a_kept_picture_has_a_pixel(tmp_path_factory, width, heigh
     name = f"{width}x{height}.png"
     if not (root / name).exists():
         save(root / name, width, height)
-    (record,) = check_picture(name, media_root=root, grid=(rows, columns), min_side=0, verify=False)
+    (record,) = check_picture(name, media_root=root, options=ImageOptions(grid=(rows, columns), min_side=0))
     assert ("reason" in record) == (width < columns or height < rows)
 
 
@@ -631,6 +634,9 @@ def test_grids_are_rows_by_columns(rows, columns):
         ({"limit": 0}, "--limit 0"),
         ({"grid": (1, 1)}, "--grid 1x1"),
         ({"answer_format": "xml"}, "--answer-format xml"),
+        ({"max_pixels": 7055}, "--max-pixels 7055: must be 7056 or more, for 9 tiles"),
+        ({"max_prompt_length": 600}, "--max-prompt-length 600: too few tokens for 9 media, which take 54 without"),
+        ({"grid": (9999, 9999)}, "--max-prompt-length 8192: too few tokens for 99,980,001 media, which take 599,"),
         ({"workers": 0}, "--workers 0"),
         ({"val": 2}, "--val 2: leaves nothing to train on"),
     ],
@@ -662,16 +668,57 @@ def test_no_picture_that_is_fit(tmp_path):
 
 def test_an_output_folder_that_cannot_be(tmp_path):
     save(tmp_path / "m" / "a.png")
-    for out in (tmp_path / "m" / "a.png", tmp_path / "m" / "a.png" / "out"):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(JigsawError, match=r"cannot be used as output folder .*; choose another --out"):
             prepare(tmp_path / "m", out)
 
 
-def test_output_inside_the_media_root(tmp_path):
-    save(tmp_path / "a.png")
-    save(tmp_path / "b.png", 97)
-    prepare(tmp_path, tmp_path, val=1)
-    assert prepare(tmp_path, tmp_path, val=1).up_to_date
+@pytest.mark.parametrize(("out", "where"), [("m", "in"), ("m/rows", "in"), ("link", "in"), (".", "around")])
+def test_nothing_is_written_among_the_pictures(tmp_path, out, where):
+    """The advice to delete an output folder must never cost a picture."""
+    save(tmp_path / "m" / "a.png")
+    (tmp_path / "link").symlink_to("m")
+    with pytest.raises(JigsawError, match=rf"--out {tmp_path / out}: lies {where} the media root .*choose a folder"):
+        prepare(tmp_path / "m", tmp_path / out)
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["a.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "link"}
+
+
+# ---------------------------------------------------------------------------------------------------- large pictures
+
+
+def test_large_pictures_are_shown_smaller_and_counted(tmp_path):
+    root = tmp_path / "m"
+    save(root / "large.jpg", 2000, 1500)
+    save(root / "small.jpg", 640, 480)
+    summary = prepare(root, tmp_path / "out", max_prompt_length=3000)
+    large, small = read_rows(tmp_path / "out/train.parquet")
+    assert small["images"][0]["resize_size"] == [-1, -1]
+    assert summary.smaller == 1
+    assert summary.tokens["media_most"] + summary.tokens["text_at_most"] <= 3000
+    assert summary.tokens["media_mean"] == (summary.tokens["media_most"] + 9 * 50) / 2
+    assert (large["extra_info"]["width"], large["extra_info"]["height"]) == (2000, 1500)  # of the file
+    assert list(jigsaw.build_puzzle(large, root).reassemble().size) == large["images"][0]["resize_size"]
+    prepare(root, tmp_path / "pixels", max_pixels=200_000)
+    for row in read_rows(tmp_path / "pixels/train.parquet"):
+        assert 199_000 < np.prod(row["images"][0]["resize_size"]) <= 200_000
+
+
+def test_the_command_says_what_a_prompt_takes(tmp_path):
+    save(tmp_path / "m" / "large.jpg", 2000, 1500)
+    command = ["prepare", "image", "--media-root", str(tmp_path / "m"), "--out", str(tmp_path / "out")]
+    command += ["--max-pixels", "307200", "--max-prompt-length", "4000"]
+    said = CliRunner().invoke(app, command).stdout
+    for what, number in {
+        "shown smaller, to fit": 1,
+        "tokens of a prompt's media, mean": 450,
+        "  largest": 450,
+        "tokens of its text, at most": 598,
+    }.items():
+        assert re.search(rf"│ {what} +│ +{number} │", said), said
+    said = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert (said["smaller"], said["tokens"]) == (1, {"media_mean": 450.0, "media_most": 450, "text_at_most": 598})
 
 
 # ------------------------------------------------------------------------------------------ readers that do not return

@@ -21,6 +21,7 @@ from jigsaw.cli import app
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.scannet import (
     DepthOptions,
+    depth_row,
     depth_schema,
     list_scenes,
     look_at_scene,
@@ -28,8 +29,10 @@ from jigsaw.prepare.scannet import (
     sampled_frames,
     shown_size,
 )
-from jigsaw.rows import read_rows, read_table
+from jigsaw.rows import chat, read_rows, read_table
+from jigsaw.tasks import media_sizes
 from jigsaw.tasks.depth import rescaled
+from jigsaw.tokens import media_tokens, text_tokens
 from jigsaw.toy.rgbd import COLOUR_SIZE, LOST, render_views, sens_bytes, write_scene
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
@@ -160,6 +163,26 @@ def test_large_pictures_are_shown_smaller_with_discs_apart(media):
         assert (shown < np.array([242, 324]) - 15).all()
         gaps = np.hypot(*(shown[:, None] - shown[None]).transpose(2, 0, 1))
         assert gaps[~np.eye(3, dtype=bool)].min() >= 31
+
+
+def test_pictures_that_do_not_fit_their_prompt_are_shown_smaller_still(media):
+    """The points are chosen for the size that is shown, so discs stay whole and apart."""
+    for record in look(media, LAB, points=3, max_prompt_length=700):
+        assert record["smaller"]
+        assert record["resize"][0] / record["resize"][1] == pytest.approx(COLOUR_SIZE[0] / COLOUR_SIZE[1], rel=0.01)
+        row = depth_row(record, 0, "train", DepthOptions(points=3))
+        (size,) = media_sizes(jigsaw.plan(row).messages, media)
+        assert media_tokens([size]) == record["tokens"]
+        assert record["tokens"] + text_tokens(chat(row)) <= 700
+        shown = np.array([rescaled(point, COLOUR_SIZE, record["resize"]) for point in record["points"]])
+        assert (shown >= 15).all()
+        assert (shown < np.array(record["resize"][::-1]) - 15).all()
+        gaps = np.hypot(*(shown[:, None] - shown[None]).transpose(2, 0, 1))
+        assert gaps[~np.eye(3, dtype=bool)].min() >= 31
+    assert (
+        reasons(look(media, LAB, max_prompt_length=520))
+        == ["it has too few points that are apart in the picture and in depth (4 of 6)"] * VIEWS
+    )
 
 
 def test_points_and_format(media, tmp_path):
@@ -325,14 +348,15 @@ def test_intrinsics_of_another_resolution_are_named(rooms, tmp_path):
 
 def test_long_and_foreign_names(rooms, tmp_path):
     long = "n" * 200
-    folder = write_scene(tmp_path / f"日本 ü {long}", rooms[0][:1], "folder")
+    root = tmp_path / "m"
+    folder = write_scene(root / f"日本 ü {long}", rooms[0][:1], "folder")
     os.rename(folder / "rgb/0.jpg", folder / f"rgb/{long}.jpg")
     os.rename(folder / "depth/0.png", folder / f"depth/{long}.png")
-    prepare(tmp_path, tmp_path / "out", extract_frames=tmp_path / "frames")
+    prepare(root, tmp_path / "out", extract_frames=tmp_path / "frames")
     (row,) = read_rows(tmp_path / "out/train.parquet")
     jigsaw.build_puzzle(row, tmp_path / "frames")
-    os.rename(folder, os.fsencode(tmp_path) + b"/\xff")
-    (record,) = look(tmp_path, os.fsdecode(b"\xff"))
+    os.rename(folder, os.fsencode(root) + b"/\xff")
+    (record,) = look(root, os.fsdecode(b"\xff"))
     assert record["reason"].startswith("its name is not valid UTF-8")
 
 
@@ -344,6 +368,7 @@ def test_long_and_foreign_names(rooms, tmp_path):
         ({"samples_per_scene": 0}, "--samples-per-scene 0"),
         ({"max_side": 59}, "--max-side 59"),
         ({"val": -1}, "--val -1"),
+        ({"max_prompt_length": 500}, "--max-prompt-length 500: too few tokens for 1 media"),
         ({"val": 4}, "--val 4: leaves nothing"),
         ({"limit": 0}, "--limit 0"),
         ({"workers": 0}, "--workers 0"),

@@ -21,8 +21,10 @@ from jigsaw.cli import app
 from jigsaw.errors import JigsawError
 from jigsaw.prepare import videos
 from jigsaw.prepare.videos import SHARD_SIZE, VideoOptions, _entries, list_videos, prepare_videos, video_schema
-from jigsaw.rows import read_rows, read_table
+from jigsaw.rows import chat, read_rows, read_table
+from jigsaw.tasks import media_sizes
 from jigsaw.tasks.video import clip_indices
+from jigsaw.tokens import media_tokens, text_tokens
 from jigsaw.toy.videos import write_video
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
@@ -165,6 +167,32 @@ def test_rows_of_other_clips_share_a_folder_of_frames(film, tmp_path):
         assert len(jigsaw.build_puzzle(row, tmp_path / "frames").pieces) == clips
     with pytest.raises(JigsawError, match="has frames of 3136 pixels, not of --max-pixels 4000; choose another"):
         prepare(film.parent, tmp_path / "out", max_pixels=4000, extract_frames=tmp_path / "frames")
+
+
+def test_frames_that_do_not_fit_the_prompt_are_shown_smaller(media, tmp_path):
+    """Each video as large as fits; its extracted frames lie in a folder of their own."""
+    roomy = {"max_pixels": 100_352, "limit": 3, "max_frames": 12, "fps": 10}
+    free = prepare(media, tmp_path / "free", extract_frames=tmp_path / "frames", **roomy)
+    assert free.smaller == 0
+    assert free.tokens["media_most"] == 2 * (2 + 6 * 14 * 10)
+    tight = free.tokens["media_most"] + free.tokens["text_at_most"] - 1
+    for more in ({}, {"extract_frames": tmp_path / "frames"}, {"grid": (1, 2)}):
+        out = tmp_path / f"out{len(more)}{list(more)}"
+        summary = prepare(media, out, **roomy, max_prompt_length=tight, **more)
+        rows = read_rows(out / "train.parquet")
+        assert summary.smaller == summary.kept == len(rows) > 0
+        root = tmp_path / "frames" if "extract_frames" in more else media
+        for row in rows:
+            struct = row["videos"][0]
+            assert struct["min_pixels"] == struct["max_pixels"] < 100_352
+            sizes = media_sizes(jigsaw.plan(row).messages, root)
+            assert media_tokens(sizes) == summary.tokens["media_most"]
+            assert 0.8 * tight < media_tokens(sizes) + text_tokens(chat(row)) <= tight
+            puzzle = jigsaw.build_puzzle(row, root)
+            assert [tuple(piece.frames.shape) for piece in puzzle.pieces] == [(n, 3, h, w) for w, h, n in sizes]
+    for row in read_rows(tmp_path / "free/train.parquet"):  # their frames were not replaced
+        puzzle = jigsaw.build_puzzle(row, tmp_path / "frames")
+        assert {piece.frames.shape[2:] for piece in puzzle.pieces} == {(280, 392)}
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input

@@ -69,8 +69,9 @@ def test_good_pictures_and_each_kind_of_bad_ones(media, tmp_path):
     data = write(tmp_path / "rows.parquet", rows)
     report = check(data, media)
     assert (report.rows, report.tasks) == (6, {"image": 6})
-    assert [row.index for row in report.bad] == [3, 4, 5]
+    assert [row.index for row in report.bad] == [2, 3, 4, 5]
     found = reasons(report)
+    assert found["small.png"].startswith("2×2 pixels cannot be cut into 3 rows")
     assert found["text.jpg"].startswith("is not a picture")
     assert found["none.jpg"].startswith("no such file below the media root")
     assert found["../out.jpg"].startswith("leaves the media root")
@@ -87,12 +88,11 @@ def test_videos_and_their_frames(media, tmp_path):
     rows[5]["extra_info"]["id"] = "missing frame"
     data = write(tmp_path / "rows.parquet", rows)
     found = reasons(check(data, media))
-    assert found.keys() == {"half.mp4", "good.jpg", "missing frame"}
+    assert found.keys() == {"half.mp4", "good.jpg", "missing frame", "three.mp4"}
     assert found["missing frame"].startswith("no such file")
     assert found["missing frame"].endswith("(frames/000005.jpg)")
-    found = reasons(check(data, media, decode=True))
-    assert found.keys() == {"half.mp4", "good.jpg", "missing frame", "three.mp4"}
     assert "too few for 2 clips" in found["three.mp4"]
+    assert reasons(check(data, media, decode=True)) == found
 
 
 def test_depth_rows_that_prepare_makes_are_good(tmp_path):
@@ -138,9 +138,61 @@ def test_a_row_that_its_reader_does_not_survive_is_bad(media, tmp_path, monkeypa
     rows = [picture_row("good.jpg", id="a"), picture_row("good.jpg")]
     for row in rows:
         row["images"][0]["resize_size"] = [9000, 9900]
-    report = check(write(tmp_path / "rows.parquet", rows), media, decode=True)
+    data = write(tmp_path / "rows.parquet", rows)
+    report = check(data, media, decode=True, max_prompt_length=10**6)
     said = "the reader took longer than 0.05 s"
     assert report.bad == [BadRow(0, "a", said), BadRow(1, "good.jpg#3x3", said)]
+
+
+def released(path: str, **struct: Any) -> dict[str, Any]:
+    """A row as the released files have them."""
+    images = [{"path": [path], "jigsaw_config": [2, 2], "resize_size": [-1, -1], "crop_size": [-1, -1], **struct}]
+    prompt = [{"role": "user", "content": "<image>" * 4 + "\nPut them in order, in \\boxed{}."}]
+    return {"data_source": "jigsaw", "prompt": prompt, "images": images, "extra_info": {"index": 0}}
+
+
+def test_rows_whose_prompt_does_not_fit(media, tmp_path):
+    """By headers alone: of the large picture there is nothing else."""
+    Image.new("RGB", (3400, 2300)).save(tmp_path / "large.jpg")
+    (tmp_path / "large.jpg").write_bytes((tmp_path / "large.jpg").read_bytes()[:2000])
+    Image.new("RGB", (8900, 40)).save(tmp_path / "narrow.png")
+    data = write(
+        tmp_path / "rows.parquet",
+        [
+            released("large.jpg"),
+            released("large.jpg", resize_size=[1700, 1150]),
+            released("large.jpg", crop_size=[1700, 1150]),
+            released("narrow.png"),
+        ],
+    )
+    report = check(data, tmp_path)
+    assert [row.index for row in report.bad] == [0, 3]
+    assert report.bad[0].reason == (
+        "takes more tokens than --max-prompt-length (10,012 of its media and up to 104 of its text, over 8,192); make "
+        "its media smaller by resize_size, or raise data.max_prompt_length"
+    )
+    assert report.bad[1].reason.startswith("cannot be shown to the model (4450×20 pixels are too narrow")
+    assert report.reasons["takes more tokens than --max-prompt-length"] == 1
+    assert report.most_tokens == 10_116
+    assert [row.index for row in check(data, tmp_path, max_prompt_length=10_116).bad] == [3]
+    assert [row.index for row in check(data, tmp_path, max_prompt_length=2000).bad] == [0, 1, 2, 3]
+    command = ["verify", str(data), "--media-root", str(tmp_path), "--max-prompt-length", "10116"]
+    result = CliRunner().invoke(app, command)
+    assert re.search(r"tokens of the largest prompt, at most +│ +10,116 │", result.stdout)
+    assert "1 of 4 rows are bad" in str(result.exception)
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_row_that_asks_for_more_memory_than_there_is_costs_itself_alone(media, tmp_path, decode):
+    """``min_pixels = max_pixels = 2e9``, as who wants no limit writes it."""
+    rows = [film_row("film.mp4"), film_row("film.mp4"), film_row("film.mp4")]
+    for index, row in enumerate(rows):
+        row["extra_info"]["id"] = str(index)
+    rows[1]["videos"][0] |= {"min_pixels": 2 * 10**9, "max_pixels": 2 * 10**9}
+    report = check(write(tmp_path / "rows.parquet", rows), media, decode=decode)
+    assert [(row.index, row.reason.partition(" (")[0]) for row in report.bad] == [
+        (1, "its frames take too much memory")
+    ]
 
 
 def test_a_file_of_no_rows_and_a_folder_that_is_none(media, tmp_path):

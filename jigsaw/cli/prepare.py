@@ -14,12 +14,19 @@ from jigsaw.cli.progress import RayAddress, Workers, progress_bar
 from jigsaw.prepare.images import ImageOptions, parse_grid, prepare_images
 from jigsaw.prepare.pipeline import Summary
 from jigsaw.rows import AnswerFormat
+from jigsaw.tokens import MAX_PROMPT_LENGTH
 
 prepare = typer.Typer(help="Make rows (train.parquet, val.parquet) from raw data sets.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option(help="Output folder.")]
 Seed = Annotated[int, typer.Option(help="Seed of all that is drawn.")]
 Format = Annotated[AnswerFormat, typer.Option(help="How the prompt asks for the answer.")]
+MaxPromptLength = Annotated[
+    int,
+    typer.Option(
+        help="Tokens that a prompt may take, data.max_prompt_length in training; what does not fit is shown smaller."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
@@ -29,6 +36,13 @@ def image(
     out: Out,
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "3x3",
     min_side: Annotated[int, typer.Option(help="Leave out pictures with a shorter side, in pixels.")] = 84,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help="Show larger pictures scaled down to so many pixels; as many as fit the prompt if not given.",
+            show_default=False,
+        ),
+    ] = None,
     val: Annotated[
         int, typer.Option(help="Number of pictures for val.parquet; 0 leaves it empty, and training needs some.")
     ] = 0,
@@ -37,6 +51,7 @@ def image(
     ray_address: RayAddress = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decode every picture, not its header alone.")] = False,
     answer_format: Format = "answer_tag",
+    max_prompt_length: MaxPromptLength = MAX_PROMPT_LENGTH,
     limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many pictures.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,11 +62,13 @@ def image(
     options = ImageOptions(
         grid=parse_grid(grid),
         min_side=min_side,
+        max_pixels=max_pixels,
         verify=verify,
         val=val,
         seed=seed,
         limit=limit,
         answer_format=answer_format,
+        max_prompt_length=max_prompt_length,
     )
     with progress_bar("pictures") as (progress, rejects):
         summary = prepare_images(
@@ -89,6 +106,7 @@ def video(
         ),
     ] = None,
     answer_format: Format = "answer_tag",
+    max_prompt_length: MaxPromptLength = MAX_PROMPT_LENGTH,
     limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many videos.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -112,6 +130,7 @@ def video(
         seed=seed,
         limit=limit,
         answer_format=answer_format,
+        max_prompt_length=max_prompt_length,
     )
     with progress_bar("videos") as (progress, rejects):
         summary = prepare_videos(
@@ -148,6 +167,7 @@ def depth(
         ),
     ] = None,
     answer_format: Format = "answer_tag",
+    max_prompt_length: MaxPromptLength = MAX_PROMPT_LENGTH,
     limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many scenes.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -166,6 +186,7 @@ def depth(
         seed=seed,
         limit=limit,
         answer_format=answer_format,
+        max_prompt_length=max_prompt_length,
     )
     with progress_bar("scenes") as (progress, rejects):
         summary = prepare_depth(
@@ -190,4 +211,10 @@ def _report(summary: Summary, out: Path, noun: str, as_json: bool) -> None:
     table.add_row("rows kept", f"{summary.kept:,}", style="bold")
     table.add_row("  train", f"{summary.train:,}")
     table.add_row("  val", f"{summary.val:,}")
+    if summary.smaller:
+        table.add_row("shown smaller, to fit", f"{summary.smaller:,}")
+    tokens = summary.tokens
+    table.add_row("tokens of a prompt's media, mean", f"{tokens['media_mean']:,.0f}")
+    table.add_row("  largest", f"{tokens['media_most']:,}")
+    table.add_row("tokens of its text, at most", f"{tokens['text_at_most']:,}")
     Console().print(table, soft_wrap=False)

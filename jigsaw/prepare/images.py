@@ -2,15 +2,17 @@
 
 import re
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jigsaw.errors import JigsawError, MediaError
-from jigsaw.media.image import image_size, open_rgb
+from jigsaw.media.image import image_size, largest_size, open_rgb, tile_boxes
 from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, list_files, prepare_rows, row_schema, usable_file
 from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress
+from jigsaw.prompts import render
+from jigsaw.tokens import VISION, media_tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +26,9 @@ SUFFIXES = (
 SHARD_SIZE = 500
 """Pictures a shard."""
 
+NO_SIZE = [-1, -1]
+"""What a row says where a picture keeps its size."""
+
 _GRID = re.compile(r"([0-9]{1,4})x([0-9]{1,4})")
 
 
@@ -34,20 +39,44 @@ class ImageOptions(Options):
     Attributes:
         grid: (rows, columns) of tiles.
         min_side: pixels; pictures with a shorter side are left out (paper: 84).
+        max_pixels: pictures with more are scaled down to it before they are cut; None for as many as fit the prompt.
         verify: decode every picture in full; otherwise headers alone are read.
     """
 
     grid: tuple[int, int] = (3, 3)
     min_side: int = 84
+    max_pixels: int | None = None
     verify: bool = False
 
     def validate(self) -> None:
         """Raise JigsawError if a value makes no sense."""
-        if min(self.grid) < 1 or max(self.grid) < 2:
-            raise JigsawError(f"--grid {grid_text(self.grid)}: needs two tiles or more, for example 3x3")
+        check_grid(self.grid)
         if self.min_side < 0:
             raise JigsawError(f"--min-side {self.min_side}: must be 0 pixels or more")
+        least = self.media * VISION.factor**2
+        if self.max_pixels is not None and self.max_pixels < least:
+            raise JigsawError(f"--max-pixels {self.max_pixels}: must be {least} or more, for {self.media} tiles")
         super().validate()
+
+    @property
+    def prompt(self) -> str:
+        """The text of every row's prompt."""
+        rows, columns = self.grid
+        return render("image", self.answer_format, rows=rows, columns=columns)
+
+    @property
+    def media(self) -> int:
+        """Number of tiles."""
+        return self.grid[0] * self.grid[1]
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Whether a picture of this (width, height) is small enough."""
+        if self.max_pixels is not None and size[0] * size[1] > self.max_pixels:
+            return False
+        try:
+            return tile_tokens(size, self.grid) <= self.room
+        except ValueError:
+            return False
 
     def arguments(self) -> dict[str, Any]:
         """All of it as JSON values, as the manifest says it."""
@@ -67,8 +96,14 @@ def parse_grid(text: str) -> tuple[int, int]:
     if match is None:
         raise JigsawError(f"--grid {text}: must be rows x columns, for example 3x3")
     grid = int(match[1]), int(match[2])
-    ImageOptions(grid=grid).validate()
+    check_grid(grid)
     return grid
+
+
+def check_grid(grid: tuple[int, int]) -> None:
+    """Raise JigsawError unless (rows, columns) make two tiles or more."""
+    if min(grid) < 1 or max(grid) < 2:
+        raise JigsawError(f"--grid {grid_text(grid)}: needs two tiles or more, for example 3x3")
 
 
 def grid_text(grid: tuple[int, int]) -> str:
@@ -106,13 +141,7 @@ def prepare_images(
     kind = Kind(
         command="prepare image",
         noun="pictures",
-        look=partial(
-            check_picture,
-            media_root=media_root.absolute(),
-            grid=options.grid,
-            min_side=options.min_side,
-            verify=options.verify,
-        ),
+        look=partial(check_picture, media_root=media_root.absolute(), options=options),
         row=partial(image_row, options=options),
         schema=image_schema(),
         libraries=("pillow",),
@@ -136,30 +165,59 @@ def list_pictures(media_root: Path) -> list[str]:
     return list_files(media_root, SUFFIXES, "pictures")
 
 
-def check_picture(path: str, *, media_root: Path, grid: tuple[int, int], min_side: int, verify: bool) -> list[Record]:
-    """One record: ``{width, height}`` of the upright picture in pixels, or ``{reason}`` for its rejection.
+def check_picture(path: str, *, media_root: Path, options: ImageOptions) -> list[Record]:
+    """One record, or ``{reason}`` for the picture's rejection.
+
+    The record holds ``width`` and ``height`` of the upright picture in pixels, ``resize`` as [width, height] or
+    [-1, -1], and the ``tokens`` of its tiles.
 
     Args:
         path: relative to ``media_root``.
         media_root: folder that the picture must not leave.
-        grid: (rows, columns).
-        min_side: pixels.
-        verify: decode the picture instead of reading its header alone.
+        options: what decides the rows.
     """
     try:
         file = usable_file(path, media_root)
     except MediaError as error:
         return [{"reason": str(error)}]
     try:
-        width, height = open_rgb(file).size if verify else image_size(file)
+        size = open_rgb(file).size if options.verify else image_size(file)
     except MediaError as error:
         return [{"reason": str(error).removeprefix(f"{file}: ")}]
-    rows, columns = grid
-    if min(width, height) < min_side:
-        return [{"reason": f"a side is shorter than {min_side} pixels ({width}×{height})"}]
+    width, height = size
+    rows, columns = options.grid
+    if min(size) < options.min_side:
+        return [{"reason": f"a side is shorter than {options.min_side} pixels ({width}×{height})"}]
     if height < rows or width < columns:
-        return [{"reason": f"has fewer pixels than a grid of {grid_text(grid)} ({width}×{height})"}]
-    return [{"width": width, "height": height}]
+        return [{"reason": f"has fewer pixels than a grid of {grid_text(options.grid)} ({width}×{height})"}]
+    try:
+        tile_tokens(size, options.grid)
+    except ValueError as error:
+        return [{"reason": f"cannot be cut ({error})"}]
+    shown = largest_size(size, options.fits)
+    if shown is None:
+        return [{"reason": f"cannot be made to fit --max-pixels and --max-prompt-length ({width}×{height})"}]
+    smaller = shown != size
+    return [
+        {
+            "width": width,
+            "height": height,
+            "resize": list(shown) if smaller else NO_SIZE,
+            "tokens": tile_tokens(shown, options.grid),
+            "smaller": smaller,
+        }
+    ]
+
+
+@lru_cache(maxsize=4096)
+def tile_tokens(size: tuple[int, int], grid: tuple[int, int]) -> int:
+    """Tokens of the tiles of a picture of this (width, height).
+
+    Raises:
+        ValueError: if the model takes no tiles of their shape.
+    """
+    boxes = tile_boxes(size, *grid)
+    return media_tokens((right - left, bottom - top, 1) for left, top, right, bottom in boxes)
 
 
 def image_schema() -> "pa.Schema":
@@ -175,26 +233,22 @@ def image_row(record: Record, index: int, split: str, options: ImageOptions) -> 
     """The row of one picture.
 
     Args:
-        record: ``{path, width, height}``, see :func:`check_picture`.
+        record: of :func:`check_picture`, with its ``path``.
         index: 0-based place of the row in its file.
         split: name of the split.
         options: the grid and the answer format.
     """
-    from jigsaw.prompts import render
     from jigsaw.tasks.image import DATA_SOURCE
 
-    rows, columns = options.grid
     return {
         "data_source": DATA_SOURCE,
-        "prompt": [
-            {"role": "user", "content": render("image", options.answer_format, rows=rows, columns=columns)},
-        ],
+        "prompt": [{"role": "user", "content": options.prompt}],
         "images": [
             {
                 "path": record["path"],
-                "jigsaw_config": [rows, columns],
-                "resize_size": [-1, -1],
-                "crop_size": [-1, -1],
+                "jigsaw_config": list(options.grid),
+                "resize_size": record.get("resize", NO_SIZE),
+                "crop_size": NO_SIZE,
             }
         ],
         "reward_model": {"style": "rule", "ground_truth": ""},

@@ -6,7 +6,8 @@ A *source* is a picture, a video or a scene, named by its path relative to the m
 * ``look``, a function of one source that the workers run. It gives *records*: what a row needs, one record a row, or
   ``{"reason"}`` where the source, or a part of it, cannot be used. In a reason, what differs from source to source
   stands in brackets; the summary counts what stands before them. A record may name a ``path`` of its own, for example
-  of a frame of a scene; else it gets its source's;
+  of a frame of a scene; else it gets its source's. It holds the ``tokens`` of the row's media, and ``smaller``, true
+  where they are shown smaller so that the prompt fits;
 * ``row``, a function that makes a row of a record.
 
 :func:`prepare_rows` does the rest, so that ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json``
@@ -18,10 +19,11 @@ import heapq
 import json
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -42,6 +44,7 @@ from jigsaw.prepare.runner import (
     sha256_of,
 )
 from jigsaw.rows import ANSWER_FORMATS, AnswerFormat, media_path
+from jigsaw.tokens import AROUND, MAX_PROMPT_LENGTH, VISION, text_tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,7 +59,7 @@ Rejects = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(ABC):
     """What decides the rows of every kind, besides the sources.
 
     Attributes:
@@ -64,12 +67,34 @@ class Options:
         seed: of the split and of the sample that ``limit`` draws.
         limit: look at a random sample of so many sources; None for all.
         answer_format: how the prompt asks for the answer.
+        max_prompt_length: tokens; what does not fit is shown smaller. That of the training (paper: 8192).
     """
 
     val: int = 0
     seed: int = 0
     limit: int | None = None
     answer_format: AnswerFormat = "answer_tag"
+    max_prompt_length: int = MAX_PROMPT_LENGTH
+
+    @property
+    @abstractmethod
+    def prompt(self) -> str:
+        """The text of every row's prompt."""
+
+    @property
+    @abstractmethod
+    def media(self) -> int:
+        """Number of media in a prompt."""
+
+    @property
+    def text_tokens(self) -> int:
+        """The most tokens that the prompt's text takes."""
+        return text_tokens([{"role": "user", "content": self.prompt}])
+
+    @cached_property
+    def room(self) -> int:
+        """Tokens that the text leaves for the media."""
+        return self.max_prompt_length - self.text_tokens
 
     def validate(self) -> None:
         """Raise JigsawError if a value makes no sense."""
@@ -79,6 +104,12 @@ class Options:
             raise JigsawError(f"--limit {self.limit}: must be 1 or more")
         if self.answer_format not in ANSWER_FORMATS:
             raise JigsawError(f"--answer-format {self.answer_format}: must be one of {', '.join(ANSWER_FORMATS)}")
+        least = self.media * (AROUND + VISION.least)
+        if least > self.max_prompt_length or least > self.room:  # in this order: a text can be written too long
+            raise JigsawError(
+                f"--max-prompt-length {self.max_prompt_length}: too few tokens for {self.media:,} media, which take "
+                f"{least:,} without any text, however small they are; raise it or make fewer pieces"
+            )
 
     def arguments(self) -> dict[str, Any]:
         """All of it as JSON values, as the manifest says it."""
@@ -123,6 +154,9 @@ class Summary:
         sampled: of these, sources that were looked at; fewer than ``found`` with a limit.
         kept: rows, ``train`` + ``val`` of them.
         rejected: number of sources, or of parts of sources, by reason.
+        smaller: of the rows, those whose media are shown smaller so that the prompt fits.
+        tokens: of a prompt: ``media_mean`` and ``media_most`` over the rows, exact, and ``text_at_most``, a bound for
+            the text of each.
         up_to_date: the folder was finished already; nothing was done.
     """
 
@@ -132,6 +166,8 @@ class Summary:
     train: int
     val: int
     rejected: dict[str, int]
+    smaller: int
+    tokens: dict[str, float]
     up_to_date: bool
 
 
@@ -166,6 +202,7 @@ def prepare_rows(
         JigsawError: if an option makes no sense, nothing is left to train on, or the folder or Ray cannot be used.
     """
     options.validate()
+    _check_apart(out, media_root)
     if workers is not None and workers < 1:
         raise JigsawError(f"--workers {workers}: must be 1 or more")
     sample = sorted(draw(found, options.limit, "limit", options.seed)) if options.limit is not None else found
@@ -190,6 +227,17 @@ def prepare_rows(
         work = partial(_look_and_hash, look=kind.look, media_root=media_root.absolute())
         run_shards(out, job, items, work, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects)
         return _publish(out, job, items, kind, options, media_root, len(found))
+
+
+def _check_apart(out: Path, media_root: Path) -> None:
+    """Raise JigsawError unless neither folder lies in the other: an output folder may be deleted, media may not."""
+    here, there = Path(os.path.realpath(out)), Path(os.path.realpath(media_root))
+    for inner, outer, word in ((here, there, "in"), (there, here, "around")):
+        if inner.is_relative_to(outer):
+            raise JigsawError(
+                f"--out {out}: lies {word if here != there else 'in'} the media root {media_root}, which nothing is "
+                "written to; choose a folder beside it"
+            )
 
 
 def list_files(media_root: Path, suffixes: tuple[str, ...], noun: str) -> list[str]:
@@ -319,11 +367,15 @@ def _publish(
 ) -> Summary:
     rejected: Counter[str] = Counter()
     kept: Counter[str] = Counter()
+    smaller = tokens = most = 0
     for source, record in _records(out, job, items):
         if "reason" in record:
             rejected[reason_kind(record["reason"])] += 1
         else:
             kept[source] += 1
+            smaller += record["smaller"]
+            tokens += record["tokens"]
+            most = max(most, record["tokens"])
     groups = list(dict.fromkeys(map(kind.group, kept)))
     if options.val >= len(groups):
         said = ", ".join(f"{count}: {reason}" for reason, count in sorted(rejected.items()))
@@ -341,6 +393,12 @@ def _publish(
         "train": kept.total() - in_val,
         "val": in_val,
         "rejected": dict(sorted(rejected.items())),
+        "smaller": smaller,
+        "tokens": {
+            "media_mean": round(tokens / kept.total(), 1),
+            "media_most": most,
+            "text_at_most": options.text_tokens,
+        },
     }
 
     def write(name: str, file: IO[bytes]) -> None:

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 from jigsaw.errors import JigsawError, MediaError
 from jigsaw.files import atomic_write
 from jigsaw.media.camera import Size, register
+from jigsaw.media.image import largest_size, scaled_size
 from jigsaw.media.rgbd import CutOffError, FolderScene, SensScene, colour_folder, open_scene
+from jigsaw.prepare.images import NO_SIZE
 from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, prepare_rows, row_schema, usable_file, walk
 from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress
+from jigsaw.prompts import render
 from jigsaw.tasks.depth import MOST_POINTS, RADIUS, choose_points
+from jigsaw.tokens import media_tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +44,7 @@ class DepthOptions(Options):
         points: number of points a picture (paper: 6).
         samples_per_scene: frames a scene at most, spread evenly; each gives one row (paper: 300K of 1,500 scenes).
         max_side: pixels; pictures with a longer side are shown scaled down to it, so that the model sees the discs as
-            they are drawn.
+            they are drawn. Those that do not fit the prompt even then are scaled down further.
         extract_frames: folder that gets the pictures of the rows, as they are; the rows hold paths relative to it. None
             for paths relative to the media root, where there are no ``.sens`` files.
     """
@@ -63,6 +67,23 @@ class DepthOptions(Options):
     def arguments(self) -> dict[str, Any]:
         """All of it as JSON values, as the manifest says it; of the frames' folder, whether there is one."""
         return {**super().arguments(), "extract_frames": self.extract_frames is not None}
+
+    @property
+    def prompt(self) -> str:
+        """The text of every row's prompt."""
+        return render("depth", self.answer_format, points=self.points)
+
+    @property
+    def media(self) -> int:
+        """1, the picture."""
+        return 1
+
+    def fits(self, size: Size) -> bool:
+        """Whether a picture of this (width, height) fits the prompt."""
+        try:
+            return media_tokens([(*size, 1)]) <= self.room
+        except ValueError:
+            return False
 
 
 def prepare_depth(
@@ -164,7 +185,8 @@ def look_at_scene(scene: str, *, media_root: Path, options: DepthOptions, frames
     """The records of a scene, one a sampled frame: what its row needs, or the reason why there is none.
 
     A record holds ``path`` of the picture, ``scene``, ``width`` and ``height`` of the file in pixels, ``resize`` as
-    [width, height], ``points`` as [y, x] pixels of the file, nearest first, and their ``depths`` in metres.
+    [width, height] or [-1, -1], the picture's ``tokens``, ``points`` as [y, x] pixels of the file, nearest first, and
+    their ``depths`` in metres.
 
     Args:
         scene: path relative to ``media_root``.
@@ -203,7 +225,9 @@ def _frame_records(
                 usable_file(path, media_root)
             frame = opened.frame(index)
             pixels = register(frame.size, (frame.depth.shape[1], frame.depth.shape[0]), opened.cameras)
-            resize = shown_size(frame.size, options.max_side)
+            allowed = shown_size(frame.size, options.max_side)
+            if (resize := largest_size(allowed, options.fits)) is None:
+                raise MediaError(f"its picture cannot be made to fit --max-prompt-length ({allowed[0]}×{allowed[1]})")
             points, depths = choose_points(
                 frame.depth,
                 pixels,
@@ -227,7 +251,9 @@ def _frame_records(
             "scene": scene,
             "width": frame.size[0],
             "height": frame.size[1],
-            "resize": list(resize) if resize != frame.size else [-1, -1],
+            "resize": list(resize) if resize != frame.size else NO_SIZE,
+            "tokens": media_tokens([(*resize, 1)]),
+            "smaller": resize != allowed,
             "points": points,
             "depths": depths,
         }
@@ -251,10 +277,7 @@ def shown_size(size: Size, max_side: int) -> Size:
     >>> shown_size((4032, 3024), 1296)
     (1296, 972)
     """
-    longest = max(size)
-    if longest <= max_side:
-        return size
-    return max(1, round(size[0] * max_side / longest)), max(1, round(size[1] * max_side / longest))
+    return size if max(size) <= max_side else scaled_size(size, max_side)
 
 
 def _check_inside(folder: Path, media_root: Path) -> None:
@@ -305,12 +328,11 @@ def depth_row(record: Record, index: int, split: str, options: DepthOptions) -> 
         split: name of the split.
         options: the number of points and the answer format.
     """
-    from jigsaw.prompts import render
     from jigsaw.tasks.depth import AFTER_RESIZE, DATA_SOURCE
 
     return {
         "data_source": DATA_SOURCE,
-        "prompt": [{"role": "user", "content": render("depth", options.answer_format, points=options.points)}],
+        "prompt": [{"role": "user", "content": options.prompt}],
         "images": [{"path": record["path"], "points": record["points"], "resize_size": record["resize"]}],
         "reward_model": {"style": "rule", "ground_truth": ""},
         "extra_info": {

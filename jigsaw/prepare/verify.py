@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,9 @@ from jigsaw.prepare.pipeline import Rejects, reason_kind
 from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress, work_on_ray
 from jigsaw.puzzle import Plan, media_specs
-from jigsaw.rows import Row, media_path, read_table, row_id
-from jigsaw.tasks import cut, plan
+from jigsaw.rows import Row, chat, read_table, row_id
+from jigsaw.tasks import TASKS, cut, media_sizes, plan
+from jigsaw.tokens import MAX_PROMPT_LENGTH, Medium, media_tokens, text_tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,11 +50,13 @@ class Report:
     Attributes:
         rows: number of rows.
         tasks: number of rows by task; bad rows may belong to none.
+        most_tokens: of the largest prompt among the rows whose media's headers can be read; its text by its bound.
         bad: the bad rows, in order.
     """
 
     rows: int
     tasks: dict[str, int]
+    most_tokens: int
     bad: list[BadRow]
 
     @property
@@ -67,17 +70,19 @@ def verify_rows(
     media_root: Path,
     *,
     decode: bool = False,
+    max_prompt_length: int = MAX_PROMPT_LENGTH,
     workers: int | None = None,
     ray_address: str | None = None,
     progress: Progress,
     rejects: Rejects = lambda count: None,
 ) -> Report:
-    """Check every row of a parquet file: it is a puzzle row, its id is its own, and its media are there and open.
+    """Check every row of a parquet file: it is a puzzle row, its id is its own, its media are there and fit its prompt.
 
     Args:
         data: the parquet file.
         media_root: folder that its paths are relative to.
         decode: build each puzzle; otherwise the headers of the media are read.
+        max_prompt_length: tokens that a prompt may take.
         workers: number of rows at work at a time; None for one a core.
         ray_address: of a Ray cluster; None for this machine.
         progress: told (rows done, rows in all).
@@ -91,12 +96,12 @@ def verify_rows(
     if not media_root.is_dir():
         raise JigsawError(f"{media_root}: no such folder; give the one that the rows' paths are relative to")
     table = read_table(data)
-    check = partial(check_row, media_root=media_root.absolute(), decode=decode)
+    check = partial(check_row, media_root=media_root.absolute(), decode=decode, max_prompt_length=max_prompt_length)
     limit = DECODE_LIMIT if decode else HEADER_LIMIT
     reasons: dict[int, str] = {}
     places: defaultdict[str, list[int]] = defaultdict(list)
     tasks: Counter[str] = Counter()
-    done = 0
+    done = most_tokens = 0
     progress(done, table.num_rows)
     worked = work_on_ray(_parts(table), check, time_limit=limit, workers=workers, ray_address=ray_address)
     for start, lines in worked:
@@ -109,6 +114,7 @@ def verify_rows(
                 reasons[index] = record["reason"]
             if "task" in record:
                 tasks[record["task"]] += 1
+            most_tokens = max(most_tokens, record.get("tokens", 0))
         done += len(lines)
         rejects(len(reasons))
         progress(done, table.num_rows)
@@ -120,7 +126,7 @@ def verify_rows(
             if index in reasons:
                 names[index] = name
     bad = [BadRow(index, names[index], reasons[index]) for index in sorted(reasons)]
-    return Report(table.num_rows, dict(sorted(tasks.items())), bad)
+    return Report(table.num_rows, dict(sorted(tasks.items())), most_tokens, bad)
 
 
 def _parts(table: "pa.Table") -> Iterator[tuple[int, list[tuple[int, Row]]]]:
@@ -135,23 +141,25 @@ def _name(row: Row, index: int) -> str:
         return str(index)
 
 
-def check_row(item: tuple[int, Row], *, media_root: Path, decode: bool) -> list[Record]:
-    """One record: ``{id, task}`` of the row, with ``reason`` if it is bad.
+def check_row(item: tuple[int, Row], *, media_root: Path, decode: bool, max_prompt_length: int) -> list[Record]:
+    """One record: ``{id, task, tokens}`` of the row, as far as they can be told, with ``reason`` if it is bad.
 
     Args:
         item: the row's 0-based place in its file, and the row.
         media_root: folder that its paths are relative to.
         decode: build the puzzle.
+        max_prompt_length: tokens that its prompt may take.
     """
     index, row = item
     record: Record = {"id": _name(row, index)}
     try:
         planned = plan(row, index=index)
         record["task"] = planned.task
-        if decode:
+        sizes = media_sizes(planned.messages, media_root)
+        if (reason := _too_long(record, planned, sizes, text_tokens(chat(row)), max_prompt_length)) is not None:
+            record["reason"] = reason
+        elif decode:
             cut(planned, media_root)
-        else:
-            _open_media(planned, media_root)
     except RowError as error:
         record["reason"] = str(error).removeprefix(f"row {record['id']}: ")
     except MediaError as error:
@@ -159,32 +167,35 @@ def check_row(item: tuple[int, Row], *, media_root: Path, decode: bool) -> list[
     return [record]
 
 
-def _files(planned: Plan) -> Iterator[tuple[str, bool]]:
-    """Path of each file that the puzzle needs, and whether it is a video."""
+def _too_long(record: Record, planned: Plan, sizes: Sequence[Medium], text: int, most: int) -> str | None:
+    """Why a prompt does not fit, None if it does; the record gets its ``tokens``."""
+    try:
+        media = media_tokens(sizes)
+    except ValueError as error:
+        return f"cannot be shown to the model ({error})"
+    record["tokens"] = media + text
+    if media + text <= most:
+        return None
+    return (
+        f"takes more tokens than --max-prompt-length ({media:,} of its media and up to {text:,} of its text, over "
+        f"{most:,}); make its media smaller by {TASKS[planned.task].SIZED_BY}, or raise data.max_prompt_length"
+    )
+
+
+def _files(planned: Plan) -> Iterator[str]:
+    """Path of each file that the puzzle needs."""
     from jigsaw.media.video import FRAME_NAME
 
     for spec in media_specs(planned.messages):
         if spec["task"] == "video" and spec["frames"]:
-            yield from ((f"{spec['path']}/{FRAME_NAME.format(index)}", False) for index in spec["frames"])
+            yield from (f"{spec['path']}/{FRAME_NAME.format(index)}" for index in spec["frames"])
         else:
-            yield spec["path"], spec["task"] == "video"
-
-
-def _open_media(planned: Plan, media_root: Path) -> None:
-    from jigsaw.media.image import image_size
-    from jigsaw.media.video import probe
-
-    for path, is_video in dict.fromkeys(_files(planned)):
-        file = media_path(path, media_root)
-        if is_video:
-            probe(file)
-        else:
-            image_size(file)
+            yield spec["path"]
 
 
 def _without_path(text: str, planned: Plan, media_root: Path) -> str:
     """A reason with the file in brackets, where what differs from row to row stands."""
-    for path, _ in _files(planned):
+    for path in _files(planned):
         for name in (path, f"{os.path.realpath(media_root / path)}"):
             if text.startswith(f"{name}: "):
                 return f"{text.removeprefix(f'{name}: ')} ({path})"

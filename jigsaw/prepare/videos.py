@@ -5,6 +5,7 @@ import os
 import posixpath
 import re
 import shutil
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 from jigsaw.errors import JigsawError, MediaError
 from jigsaw.files import alone, atomic_write
 from jigsaw.media.video import Bounds, VideoInfo, extract_frames, probe, read_clips
-from jigsaw.prepare.images import grid_text
+from jigsaw.prepare.images import check_grid, grid_text
 from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, list_files, prepare_rows, row_schema, usable_file
 from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress
+from jigsaw.prompts import render
 from jigsaw.puzzle import CutOptions
-from jigsaw.tasks.video import DATA_SOURCE, MAX_PIXELS, TRIM, clip_indices
+from jigsaw.tasks.video import DATA_SOURCE, MAX_PIXELS, TRIM, clip_indices, piece_size
+from jigsaw.tokens import media_tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +45,9 @@ PROBE_LIMIT, DECODE_LIMIT = 600, 1800
 """Seconds that a video may take: to be looked at (all of it is decoded if its packets do not tell its frames), and its
 clips."""
 
+_UNIT = CutOptions().factor ** 2
+"""Pixels of a token."""
+
 _LISTS = re.compile(r"_(?:cap|oe|mc)_[^/]*\.json$")
 _CHUNK = 1 << 20
 _DRAFT = ".draft-"
@@ -58,10 +64,12 @@ class VideoOptions(Options):
         trim: share of a clip that is dropped at each end (paper: 0.05).
         fps: frames a second that are shown.
         max_frames: most frames a clip.
-        max_pixels: most pixels a frame; smaller frames than both it and the paper's 128·28·28 are scaled up.
+        max_pixels: most pixels a frame; smaller frames than both it and the paper's 128·28·28 are scaled up. A video
+            whose clips would not fit the prompt gets a lower limit of its own.
         verify: decode the frames of all clips; otherwise as far as the second one of the first clip.
         extract_frames: folder that gets the frames as JPEG, one folder a video; the rows then hold paths relative to
-            it. It may be shared by several outputs with the same ``max_pixels``. None for rows that point at videos.
+            it. It may be shared by several outputs with the same ``max_pixels``; a folder of frames with a lower limit
+            bears it in its name. None for rows that point at videos.
     """
 
     clips: int = 6
@@ -78,8 +86,8 @@ class VideoOptions(Options):
         """Raise JigsawError if a value makes no sense."""
         if self.clips < 1 or (self.clips == 1 and self.grid is None):
             raise JigsawError(f"--clips {self.clips}: must be 2 or more, or 1 with a --grid")
-        if self.grid is not None and (min(self.grid) < 1 or max(self.grid) < 2):
-            raise JigsawError(f"--grid {grid_text(self.grid)}: needs two tiles or more, for example 2x2")
+        if self.grid is not None:
+            check_grid(self.grid)
         if not 0 <= self.min_seconds < float("inf"):
             raise JigsawError(f"--min-seconds {self.min_seconds:g}: must be 0 s or more")
         if not 0 <= self.trim < 0.5:
@@ -88,8 +96,8 @@ class VideoOptions(Options):
             raise JigsawError(f"--fps {self.fps:g}: must be above 0 frames a second")
         if self.max_frames < 2:
             raise JigsawError(f"--max-frames {self.max_frames}: must be 2 or more")
-        if self.max_pixels < self.bounds.factor**2:
-            raise JigsawError(f"--max-pixels {self.max_pixels}: must be {self.bounds.factor**2} or more")
+        if self.max_pixels < _UNIT:
+            raise JigsawError(f"--max-pixels {self.max_pixels}: must be {_UNIT} or more")
         super().validate()
 
     def arguments(self) -> dict[str, Any]:
@@ -101,9 +109,56 @@ class VideoOptions(Options):
         }
 
     @property
-    def bounds(self) -> Bounds:
+    def prompt(self) -> str:
+        """The text of every row's prompt."""
+        rows, columns = self.grid or (1, 1)
+        tiling = {"rows": rows, "columns": columns} if self.grid else {}
+        return render("video", self.answer_format, clips=self.clips, **tiling)
+
+    @property
+    def media(self) -> int:
+        """Number of pieces."""
+        rows, columns = self.grid or (1, 1)
+        return self.clips * rows * columns
+
+    def limits(self, max_pixels: int) -> Bounds:
         """Of a frame's size, for models whose patches are those of Qwen2.5-VL."""
-        return Bounds(CutOptions().factor, min(MAX_PIXELS, self.max_pixels), self.max_pixels)
+        return Bounds(CutOptions().factor, min(MAX_PIXELS, max_pixels), max_pixels)
+
+    def tokens(self, info: VideoInfo, frames: int, max_pixels: int) -> int:
+        """Tokens of all pieces of a video.
+
+        Args:
+            info: of the video.
+            frames: a clip.
+            max_pixels: a frame.
+
+        Raises:
+            ValueError: if the frames cannot be scaled, or not be cut into tiles.
+        """
+        bounds = self.limits(max_pixels)
+        height, width = bounds.size(info.height, info.width)
+        return media_tokens([piece_size((width, height, frames), self.grid, bounds.factor)] * self.media)
+
+    def fitting(self, info: VideoInfo, frames: int) -> int:
+        """``max_pixels``, or the most pixels a frame below it with which a video's pieces fit the prompt.
+
+        Raises:
+            ValueError: if the frames cannot be scaled or cut into tiles, or no number of pixels will do.
+        """
+        if self.tokens(info, frames, self.max_pixels) <= self.room:
+            return self.max_pixels
+
+        def too_many(units: int) -> bool:
+            try:
+                return self.tokens(info, frames, units * _UNIT) > self.room
+            except ValueError:  # too few pixels
+                return False
+
+        units = bisect(range(1, self.max_pixels // _UNIT + 1), False, key=too_many)
+        if not units:
+            raise ValueError(f"{frames} frames a clip, however small, do not fit --max-prompt-length")
+        return units * _UNIT
 
     def indices(self, info: VideoInfo) -> list[tuple[int, ...]]:
         """The frame indices of every clip, see :func:`jigsaw.tasks.video.clip_indices`."""
@@ -257,8 +312,8 @@ def _entries(path: Path) -> Iterator[Any]:
 def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: Path | None) -> list[Record]:
     """One record of a video, or ``{reason}`` for its rejection.
 
-    The record holds ``width``, ``height`` (pixels, upright), ``duration`` (seconds), ``fps`` and, if its frames were
-    extracted, ``frames``: the indices of each clip's.
+    The record holds ``width``, ``height`` (pixels, upright), ``duration`` (seconds), ``fps``, ``max_pixels`` (of a
+    frame), the ``tokens`` of its pieces and, if its frames were extracted, ``frames``: the indices of each clip's.
 
     Args:
         path: relative to ``media_root``.
@@ -273,19 +328,30 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: P
         if info.duration < options.min_seconds:
             return [{"reason": f"is shorter than {options.min_seconds:g} s ({info.duration:.1f} s)"}]
         indices = options.indices(info)
-        _check_size(info, options)
+        max_pixels = options.fitting(info, len(indices[0]))
+        tokens = options.tokens(info, len(indices[0]), max_pixels)
+        smaller, bounds = max_pixels < options.max_pixels, options.limits(max_pixels)
         if frames is not None:
-            _extract(file, indices, info, frames, frames / path, options.bounds)
+            path += f"@{max_pixels}" * smaller  # not to be taken for frames of other outputs
+            _extract(file, indices, info, frames, frames / path, bounds)
         else:
             # Never the packets alone: they do not tell whether the frames can be decoded.
             wanted = indices if options.verify else [indices[0][:2]]
-            read_clips(file, wanted, info, bounds=options.bounds)
+            read_clips(file, wanted, info, bounds=bounds)
     except MediaError as error:
         return [{"reason": str(error).removeprefix(f"{file}: ")}]
     except ValueError as error:  # of the clips or of the size
         return [{"reason": f"cannot be cut ({error})"}]
-    record = {"width": info.width, "height": info.height, "duration": info.duration, "fps": info.fps}
-    return [record if frames is None else {**record, "frames": indices}]
+    record = {
+        "width": info.width,
+        "height": info.height,
+        "duration": info.duration,
+        "fps": info.fps,
+        "max_pixels": max_pixels,
+        "tokens": tokens,
+        "smaller": smaller,
+    }
+    return [record if frames is None else {**record, "path": path, "frames": indices}]
 
 
 def _extract(
@@ -304,15 +370,6 @@ def _extract(
             f"{folder}: cannot be written ({error.strerror}); make room or write elsewhere, then start again: "
             "what is finished is kept"
         ) from error
-
-
-def _check_size(info: VideoInfo, options: VideoOptions) -> None:
-    """Raise ValueError if the frames cannot be scaled, or not be cut into tiles."""
-    height, width = options.bounds.size(info.height, info.width)
-    rows, columns = options.grid or (1, 1)
-    least = options.bounds.factor
-    if height < rows * least or width < columns * least:
-        raise ValueError(f"{width}×{height} pixels are too few for a grid of {rows}x{columns}")
 
 
 def video_schema() -> "pa.Schema":
@@ -357,27 +414,24 @@ def video_row(record: Record, index: int, split: str, options: VideoOptions) -> 
         split: name of the split.
         options: the cut and the answer format.
     """
-    from jigsaw.prompts import render
-
-    rows, columns = options.grid or (1, 1)
-    tiling = {"rows": rows, "columns": columns} if options.grid else {}
     # With the cut, so that files of several cuts can be put together.
-    cut = "x".join(map(str, (options.clips, *tiling.values())))
+    cut = "x".join(map(str, (options.clips, *(options.grid or ()))))
     frames = record.get("frames")
+    bounds = options.limits(record.get("max_pixels", options.max_pixels))
     return {
         "data_source": DATA_SOURCE,
-        "prompt": [{"role": "user", "content": render("video", options.answer_format, clips=options.clips, **tiling)}],
+        "prompt": [{"role": "user", "content": options.prompt}],
         "videos": [
             {
                 "path": record["path"],
                 "jigsaw_clip_num": options.clips,
-                "clip_order": list(range(options.clips * rows * columns)),
+                "clip_order": list(range(options.media)),
                 "spatial_jigsaw_grid_config": options.grid and list(options.grid),
                 "fps": options.fps,
                 "fps_min_frames": min(MIN_FRAMES, options.max_frames),
                 "fps_max_frames": options.max_frames,
-                "min_pixels": options.bounds.min_pixels,
-                "max_pixels": options.bounds.max_pixels,
+                "min_pixels": bounds.min_pixels,
+                "max_pixels": bounds.max_pixels,
                 "frames": frames,
                 "source_fps": frames and record["fps"],
             }
