@@ -27,6 +27,7 @@ sides = st.integers(1, 6000)
         ((1, 1, 1), 2 * 2),  # scaled up to the fewest pixels
         ((13, 2600, 1), 1 * 29),  # rounded to no pixels at all, which the processor scales "up"
         ((6000, 6000, 1), 128 * 128),  # scaled down to the most pixels
+        ((7001, 4003, 1), 169 * 96),
         ((392, 252, 12), 6 * 14 * 9),
     ],
 )

@@ -235,7 +235,7 @@ def _check_apart(out: Path, media_root: Path) -> None:
     for inner, outer, word in ((here, there, "in"), (there, here, "around")):
         if inner.is_relative_to(outer):
             raise JigsawError(
-                f"--out {out}: lies {word if here != there else 'in'} the media root {media_root}, which nothing is "
+                f"--out {out}: lies {word} the media root {media_root}, which nothing is "
                 "written to; choose a folder beside it"
             )
 
