@@ -175,6 +175,7 @@ def test_rows_whose_prompt_does_not_fit(media, tmp_path):
     assert report.reasons["takes more tokens than --max-prompt-length"] == 1
     assert report.most_tokens == 10_116
     assert [row.index for row in check(data, tmp_path, max_prompt_length=10_116).bad] == [3]
+    assert [row.index for row in check(data, tmp_path, max_prompt_length=10_115).bad] == [0, 3]
     assert [row.index for row in check(data, tmp_path, max_prompt_length=2000).bad] == [0, 1, 2, 3]
     command = ["verify", str(data), "--media-root", str(tmp_path), "--max-prompt-length", "10116"]
     result = CliRunner().invoke(app, command)
