@@ -2,6 +2,9 @@
 
 from errno import EACCES, EDQUOT, ENOSPC, EPERM
 
+_CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
+_WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+
 
 class JigsawError(Exception):
     """Bad input or set-up. The command line prints the message alone and exits with 1."""
@@ -25,11 +28,15 @@ def remedy(error: OSError) -> str:
 
 
 def print_error(error: JigsawError | OSError) -> None:
-    """Print an error as one line on stderr; the system's own (a full disk, no permission) in the system's words."""
+    """Print an error as one line on stderr; the system's own (a full disk, no permission) in the system's words.
+
+    Line breaks and other control characters, which names of files may hold, are written out.
+    """
     from rich.console import Console
     from rich.markup import escape
 
     message = str(error)
     if isinstance(error, OSError):
         message = f"{error.filename or 'input/output'}: {error.strerror or error}"
+    message = message.translate(_WRITTEN_OUT)
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from jigsaw.errors import JigsawError, RowError, remedy
 from jigsaw.puzzle import media_specs
-from jigsaw.rows import MEDIA_COLUMNS, read_table
+from jigsaw.rows import MEDIA_COLUMNS, each_row, read_table
 from jigsaw.tasks import plan
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _READ = {
     "videos": {"path", "jigsaw_clip_num", "fps", "fps_min_frames", "fps_max_frames", "min_pixels", "max_pixels"}
     | {"clip_order", "spatial_jigsaw_grid_config", "frames", "source_fps"},
 }
-_BATCH_ROWS = 1000
 # What an address may hold that is nobody's business: user and token before the host, and a query.
 _SECRETS = ((re.compile(r"(?<=://)\S*@"), "***@"), (re.compile(r"(://[^\s?#]*)[?#]\S*"), r"\1?***"))
 
@@ -182,22 +181,21 @@ def contents(path: str | os.PathLike[str]) -> Contents:
         return found
     found.rows = table.num_rows
     found.unread = _unread(table.schema)
-    index = -1
-    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
-        for row in batch.to_pylist():
-            index += 1
-            try:
-                planned = plan(row, index=index)
-                media = media_specs(planned.messages)[0]["path"]
-                if media.startswith("/"):
-                    raise RowError(f"row {planned.id}: {media} is absolute; it must be relative to a media root")
-            except RowError as error:
-                found.failed += 1
-                found.error = found.error or f"{path}: {error}"
-                continue
-            found.tasks[planned.task] = found.tasks.get(planned.task, 0) + 1
-            name, source = _folder(media)
-            found.folders.setdefault(name, Folder(source, media)).rows += 1
+    for index, row in enumerate(each_row(table)):
+        try:
+            if isinstance(row, RowError):
+                raise RowError(f"row {index}: {row}")
+            planned = plan(row, index=index)
+            media = media_specs(planned.messages)[0]["path"]
+            if media.startswith("/"):
+                raise RowError(f"row {planned.id}: {media} is absolute; it must be relative to a media root")
+        except RowError as error:
+            found.failed += 1
+            found.error = found.error or f"{path}: {error}"
+            continue
+        found.tasks[planned.task] = found.tasks.get(planned.task, 0) + 1
+        name, source = _folder(media)
+        found.folders.setdefault(name, Folder(source, media)).rows += 1
     return found
 
 

@@ -17,7 +17,7 @@ A row is a dict in verl's format, a superset of the released training data:
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from operator import index as to_whole
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -33,6 +33,12 @@ ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
 
 REQUIRED_COLUMNS = ("data_source", "prompt")
 MEDIA_COLUMNS = ("images", "videos")
+
+_PART = 1000
+"""Rows that are turned into dicts at a time."""
+
+_NO_VALUE = (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError)
+"""What pyarrow is seen to raise, or its own errors derive from, where Python has no such value."""
 
 
 def extra_info(row: Row) -> Mapping[str, Any]:
@@ -191,7 +197,8 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
     """Read a parquet file of rows, memory-mapped where possible.
 
     Raises:
-        JigsawError: if the file is missing, is no parquet file, has no rows or lacks a column that rows need.
+        JigsawError: if the file is missing, is no parquet file, has no rows, lacks a column that rows need, or names
+            two columns or two fields of a struct alike.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -202,11 +209,13 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
         table = pq.read_table(path, memory_map=True)
         # Text that is no UTF-8 would else fail later, where nobody knows the file's name; so would names of fields.
         table.validate(full=True)
-        table.slice(0, 1).to_pylist()
+        twice = _named_twice(table.schema)
         found = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())
         raise JigsawError(f"{path}: cannot be read as parquet ({why}); make it anew with jigsaw prepare") from error
+    if twice is not None:
+        raise JigsawError(f"{path}: column {twice} is there twice; make it anew with jigsaw prepare")
     missing = [column for column in REQUIRED_COLUMNS if column not in found]
     if not any(column in found for column in MEDIA_COLUMNS):
         missing.append(" or ".join(MEDIA_COLUMNS))
@@ -219,7 +228,73 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
     return table
 
 
+def _named_twice(schema: "pa.Schema") -> str | None:
+    """The first name that two columns, or two fields of a struct, share; fields with a dot before them."""
+    import pyarrow as pa
+
+    waiting = [("", list(schema))]
+    for where, fields in waiting:
+        seen = set()
+        for field in fields:
+            if field.name in seen:
+                return f"{where}{field.name}"
+            seen.add(field.name)
+            kind = field.type
+            while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+                kind = kind.value_type
+            if pa.types.is_struct(kind):
+                waiting.append((f"{where}{field.name}.", list(kind)))
+    return None
+
+
+def row_at(table: "pa.Table", index: int) -> dict[str, Any]:
+    """The row at a 0-based place in a table, as a dict.
+
+    Raises:
+        RowError: if a column holds a value there that Python does not have, a date after the year 9999 for example.
+    """
+    try:
+        row: dict[str, Any] = table.slice(index, 1).to_pylist()[0]
+    except _NO_VALUE:
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            try:
+                column[index].as_py()
+            except _NO_VALUE as error:
+                why = " ".join(str(error).split())
+                raise RowError(
+                    f"column {name} holds a value that cannot be read ({why:.100}); mend or drop it"
+                ) from error
+        raise
+    return row
+
+
+def each_row(table: "pa.Table") -> Iterator[dict[str, Any] | RowError]:
+    """The rows of a table as dicts, each that cannot be read as the error of :func:`row_at`."""
+    for start in range(0, table.num_rows, _PART):
+        part = table.slice(start, _PART)
+        try:
+            rows: list[dict[str, Any] | RowError] = part.to_pylist()
+        except _NO_VALUE:
+            rows = [_row_or_error(part, index) for index in range(part.num_rows)]
+        yield from rows
+
+
+def _row_or_error(table: "pa.Table", index: int) -> dict[str, Any] | RowError:
+    try:
+        return row_at(table, index)
+    except RowError as error:
+        return error
+
+
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All rows of a parquet file as dicts. See :func:`read_table` for the errors."""
-    rows: list[dict[str, Any]] = read_table(path).to_pylist()
+    """All rows of a parquet file as dicts.
+
+    Raises:
+        JigsawError: see :func:`read_table` and :func:`row_at`; the message names the file and the row.
+    """
+    rows = []
+    for index, row in enumerate(each_row(read_table(path))):
+        if isinstance(row, RowError):
+            raise RowError(f"{path}, row {index}: {row}") from row
+        rows.append(row)
     return rows

@@ -281,6 +281,15 @@ def test_contents_count_what_is_there_and_what_is_not_understood(tmp_path):
     assert {name: folder.rows for name, folder in found.folders.items()} == {"train2017/": 2}
 
 
+def test_a_row_that_cannot_be_read_is_counted(tmp_path):
+    days = pa.array([1, 2**31 - 1, 1], pa.int32()).cast(pa.date32())  # the second is after the year 9999
+    table = pq.read_table(write(tmp_path, image_row(), image_row(), image_row())).append_column("when", days)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    found = contents(tmp_path / "rows.parquet")
+    assert (found.rows, found.tasks, found.failed) == (3, {"image": 2}, 1)
+    assert found.error.startswith(f"{tmp_path}/rows.parquet: row 1: column when holds a value that cannot be read")
+
+
 def test_fields_that_nothing_reads_are_named(tmp_path):
     images = [{"path": "a.jpg", "jigsaw_config": [2, 2], "resize_size": None, "crop_size": None, "rotation": 90}]
     assert contents(write(tmp_path, image_row(images=images))).unread == ["images.rotation"]

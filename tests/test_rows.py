@@ -10,8 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jigsaw import rows
 from jigsaw.errors import JigsawError, MediaError, RowError
-from jigsaw.rows import answer_format, extra_info, media_path, read_rows, read_table, row_id, row_split
+from jigsaw.rows import (
+    answer_format,
+    each_row,
+    extra_info,
+    media_path,
+    read_rows,
+    read_table,
+    row_at,
+    row_id,
+    row_split,
+)
 
 ROW = {
     "data_source": "visual_jigsaw_image",
@@ -197,10 +208,68 @@ def test_a_file_that_is_no_parquet(tmp_path, content):
         read_table(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("extra_info.id", ["id", "id"]), ("extra_info.", ["", ""]), ("images.path", ["path", "path"])],
+)
+def test_a_name_that_is_there_twice(tmp_path, name, fields):
+    column = name.split(".")[0]
+    twice = pa.StructArray.from_arrays([pa.array(["a", "b"]), pa.array(["a", "b"])], fields)
+    table = pa.Table.from_pylist([ROW, ROW])
+    if column == "images":
+        table = table.drop_columns("images")
+        twice = pa.ListArray.from_arrays([0, 1, 2], twice)
+    pq.write_table(table.append_column(column, twice), tmp_path / "rows.parquet")
+    with pytest.raises(JigsawError, match=rf"rows.parquet: column {name} is there twice; make it anew"):
+        read_table(tmp_path / "rows.parquet")
+
+
+VALUES = [
+    (2**31 - 1, pa.int32(), pa.date32()),
+    (-(2**31), pa.int32(), pa.date32()),
+    (2**62, pa.int64(), pa.timestamp("us")),
+    (2**62, pa.int64(), pa.duration("s")),
+    (1, pa.int64(), pa.timestamp("us", tz="Mars/Olympus")),
+]
+"""A number, its type, and the type by which Python has no such value."""
+
+
+@pytest.mark.parametrize(("value", "raw", "kind"), VALUES)
+def test_a_value_that_python_does_not_have_costs_its_row(tmp_path, value, raw, kind):
+    """Nested or not; the rows before and after are read."""
+    plain = pa.array([None, value, None], raw).cast(kind)
+    nested = pa.StructArray.from_arrays([pa.ListArray.from_arrays([0, 1, 2, 3], plain)], ["x"])
+    for column in (plain, nested):
+        path = tmp_path / "rows.parquet"
+        pq.write_table(pa.Table.from_pylist([ROW] * 3).append_column("when", column), path)
+        message = r"^column when holds a value that cannot be read \([^\n]*\); mend or drop it$"
+        with pytest.raises(RowError, match=message):
+            row_at(read_table(path), 1)
+        assert [type(row) for row in each_row(read_table(path))] == [dict, RowError, dict]
+        assert row_at(read_table(path), 2) == list(each_row(read_table(path)))[2]
+        with pytest.raises(JigsawError, match=r"rows\.parquet, row 1: column when holds"):
+            read_rows(path)
+
+
+def test_each_row_comes_once_and_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "_PART", 3)
+    table = read_table(write(tmp_path / "rows.parquet", [{**ROW, "extra_info": {"id": str(i)}} for i in range(8)]))
+    assert [row["extra_info"]["id"] for row in each_row(table)] == [str(i) for i in range(8)]
+    assert row_at(table, 7)["extra_info"]["id"] == "7"
+
+
 def test_a_missing_file_and_a_folder(tmp_path):
     for path in (tmp_path / "none.parquet", tmp_path):
         with pytest.raises(JigsawError, match="no such file; make it with jigsaw prepare"):
             read_table(path)
+
+
+def test_a_parquet_that_is_cut_off(tmp_path):
+    whole = write(tmp_path / "rows.parquet", [ROW] * 50).read_bytes()
+    for length in range(0, len(whole), 97):
+        (tmp_path / "cut.parquet").write_bytes(whole[:length])
+        with pytest.raises(JigsawError, match=r"^[^\n]*cut.parquet: cannot be read as parquet[^\n]*$"):
+            read_table(tmp_path / "cut.parquet")
 
 
 def test_a_damaged_parquet_is_one_line(tmp_path):

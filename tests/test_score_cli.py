@@ -206,6 +206,28 @@ def test_bad_rows_are_one_clear_line(run, tmp_path, rows, named):
     assert named in err
 
 
+def test_rows_that_cannot_be_read_are_one_clear_line(run, tmp_path):
+    table, replies = pa.Table.from_pylist(ROWS), write(tmp_path / "replies.jsonl", [{"id": "a", "response": "x"}])
+    late = pa.array([1, 2**31 - 1, 1], pa.int32()).cast(pa.date32())  # after the year 9999
+    twice = pa.StructArray.from_arrays([pa.array(["a", "b", "c"])] * 2, ["x", "x"])
+    for column, named in (
+        (late, "bad.parquet, row 1: column more holds a value"),
+        (twice, "column more.x is there twice"),
+    ):
+        pq.write_table(table.append_column("more", column), tmp_path / "bad.parquet")
+        code, out, err = run("score", "--data", tmp_path / "bad.parquet", "--responses", replies)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert named in err
+
+
+def test_a_name_with_control_characters_is_one_line(run, tmp_path):
+    name = "a\nb\x1b[2J\u2028 Tür 图.parquet"
+    code, out, err = run("score", "--data", tmp_path / name, "--responses", tmp_path / name)
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [err.removesuffix("\n")]
+    assert r"a\nb\x1b[2J\u2028 Tür 图.parquet: no such file" in err
+
+
 def test_help_shows_an_example(run):
     code, out, _ = run("score", "--help")
     assert code == 0

@@ -232,6 +232,15 @@ def test_a_hostile_row_shows_why(tmp_path, media, change):
     assert card.id == ("0" if name == "extra_info" else "a")
 
 
+def test_a_row_that_cannot_be_read_shows_why(tmp_path, media):
+    days = pa.array([1, 2**31 - 1, 1], pa.int32()).cast(pa.date32())  # the second is after the year 9999
+    rows = pa.Table.from_pylist([row("0.png", "a"), row("0.png", "b"), row("0.png", "c")])
+    pq.write_table(rows.append_column("when", days), tmp_path / "val.parquet")
+    _, cards = write_gallery(tmp_path / "val.parquet", media, tmp_path / "page.html")
+    assert [card.id for card in cards] == ["a", "1", "c"]
+    assert cards[1].error.startswith("column when holds a value that cannot be read")
+
+
 @pytest.mark.parametrize(("side", "orders"), [(5, f"{factorial(25):,}"), (50, "2500!")])
 def test_many_pieces_have_their_chance_as_a_factorial(side, orders):
     card = Card(index=0, id="a", task="image", grid=(side, side), answer=tuple(range(side**2)))

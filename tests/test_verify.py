@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from jigsaw.cli import app
 from jigsaw.errors import JigsawError
 from jigsaw.prepare import verify
 from jigsaw.prepare.images import ImageOptions, image_row
-from jigsaw.prepare.verify import BadRow, Report, verify_rows
+from jigsaw.prepare.scannet import DepthOptions, depth_row
+from jigsaw.prepare.verify import BadRow, Report, check_row, verify_rows
 from jigsaw.prepare.videos import VideoOptions, video_row
 from jigsaw.toy.rgbd import render_views, write_scene
 from jigsaw.toy.videos import write_video
@@ -117,6 +120,83 @@ def test_rows_that_are_no_puzzle_rows(media, tmp_path):
     assert "marks" in found["2"]
     assert "jigsaw_config" in found["3"]
     assert report.tasks == {"image": 1}
+
+
+def with_dates(path: Path, rows: list[dict[str, Any]], bad: int) -> Path:
+    """A file of rows with dates beside them, one of which is after the year 9999."""
+    days = [2**31 - 1 if place == bad else 1 for place in range(len(rows))]
+    table = pa.Table.from_pylist(rows).append_column("when", pa.array(days, pa.int32()).cast(pa.date32()))
+    pq.write_table(table, path)
+    return path
+
+
+def test_a_row_that_cannot_be_read_is_bad_and_the_others_are_not(media, tmp_path):
+    rows = [picture_row("good.jpg", id=f"id{place}") for place in range(4)]
+    report = check(with_dates(tmp_path / "rows.parquet", rows, 2), media)
+    assert report.reasons == {"column when holds a value that cannot be read": 1}
+    assert [(row.index, row.id) for row in report.bad] == [(2, "2")]
+    assert report.tasks == {"image": 3}
+
+
+def test_paths_that_no_file_can_have(media, tmp_path):
+    rows = [picture_row(path) for path in ("good.jpg", "a\0b.jpg", "n" * 5000, "new\nline.jpg")]
+    for place, row in enumerate(rows):
+        row["extra_info"]["id"] = str(place)
+    for decode in (False, True):
+        found = reasons(check(write(tmp_path / "rows.parquet", rows), media, decode=decode))
+        assert found.keys() == {"1", "2", "3"}
+        assert found["1"].startswith("is no path of this system")
+        assert found["1"].endswith(r"('a\x00b.jpg')")
+        assert found["2"].startswith("no such file")
+        assert found["3"].startswith("no such file")
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each value stands in a row, the row itself left out."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*at, key)
+        yield from places(inner, (*at, key))
+
+
+DEPTH = {"path": "good.jpg", "scene": "s", "width": 96, "height": 90, "resize": [-1, -1]}
+DEPTH |= {"points": [[20, 20], [40, 80]], "depths": [1.0, 2.0]}
+WRONG = [None, True, "", "\ud800", "a\0b", "../good.jpg", "/etc/passwd", "a" * 5000, "<image>", b"\xff", [], {}, [None]]
+WRONG += [[[]], {"path": None}, ["x"], [1, 1], [2**31, 2**31], 0, -1, 3, 65535, 10**30, 10**400, -(10**400)]
+WRONG += [float("nan"), float("inf"), 1e308, 1e-308]
+SIZES = ("min_pixels", "max_pixels")
+
+
+@pytest.mark.parametrize(
+    ("kind", "decode"), [("image", False), ("image", True), ("video", False), ("frames", True), ("depth", True)]
+)
+def test_whatever_stands_in_a_row_is_one_reason_at_most(media, kind, decode):
+    """Each value of a good row, in turn, is replaced by everything that it is not, and left out."""
+    (media / "frames").mkdir(exist_ok=True)
+    for index in (1, 2, 3, 4):
+        Image.new("RGB", (56, 56)).save(media / f"frames/{index:06d}.jpg")
+    good = {
+        "image": lambda: image_row({"path": "good.jpg", "width": 96, "height": 90}, 0, "t", ImageOptions(grid=(1, 2))),
+        "video": lambda: film_row("film.mp4"),
+        "frames": lambda: film_row("frames", [[1, 2], [3, 4]]),
+        "depth": lambda: depth_row(deepcopy(DEPTH), 0, "train", DepthOptions(points=2)),
+    }[kind]
+    assert "reason" not in check_row((0, good()), media_root=media, decode=decode)[0]
+    bad = 0
+    for *way, last in places(good()):
+        for wrong in [*WRONG, "left out"]:
+            row = good()
+            holder: Any = row
+            for key in way:
+                holder = holder[key]
+            if wrong == "left out":
+                del holder[last]
+            elif not (last in SIZES and isinstance(wrong, int) and wrong > 2**20):
+                holder[last] = wrong
+            (record,) = check_row((0, row), media_root=media, decode=decode)
+            bad += "reason" in record
+            assert "\n" not in record.get("reason", "")
+            assert str(media) not in record.get("reason", "").replace(f"root {media}", "")
+    assert bad > 200
 
 
 def test_an_id_that_comes_again(media, tmp_path, monkeypatch):

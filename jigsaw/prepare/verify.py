@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from jigsaw.prepare.pipeline import Rejects, reason_kind
 from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress, work_on_ray
 from jigsaw.puzzle import Plan, media_specs
-from jigsaw.rows import Row, chat, read_table, row_id
+from jigsaw.rows import Row, chat, each_row, read_table, row_at, row_id
 from jigsaw.tasks import TASKS, cut, media_sizes, plan
 from jigsaw.tokens import MAX_PROMPT_LENGTH, Medium, media_tokens, text_tokens
 
@@ -108,7 +109,7 @@ def verify_rows(
         for index, line in enumerate(lines, start):
             (record,) = json.loads(line)
             if "id" not in record:  # its reader did not live to tell
-                record["id"] = _name(table.slice(index, 1).to_pylist()[0], index)
+                record["id"] = _name(row_at(table, index), index)
             places[record["id"]].append(index)
             if "reason" in record:
                 reasons[index] = record["reason"]
@@ -129,9 +130,10 @@ def verify_rows(
     return Report(table.num_rows, dict(sorted(tasks.items())), most_tokens, bad)
 
 
-def _parts(table: "pa.Table") -> Iterator[tuple[int, list[tuple[int, Row]]]]:
+def _parts(table: "pa.Table") -> Iterator[tuple[int, list[tuple[int, Row | RowError]]]]:
+    rows = enumerate(each_row(table))
     for start in range(0, table.num_rows, PART):
-        yield start, list(enumerate(table.slice(start, PART).to_pylist(), start))
+        yield start, list(islice(rows, PART))
 
 
 def _name(row: Row, index: int) -> str:
@@ -141,16 +143,20 @@ def _name(row: Row, index: int) -> str:
         return str(index)
 
 
-def check_row(item: tuple[int, Row], *, media_root: Path, decode: bool, max_prompt_length: int) -> list[Record]:
+def check_row(
+    item: tuple[int, Row | RowError], *, media_root: Path, decode: bool, max_prompt_length: int
+) -> list[Record]:
     """One record: ``{id, task, tokens}`` of the row, as far as they can be told, with ``reason`` if it is bad.
 
     Args:
-        item: the row's 0-based place in its file, and the row.
+        item: the row's 0-based place in its file, and the row, or why it cannot be read.
         media_root: folder that its paths are relative to.
         decode: build the puzzle.
         max_prompt_length: tokens that its prompt may take.
     """
     index, row = item
+    if isinstance(row, RowError):
+        return [{"id": str(index), "reason": str(row)}]
     record: Record = {"id": _name(row, index)}
     try:
         planned = plan(row, index=index)
@@ -196,7 +202,9 @@ def _files(planned: Plan) -> Iterator[str]:
 def _without_path(text: str, planned: Plan, media_root: Path) -> str:
     """A reason with the file in brackets, where what differs from row to row stands."""
     for path in _files(planned):
-        for name in (path, f"{os.path.realpath(media_root / path)}"):
+        if text.startswith(f"{path!a}: "):  # it is no path, for which there is no realpath
+            return f"{text.removeprefix(f'{path!a}: ')} ({path!a})"
+        for name in (path, os.path.realpath(media_root / path)):
             if text.startswith(f"{name}: "):
                 return f"{text.removeprefix(f'{name}: ')} ({path})"
     return text

@@ -15,7 +15,7 @@ from PIL import Image
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.files import atomic_write
 from jigsaw.puzzle import Puzzle
-from jigsaw.rows import Row, extra_info, read_table, row_id
+from jigsaw.rows import Row, each_row, extra_info, read_table, row_id
 from jigsaw.tasks import build_puzzle
 
 if TYPE_CHECKING:
@@ -171,8 +171,12 @@ def write_gallery(
     if not Path(media_root).is_dir():
         raise JigsawError(f"{media_root}: no such folder; --media-root is what the rows' paths are relative to")
     table = read_table(data)
-    rows = table.slice(0, limit).to_pylist()
-    cards = [make_card(row, index, media_root, seed=seed, epoch=epoch) for index, row in enumerate(rows)]
+    cards = [
+        Card(index=index, id=str(index), error=str(row))
+        if isinstance(row, RowError)
+        else make_card(row, index, media_root, seed=seed, epoch=epoch)
+        for index, row in enumerate(each_row(table.slice(0, limit)))
+    ]
     page = render_page(cards, title=Path(data).name, rows=table.num_rows, seed=seed, epoch=epoch)
     with atomic_write(Path(out)) as file:
         file.write(page.encode())

@@ -25,6 +25,7 @@ evenly spaced from the first of the M to the last and rounded to whole frames, w
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -199,7 +200,7 @@ def _whole(struct: Mapping[str, Any], name: str, default: int, *, least: int = 1
 def _rate(struct: Mapping[str, Any], name: str, default: float | None = None) -> float:
     given = struct.get(name)
     value = default if given is None else given
-    if value is None or not _is_number(value) or not 0 < value < float("inf"):
+    if value is None or not _is_number(value) or not 0 < value <= sys.float_info.max:
         raise RowError(f"videos[0].{name} is {given!r:.60}; it must be a number of frames a second")
     return float(value)
 

@@ -18,7 +18,7 @@ from jigsaw.media.video import Clip
 from jigsaw.mixture import Schedule, Source, read_sources, shuffled
 from jigsaw.puzzle import CutOptions, Message, media_specs
 from jigsaw.reward import check_options, compute_score
-from jigsaw.rows import Row, read_table, row_split
+from jigsaw.rows import Row, read_table, row_at, row_split
 from jigsaw.tasks import TASKS, cut_media, plan
 
 REWARD = "pkg://jigsaw.reward"
@@ -198,8 +198,8 @@ class JigsawDataset(Dataset[dict[str, Any]]):
 
     def _item(self, row_index: int, epoch: int) -> dict[str, Any]:
         file, place = self._place(row_index)
-        row = self._tables[file].slice(place, 1).to_pylist()[0]
         try:
+            row = row_at(self._tables[file], place)
             puzzle = self._puzzle(row, row_index, epoch)
             task = puzzle["extra_info"]["task"]
             if task in self._difficulties:

@@ -103,6 +103,16 @@ def test_with_a_difficulty_schedule_a_prompt_comes_at_every_level(
     assert "levels" not in held_out[0]["extra_info"]
 
 
+def test_a_row_that_cannot_be_read_is_named(config: DictConfig, processor: Any, data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(data / "train.parquet")
+    days = pa.array([2**31 - 1 if row == 7 else 1 for row in range(len(table))], pa.int32())  # after the year 9999
+    other = tmp_path / "other.parquet"
+    pq.write_table(table.append_column("when", days.cast(pa.date32())), other)
+    changed = _changed(config, train_files=str(other))
+    with pytest.raises(JigsawError, match=r"other\.parquet, row 7: column when holds a value that cannot be read"):
+        JigsawDataset(str(other), processor.tokenizer, changed, processor)
+
+
 def test_a_row_that_no_level_fits_is_named(config: DictConfig, processor: Any, data: Path, tmp_path: Path) -> None:
     rows = pq.read_table(data / "train.parquet").to_pylist()
     rows[3]["prompt"][0]["content"] += " Please."
