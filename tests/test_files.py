@@ -20,6 +20,29 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"whole"
 
 
+def test_a_file_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a machine that loses its power may keep the name and lose the content."""
+    done: list[tuple[str, int, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def fsyncing(descriptor: int) -> None:
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        done.append(("fsync", status.st_ino, status.st_size))
+
+    def replacing(source: Path, target: Path) -> None:
+        status = os.stat(source)
+        done.append(("replace", status.st_ino, status.st_size))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsyncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"whole")  # few enough to stay in Python's buffer
+    inode = (tmp_path / "file").stat().st_ino
+    assert done == [("fsync", inode, 5), ("replace", inode, 5)]
+
+
 @pytest.mark.parametrize("name", ["n" * 255, "片" * 85])
 def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path, name: str) -> None:
     with atomic_write(tmp_path / name) as file:

@@ -157,6 +157,13 @@ def test_16_bit_grey_is_scaled(tmp_path, suffix):
     assert np.asarray(open_rgb(path))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_every_16_bit_grey_becomes_its_255_of_65535(tmp_path):
+    """Rounded down, so that white alone is white; the upper byte would be another value for half of them."""
+    values = np.arange(1 << 16).reshape(256, 256)
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "all.png")
+    assert np.array_equal(np.asarray(open_rgb(tmp_path / "all.png"))[..., 0], values * 255 // 65535)
+
+
 @pytest.mark.parametrize("values", [[0, 65536], [-1, 5], [0, 2**31 - 1]])
 def test_32_bit_grey_is_refused(tmp_path, values):
     path = tmp_path / "deep.tiff"

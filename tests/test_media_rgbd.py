@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import tracemalloc
+import warnings
 import zlib
 from dataclasses import astuple
 from pathlib import Path
@@ -154,10 +155,10 @@ def test_random_damage_is_one_line_at_worst(sens, tmp_path, data):
     path.write_bytes(sens[:place] + noise + sens[place + len(noise) :])
     errors = []
     try:
-        with open_scene(path) as scene:
+        with warnings.catch_warnings(action="error", category=RuntimeWarning), open_scene(path) as scene:
             for index in range(min(len(scene), FRAMES)):
                 try:
-                    scene.frame(index)
+                    assert np.isfinite(scene.frame(index).depth).all()
                 except MediaError as error:
                     errors.append(str(error))
     except MediaError as error:
@@ -180,6 +181,8 @@ SIZES = HEADER - struct.calcsize("<iiIIIIfQ")
         (SIZES + 16, "<2I", (0, 30), "sizes"),
         (SIZES + 24, "<f", (0.0,), "unit"),
         (SIZES + 24, "<f", (float("nan"),), "unit"),
+        (SIZES + 24, "<f", (float("inf"),), "unit"),
+        (SIZES + 24, "<f", (1e-40,), "unit"),  # the longest reading would be more metres than a float holds
         (SIZES + 28, "<Q", (2**63,), "more frames"),
         (4 + 8 + NAME_BYTES + 64 + 12, "<f", (0.05,), "different places"),
         (HEADER + 80, "<Q", (2**62,), "cut off or damaged"),
@@ -193,6 +196,19 @@ def test_a_header_that_makes_no_sense_is_named(sens, tmp_path, offset, layout, v
     path = tmp_path / "a.sens"
     path.write_bytes(changed(sens, offset, layout, *values))
     refused(path, word)
+
+
+@pytest.mark.parametrize("units", [2e-34, 1e-20, 0.5, 999.0, 5000.0, 1e30, 3e38])
+def test_any_unit_that_makes_sense_gives_metres(views, tmp_path, units):
+    """Also where single readings are more, or less, than what a picture can show."""
+    sens = sens_bytes(views[:1], [views[0].pose], depth_compression=0)
+    values = np.resize(np.array([0, 1, 1000, 65535], "<u2"), DEPTH[::-1])
+    path = tmp_path / "a.sens"
+    path.write_bytes(changed(sens[: -2 * values.size - 264], SIZES + 24, "<f", units) + values.tobytes())
+    with warnings.catch_warnings(action="error"), open_scene(path) as scene:
+        depth = scene.frame(0).depth
+    unit = struct.unpack("<f", struct.pack("<f", units))[0]
+    assert depth == pytest.approx(values.astype(np.float64) / unit, rel=1e-6, abs=1e-44)
 
 
 def test_a_frame_that_names_too_many_bytes_is_not_read(sens, tmp_path):
@@ -329,6 +345,8 @@ def test_without_intrinsics_the_frames_cover_each_other(factor, width, height, d
     [
         ((1296, 968), (480, 640), None, "differ in aspect"),
         ((640, 480), (320, 180), None, "differ in aspect"),
+        ((640, 480), (320, 236), None, "differ in aspect"),  # by 1.7 %: something was cut off
+        ((640, 480), (320, 244), None, "differ in aspect"),
         # The picture was scaled down, its intrinsics were not.
         ((640, 480), (640, 480), ((1296, 968), (640, 480)), "not those of a picture"),
         ((1296, 968), (320, 240), ((1296, 968), (640, 480)), "not those of a depth map"),

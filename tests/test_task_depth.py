@@ -313,6 +313,16 @@ def test_the_limits_are_those_of_the_paper():
     assert (MIN_PIXELS, MIN_METRES, NEAREST, FARTHEST, RADIUS) == (40, 0.2, 0.1, 10, 15)
 
 
+def test_a_point_is_flat_as_far_as_half_its_disc():
+    """Columns of one depth each, 17 pixels wide: 8 to each side are flat round their middle alone."""
+    x = np.arange(340)
+    values = np.broadcast_to(1 + 0.3 * (x // 17), (200, 340)).astype(np.float32)
+    pixels = register((340, 200), (340, 200), None)
+    for key in range(8):
+        points, _ = choose_points(values, pixels, (340, 200), count=4, shrink=1, key=[key])
+        assert {column % 17 for _, column in points} == {8}
+
+
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(3, 8), st.sampled_from([0.3, 0.5, 1.0]))
 @settings(deadline=None, max_examples=40)
 def test_points_are_apart_inside_and_their_order_is_sure(seed, count, cells, shrink):

@@ -27,6 +27,7 @@ _INTRINSICS = (
     ("intrinsics_color.txt", "intrinsics_depth.txt"),  # its subset of 25,000 frames
 )
 _MILLIMETRES = 1000  # a metre
+_LONGEST_READING = 65535  # units
 
 _RAW, _PNG, _JPEG = 0, 1, 2
 _RAW_DEPTH, _ZLIB_DEPTH, _OCCI_DEPTH = 0, 1, 2
@@ -104,7 +105,8 @@ class SensScene:
         most = Image.MAX_IMAGE_PIXELS or 1 << 32
         if not all(0 < width * height <= most for width, height in (self._colour_size, self._depth_size)):
             raise MediaError(f"{path}: its header names sizes of pictures that make no sense; download it anew")
-        if not 0 < self._units < np.inf:
+        # The longest reading in metres must be a number, too.
+        if not _LONGEST_READING / np.finfo(np.float32).max < self._units < np.inf:
             raise MediaError(f"{path}: its header names a unit of depth that makes no sense; download it anew")
         # Then no pixel would lie where the intrinsics alone put it. In ScanNet both are the identity.
         if not np.allclose(colour_place, depth_place, atol=1e-3):
@@ -206,25 +208,13 @@ class FolderScene:
         """
         self.path = path
         try:
-            folder = colour_folder(os.listdir(path)) or COLOUR_FOLDERS[0]
-            pictures, maps = sorted(os.listdir(path / folder)), set(os.listdir(path / "depth"))
+            self._frames = _pairs(path)
         except OSError as error:
             raise MediaError(f"{path}: cannot be listed ({error.strerror}); make it readable") from error
-        stems = {Path(name).stem: name for name in pictures if name.lower().endswith(_PICTURES)}
-        # Numbers without zeros in front count up, too.
-        self._frames = [
-            (f"{folder}/{stems[stem]}", stem)
-            for stem in sorted(stems, key=lambda s: (len(s), s))
-            if f"{stem}.png" in maps
-        ]
         self.cameras: tuple[Intrinsics, Intrinsics] | None = None
-        for colour, depth in _INTRINSICS:
-            if (path / colour).is_file() and (path / depth).is_file():
-                self.cameras = (
-                    Intrinsics.from_matrix(read_matrix(path / colour)),
-                    Intrinsics.from_matrix(read_matrix(path / depth)),
-                )
-                break
+        if names := _intrinsics(path):
+            colour, depth = (Intrinsics.from_matrix(read_matrix(path / name)) for name in names)
+            self.cameras = colour, depth
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -248,6 +238,34 @@ class FolderScene:
                 raise MediaError(f"{self.path / name}: tracking was lost, so there is no pose")
         size = _upright_size(self.path / name, self.path / name)
         return Frame(self.path / name, size, read_depth(self.path / "depth" / f"{stem}.png"), pose)
+
+
+def scene_files(path: Path) -> list[str]:
+    """The files of a scene's folder that decide its frames, relative to it.
+
+    Raises:
+        OSError: if a folder cannot be listed.
+    """
+    pairs = _pairs(path)
+    poses = set(os.listdir(path / "pose")) if (path / "pose").is_dir() else set()
+    files = [file for picture, stem in pairs for file in (picture, f"depth/{stem}.png")]
+    files += [f"pose/{stem}.txt" for _, stem in pairs if f"{stem}.txt" in poses]
+    return [*files, *_intrinsics(path)]
+
+
+def _pairs(path: Path) -> list[tuple[str, str]]:
+    """Each frame of a scene's folder: its picture, relative to the folder, and the name that its files share."""
+    folder = colour_folder(os.listdir(path)) or COLOUR_FOLDERS[0]
+    pictures, maps = sorted(os.listdir(path / folder)), set(os.listdir(path / "depth"))
+    stems = {Path(name).stem: name for name in pictures if name.lower().endswith(_PICTURES)}
+    # Numbers without zeros in front count up, too.
+    ordered = sorted(stems, key=lambda stem: (len(stem), stem))
+    return [(f"{folder}/{stems[stem]}", stem) for stem in ordered if f"{stem}.png" in maps]
+
+
+def _intrinsics(path: Path) -> tuple[str, ...]:
+    """The files of the intrinsics of colour and depth in a scene's folder; none unless both are there."""
+    return next((names for names in _INTRINSICS if all((path / name).is_file() for name in names)), ())
 
 
 def colour_folder(names: Collection[str]) -> str | None:
