@@ -510,10 +510,12 @@ def test_shards_of_other_arguments_are_not_used(media, undisturbed, tmp_path):
     assert contents(out) == contents(undisturbed)
 
 
-def test_a_damaged_job_file_is_one_line(finished):
+@pytest.mark.parametrize("name", [".job.json", "manifest.json"])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null"])
+def test_a_damaged_job_file_is_one_line(finished, name, text):
     media, out = finished
-    (out / ".job.json").write_text("{")
-    with pytest.raises(JigsawError, match=r"job\.json: is damaged"):
+    (out / name).write_text(text)
+    with pytest.raises(JigsawError, match=rf"{name}: is damaged"):
         prepare(media, out, val=2)
 
 
@@ -563,7 +565,7 @@ def test_every_kind_of_picture(tmp_path):
         "bad dead.jpg": "no such file",
         "bad pipe.jpg": "no such file",
         "bad \udcff name.jpg": "its name is not valid UTF-8",
-        "good turned.jpg": "has the same content as another file (good link.jpg)",
+        "good turned.jpg": "has the same content as another one (good link.jpg)",
     }
     for verify in (False, True):
         out = tmp_path / f"out {verify}"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,6 +20,9 @@ from typer.testing import CliRunner
 import jigsaw
 from jigsaw.cli import app
 from jigsaw.errors import JigsawError
+from jigsaw.files import alone
+from jigsaw.media.rgbd import scene_files
+from jigsaw.prepare.pipeline import stamp_of
 from jigsaw.prepare.scannet import (
     DepthOptions,
     depth_row,
@@ -121,7 +125,7 @@ def test_depths_are_those_of_the_scene_at_the_pixels_shown(undisturbed, scene, r
 def test_pictures_are_extracted_byte_for_byte(media, undisturbed):
     frames = undisturbed / "frames"
     paths = {row["images"][0]["path"] for row in all_rows(undisturbed / "out")}
-    assert {path.relative_to(frames).as_posix() for path in frames.rglob("*") if path.is_file()} == paths
+    assert hashes(frames).keys() == paths
     sens = (media / f"{RAW}.sens").read_bytes()
     for path in paths:
         data = (frames / path).read_bytes()
@@ -268,8 +272,158 @@ def test_the_same_file_twice_is_taken_once(rooms, tmp_path):
         write_scene(tmp_path / "m" / name, rooms[0], "sens")
     write_scene(tmp_path / "m" / "scene0005_00", rooms[1], "sens")
     summary = prepare(tmp_path / "m", tmp_path / "out", extract_frames=tmp_path / "frames")
-    assert summary.rejected == {"has the same content as another file": 1}
+    assert summary.rejected == {"has the same content as another one": 1}
     assert summary.train == 2 * VIEWS
+
+
+def test_folders_with_the_same_files_are_taken_once(rooms, tmp_path):
+    first = write_scene(tmp_path / "m/a", rooms[0], "exported")
+    shutil.copytree(first, tmp_path / "m/b")
+    (tmp_path / "m/b/color/.DS_Store").touch()  # plays no part
+    nearly = Path(shutil.copytree(first, tmp_path / "m/c"))
+    (nearly / "pose/1.txt").write_text((nearly / "pose/1.txt").read_text().replace("0", "1", 1))  # of the same size
+    summary = prepare(tmp_path / "m", tmp_path / "out")
+    assert summary.rejected == {"has the same content as another one": 1}
+    assert json.loads((tmp_path / "out/rejected.jsonl").read_text()) == {
+        "path": "b",
+        "reason": "has the same content as another one (a)",
+    }
+    assert {row["extra_info"]["scene"] for row in read_rows(tmp_path / "out/train.parquet")} == {"a", "c"}
+
+
+def test_a_folder_named_like_a_sens_file_is_a_scene(rooms, tmp_path):
+    write_scene(tmp_path / "m/odd.sens", rooms[0], "folder")
+    prepare(tmp_path / "m", tmp_path / "out", extract_frames=tmp_path / "frames")
+    for row in read_rows(tmp_path / "out/train.parquet"):
+        jigsaw.build_puzzle(row, tmp_path / "m")
+        jigsaw.build_puzzle(row, tmp_path / "frames")
+
+
+# ------------------------------------------------------------------------------------------- scenes changed in place
+
+DECISIVE = {
+    "exported": ["color/1.jpg", "depth/0.png", "pose/1.txt", "intrinsic/intrinsic_color.txt"],
+    "25k": ["color/000001.jpg", "depth/000000.png", "pose/000001.txt", "intrinsics_depth.txt"],
+    "folder": ["rgb/1.jpg", "depth/0.png"],
+}
+
+
+def stamp(media: Path) -> list:
+    return stamp_of("scene", media, scene_files)
+
+
+def in_place(path: Path, change) -> None:
+    """Change a file and give it, and the folders that it is in, their old times."""
+    places = [path, *list(path.parents)[:3]]
+    times = [(place, (place.stat().st_atime_ns, place.stat().st_mtime_ns)) for place in places]
+    change(path)
+    for place, ns in times:
+        if place.exists():
+            os.utime(place, ns=ns)
+
+
+@pytest.mark.parametrize("layout", DECISIVE)
+def test_every_file_that_decides_the_rows_is_looked_at(rooms, tmp_path, layout):
+    """A file in its place with another time, or another size, is a changed scene; its folders do not tell."""
+    scene = write_scene(tmp_path / "scene", rooms[0], layout)
+    assert stamp(tmp_path) == stamp(tmp_path)
+    for name in DECISIVE[layout]:
+        before = stamp(tmp_path)
+        time = (scene / name).stat().st_mtime_ns
+        os.utime(scene / name, ns=(time, time + 1))
+        changed = stamp(tmp_path)
+        assert changed != before
+        in_place(scene / name, lambda path: path.write_bytes(path.read_bytes() + b"0"))
+        assert stamp(tmp_path) != changed
+
+
+def test_files_that_come_and_go_are_noticed_and_others_play_no_part(rooms, tmp_path):
+    scene = write_scene(tmp_path / "scene", rooms[0], "exported")
+    whole = stamp(tmp_path)
+    for name in ("color/notes.txt", "depth/7.png", "label/0.png", "notes.txt"):
+        (scene / name).parent.mkdir(exist_ok=True)
+        (scene / name).touch()
+        assert stamp(tmp_path) == whole
+    for name in DECISIVE["exported"]:
+        in_place(scene / name, lambda path: path.rename(tmp_path / "aside"))
+        assert stamp(tmp_path) != whole
+        (tmp_path / "aside").rename(scene / name)
+    assert stamp(tmp_path) == whole
+    (scene / "color/7.jpg").symlink_to("nowhere.jpg")  # depth/7.png is there
+    assert stamp(tmp_path) != whole
+
+
+def test_a_scene_that_was_changed_in_place_is_not_up_to_date(rooms, tmp_path):
+    scene = write_scene(tmp_path / "m/deep/scene", rooms[0], "exported")
+    prepare(tmp_path / "m", tmp_path / "out")
+    assert prepare(tmp_path / "m", tmp_path / "out").up_to_date
+    in_place(scene / "depth/1.png", lambda path: path.write_bytes((scene / "depth/0.png").read_bytes() + b"0"))
+    with pytest.raises(JigsawError, match="was finished from other files than the media root holds now"):
+        prepare(tmp_path / "m", tmp_path / "out")
+
+
+# ----------------------------------------------------------------------------------------------- the folder of frames
+
+
+@pytest.mark.parametrize("layout", ["sens", "exported"])
+def test_the_frames_of_another_data_set_are_not_replaced(rooms, tmp_path, layout):
+    """Two data sets whose scenes have the same names, and a third with a name of its own."""
+    for number, name in enumerate(["same", "same", "other"]):
+        write_scene(tmp_path / str(number) / name, rooms[number], layout)
+    frames = tmp_path / "frames"
+    prepare(tmp_path / "0", tmp_path / "out0", extract_frames=frames)
+    before = hashes(frames)
+    with pytest.raises(
+        JigsawError, match=r"has frames of another same\S*, of other size .*; choose another --extract-f"
+    ):
+        prepare(tmp_path / "1", tmp_path / "out1", extract_frames=frames)
+    assert hashes(frames) == before
+    prepare(tmp_path / "2", tmp_path / "out2", extract_frames=frames)
+    assert hashes(frames).items() > before.items()
+    prepare((tmp_path / "0").rename(tmp_path / "moved"), tmp_path / "out3", points=3, extract_frames=frames)
+    for row in [*read_rows(tmp_path / "out0/train.parquet"), *read_rows(tmp_path / "out2/train.parquet")]:
+        jigsaw.build_puzzle(row, frames)
+
+
+def test_two_scenes_of_one_place_are_one_line(rooms, tmp_path):
+    for number, name in enumerate(["x.sens", "x/.sens"]):
+        (tmp_path / "m" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "m" / name).write_bytes(sens_bytes(rooms[number], [view.pose for view in rooms[number]]))
+    with pytest.raises(JigsawError, match=r"x.sens and x/.sens: .* one folder \(x\); rename one"):
+        prepare(tmp_path / "m", tmp_path / "out", extract_frames=tmp_path / "frames")
+
+
+def test_files_of_the_user_are_no_frames(rooms, tmp_path):
+    write_scene(tmp_path / "m/scene", rooms[0], "exported")
+    mine = tmp_path / "frames/scene/color/0.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(JigsawError, match="scene/color: holds files that are no frames of this command"):
+        prepare(tmp_path / "m", tmp_path / "out", extract_frames=tmp_path / "frames")
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_second_run_in_the_folder_of_frames_stops_and_removes_nothing(media, undisturbed, tmp_path):
+    frames = tmp_path / "frames"
+    half = frames / RAW / ".000000.jpg.1.tmp"  # of the run that is at work
+    half.parent.mkdir(parents=True)
+    half.touch()
+    with alone(frames / ".frames.lock", ""), pytest.raises(JigsawError, match="another run is at work in it; wait or"):
+        prepare(media, tmp_path / "out", val=1, extract_frames=frames)
+    assert half.exists()
+    prepare(media, tmp_path / "out", val=1, extract_frames=frames)
+    assert hashes(tmp_path) == hashes(undisturbed)
+
+
+@pytest.mark.parametrize("link", ["scene", "scene/color"])
+def test_frames_do_not_leave_their_folder_by_a_link(rooms, tmp_path, link):
+    write_scene(tmp_path / "m/scene", rooms[0], "exported")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "frames" / link).parent.mkdir(parents=True)
+    (tmp_path / "frames" / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(JigsawError, match=r"scene/color: leads out of --extract-frames .*; remove the link"):
+        prepare(tmp_path / "m", tmp_path / "out", extract_frames=tmp_path / "frames")
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
@@ -388,7 +542,7 @@ def test_frames_never_go_among_the_scenes(media, tmp_path):
 
 def test_frames_that_cannot_be_written_are_one_line(media, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(JigsawError, match=r"file/.*\.jpg: cannot be written"):
+    with pytest.raises(JigsawError, match=r"--extract-frames .*file: cannot be used \(File exists\); choose another"):
         prepare(media, tmp_path / "out", extract_frames=tmp_path / "file")
 
 

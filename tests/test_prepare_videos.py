@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import posixpath
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 import jigsaw
 from jigsaw.cli import app
 from jigsaw.errors import JigsawError
+from jigsaw.files import alone
 from jigsaw.prepare import videos
 from jigsaw.prepare.videos import SHARD_SIZE, VideoOptions, _entries, list_videos, prepare_videos, video_schema
 from jigsaw.rows import chat, read_rows, read_table
@@ -139,7 +141,7 @@ def test_rows_of_extracted_frames_need_no_video(media, undisturbed):
     spec = row["videos"][0]
     assert spec["source_fps"] == 10.0
     names = {f"{index:06d}.jpg" for clip in spec["frames"] for index in clip}
-    assert {path.name for path in (undisturbed / "frames" / spec["path"]).iterdir()} == names
+    assert {path.name for path in (undisturbed / "frames" / spec["path"]).glob("*.*")} - {".source.json"} == names
     plain = {**row, "videos": [{**spec, "frames": None, "source_fps": None}]}
     from_frames, from_video = jigsaw.build_puzzle(row, undisturbed / "frames"), jigsaw.build_puzzle(plain, media)
     for extracted, decoded in zip(from_frames.pieces, from_video.pieces, strict=True):
@@ -165,7 +167,7 @@ def test_rows_of_other_clips_share_a_folder_of_frames(film, tmp_path):
     for clips in (2, 3):
         (row,) = read_rows(tmp_path / str(clips) / "train.parquet")
         assert len(jigsaw.build_puzzle(row, tmp_path / "frames").pieces) == clips
-    with pytest.raises(JigsawError, match="has frames of 3136 pixels, not of --max-pixels 4000; choose another"):
+    with pytest.raises(JigsawError, match=r"film.mp4: has frames of max_pixels 3136, not 4000; choose another"):
         prepare(film.parent, tmp_path / "out", max_pixels=4000, extract_frames=tmp_path / "frames")
 
 
@@ -232,7 +234,7 @@ def test_bad_videos_cost_one_reject_each(film, tmp_path):
     assert refused["bad dead.mp4"].startswith("no such file")
     assert refused["bad short.mp4"] == "is shorter than 2 s (1.5 s)"
     assert refused["bad sound.mp4"].startswith("holds no video")
-    assert refused["good 图片 ü 🧩/" + "n" * 250 + ".mp4"] == "has the same content as another file (bad twin.mp4)"
+    assert refused["good 图片 ü 🧩/" + "n" * 250 + ".mp4"] == "has the same content as another one (bad twin.mp4)"
     assert str(tmp_path) not in "".join(refused.values())
     assert summary.train == 5
     for row in read_rows(tmp_path / "out/train.parquet"):
@@ -328,6 +330,104 @@ def test_a_list_is_read_in_pieces_as_whole(tmp_path_factory, entries, size, inde
         videos._CHUNK = whole
 
 
+def everything(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_a_record_that_names_no_video_of_the_tree_costs_itself(film, tmp_path):
+    """Also one that climbs out of the folder and comes back: its frames would be written elsewhere."""
+    media = tmp_path / "a/media"
+    media.mkdir(parents=True)
+    for name in ("good.mp4", "back\\slash.mp4"):
+        (media / name).write_bytes(film.read_bytes() + b"\0\0\0\x0cfree" + name[:4].encode())
+    (tmp_path / "a/outside.mp4").write_bytes(film.read_bytes())
+    bad = {
+        "../media/good.mp4": "leaves the media root",
+        "x/../../media/good.mp4": "leaves the media root",
+        "../outside.mp4": "leaves the media root",
+        f"{media}/good.mp4": "absolute paths are not allowed",
+        f"//{media}/good.mp4": "absolute paths are not allowed",
+        "b\0c.mp4": "holds a zero byte",
+        "\ud800": "its name is not valid UTF-8",
+        "\udc80.mp4": "its name is not valid UTF-8",
+        "": "no such file",
+        "..": "leaves the media root",
+        "n" * 5000: "no such file",
+        "new\nline.mp4": "no such file",
+    }
+    records = [{"video": name} for name in ["good.mp4", "back\\slash.mp4", *bad]]
+    (media / "a_cap_b.json").write_text(json.dumps(records))
+    before = everything(tmp_path)
+    summary = prepare(media, tmp_path / "out", extract_frames=tmp_path / "b/frames")
+    assert summary.train == 2
+    refused = rejected(tmp_path / "out")
+    assert len(refused) == len({posixpath.normpath(name) for name in bad})
+    for name, reason in bad.items():
+        assert refused[posixpath.normpath(name)].startswith(reason)
+    new = {path for path in everything(tmp_path) - before if path.split("/")[0] != "out"}
+    assert new - {"b", "b/frames"} == {f"b/frames/{path}" for path in everything(tmp_path / "b/frames")}
+    assert not [path for path in everything(tmp_path / "b/frames") if path.startswith(".draft")]
+
+
+def test_a_list_that_is_nested_without_end_is_one_line(tree):
+    (tree / "0_30_s_academic_v0_1/x_mc_y.json").write_text('[{"video": ' + "[" * 100_000)
+    with pytest.raises(JigsawError, match=r"x_mc_y\.json: is no list of LLaVA-Video-178K.*fetch it anew"):
+        list_videos(tree)
+
+
+# ----------------------------------------------------------------------------------------------- the folder of frames
+
+
+def test_the_frames_of_another_data_set_are_not_replaced(film, tmp_path):
+    for number, name in enumerate(["same.mp4", "same.mp4", "other.mp4"]):
+        (tmp_path / str(number)).mkdir()
+        write_video(tmp_path / str(number) / name, seconds=3, fps=10, seed=number)
+    frames = tmp_path / "frames"
+    prepare(tmp_path / "0", tmp_path / "out0", extract_frames=frames)
+    before = hashes(frames)
+    with pytest.raises(
+        JigsawError, match=r"has frames of another same\.mp4, of other size .*; choose another --extract"
+    ):
+        prepare(tmp_path / "1", tmp_path / "out1", extract_frames=frames)
+    assert hashes(frames) == before
+    prepare(tmp_path / "2", tmp_path / "out2", extract_frames=frames)
+    assert hashes(frames).items() > before.items()
+    moved = (tmp_path / "0").rename(tmp_path / "moved")
+    prepare(moved, tmp_path / "out3", clips=3, extract_frames=frames)
+    for out in ("out0", "out2", "out3"):
+        (row,) = read_rows(tmp_path / out / "train.parquet")
+        jigsaw.build_puzzle(row, frames)
+    os.utime(moved / "same.mp4", ns=(0, 0))  # replaced by another, for all that is known
+    with pytest.raises(JigsawError, match=r"has frames of another same\.mp4"):
+        prepare(moved, tmp_path / "out4", extract_frames=frames)
+
+
+def test_a_second_run_in_the_folder_of_frames_stops(film, tmp_path):
+    (tmp_path / "frames").mkdir()
+    with (
+        alone(tmp_path / "frames/.frames.lock", ""),
+        pytest.raises(JigsawError, match="another run is at work in it; wait or choose another"),
+    ):
+        prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames")
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{"])
+def test_a_damaged_note_is_one_line(film, tmp_path, note):
+    (tmp_path / "frames/film.mp4").mkdir(parents=True)
+    (tmp_path / "frames/film.mp4/.source.json").write_text(note)
+    with pytest.raises(JigsawError, match=r"film\.mp4.*; choose another --extract-frames"):
+        prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames")
+
+
+def test_frames_do_not_leave_their_folder_by_a_link(film, tmp_path):
+    for folder in ("frames", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "frames/film.mp4").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(JigsawError, match=r"film\.mp4: leads out of --extract-frames .*; remove the link"):
+        prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 # ------------------------------------------------------------------------------------------------------ the same bytes
 
 
@@ -362,7 +462,7 @@ def test_frames_that_cannot_be_written_are_one_line(film, tmp_path):
         prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "file")
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames/film.mp4").touch()
-    with pytest.raises(JigsawError, match=r"film.mp4: cannot be written \(File exists\); make room .* is kept$"):
+    with pytest.raises(JigsawError, match=r"film.mp4: cannot be used \(Not a directory\); choose another --extract-f"):
         prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames")
     (tmp_path / "frames/film.mp4").unlink()
     assert prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames").train == 1

@@ -100,7 +100,8 @@ def video(
     extract_frames: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the clips' frames as JPEG: a media root for the rows, which then need no videos.",
+            help="Folder for the clips' frames as JPEG: a media root for the rows, which then need no videos. Outputs "
+            "may share it; frames of another video of the same name are never replaced, the run stops.",
             metavar="DIR",
             show_default=False,
         ),
@@ -161,7 +162,8 @@ def depth(
     extract_frames: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the rows' pictures, then their media root; .sens files need it.",
+            help="Folder for the rows' pictures, then their media root; .sens files need it. Outputs may share it; "
+            "pictures of another scene of the same name are never replaced, the run stops.",
             metavar="DIR",
             show_default=False,
         ),

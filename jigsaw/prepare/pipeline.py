@@ -11,7 +11,7 @@ A *source* is a picture, a video or a scene, named by its path relative to the m
 * ``row``, a function that makes a row of a record.
 
 :func:`prepare_rows` does the rest, so that ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json``
-depend on the sources and the options alone. The split is by source. Of files with the same content the first is kept.
+depend on the sources and the options alone. The split is by source. Of sources with the same content the first is kept.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from jigsaw.errors import JigsawError, MediaError
+from jigsaw.prepare.frames import Frames
 from jigsaw.prepare.reader import Record, Work, json_line
 from jigsaw.prepare.runner import (
     Job,
@@ -56,6 +58,9 @@ ROW_GROUP = 10_000
 
 Rejects = Callable[[int], None]
 """Called with the number of records that were rejected so far."""
+
+Files = Callable[[Path], list[str]]
+"""A source that is a folder -> the files in it that decide its records, relative to it; OSError if it has no list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +134,8 @@ class Kind:
         libraries: packages that read the sources; the manifest holds their versions.
         shard_size: sources a shard: enough for about a second, and few enough that their records fit in memory.
         time_limit: seconds that ``look`` may take; it is ended and the source rejected after that.
-        frames: folder in which ``look`` writes the frames of the rows, if it does.
+        files: which files count where sources are folders; None where they are files.
+        frames: where ``look`` writes the frames of the rows, if it does.
         group: path of a source -> name of those that belong into one split, scans of one room for example.
     """
 
@@ -141,7 +147,8 @@ class Kind:
     libraries: tuple[str, ...]
     shard_size: int
     time_limit: float = 120
-    frames: Path | None = None
+    files: Files | None = None
+    frames: Frames | None = None
     group: Callable[[str], str] = str
 
 
@@ -208,7 +215,7 @@ def prepare_rows(
     sample = sorted(draw(found, options.limit, "limit", options.seed)) if options.limit is not None else found
     if options.val >= len(sample):
         raise JigsawError(f"--val {options.val}: leaves nothing to train on; {len(sample)} {kind.noun} are there")
-    stamps = {path: _stamp(media_root / path) for path in found}
+    stamps = {path: stamp_of(path, media_root, kind.files) for path in found}
     job = Job(
         command=kind.command,
         arguments=options.arguments(),
@@ -217,14 +224,15 @@ def prepare_rows(
         outputs=OUTPUTS,
         shard_size=kind.shard_size,
         time_limit=kind.time_limit,
-        frames=None if kind.frames is None else os.path.realpath(kind.frames),
+        frames=None if kind.frames is None else os.path.realpath(kind.frames.folder),
     )
-    with output_folder(out):
+    frames = nullcontext() if kind.frames is None else kind.frames.held({path: stamps[path] for path in sample})
+    with output_folder(out), frames:
         if not begin(out, job):
             return Summary(**read_manifest(out)["counts"], up_to_date=True)
         sizes = Counter(stamps[path][0] for path in sample)
         items = [(path, stamps[path][0] is not None and sizes[stamps[path][0]] > 1) for path in sample]
-        work = partial(_look_and_hash, look=kind.look, media_root=media_root.absolute())
+        work = partial(_look_and_hash, look=kind.look, media_root=media_root.absolute(), files=kind.files)
         run_shards(out, job, items, work, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects)
         return _publish(out, job, items, kind, options, media_root, len(found))
 
@@ -310,48 +318,80 @@ def usable_file(path: str, media_root: Path) -> Path:
         path.encode()
     except UnicodeEncodeError as error:
         raise MediaError("its name is not valid UTF-8, which rows cannot hold; rename it") from error
+    if _climbs(path):  # even if it comes back: its frames would lie elsewhere
+        raise MediaError("leaves the media root; name it by its path from there")
     try:
         return media_path(path, media_root)
     except MediaError as error:
-        reason = str(error).removeprefix(f"{path}: ").replace(f" {os.path.realpath(media_root)}", "")
-        raise MediaError(reason) from error
+        reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{path!r}: ")
+        raise MediaError(reason.replace(f" {os.path.realpath(media_root)}", "")) from error
 
 
-def _stamp(path: Path) -> list[Any]:
-    """What tells that a source was replaced: its bytes (None for a folder) and its time of change in ns.
+def _climbs(path: str) -> bool:
+    return ".." in path.split("/")
 
-    A folder has those of the folders in it besides.
+
+def stamp_of(path: str, media_root: Path, files: Files | None = None) -> list[Any]:
+    """What tells that a source was replaced: its bytes and its time of change in ns.
+
+    Of a folder: the bytes of all its files that count, and a hash of their names, bytes and times. What cannot be read
+    has None in place of its bytes.
+
+    Args:
+        path: relative to ``media_root``; the paths of lists may be anything.
+        media_root: folder of the sources.
+        files: see :class:`Kind`.
     """
+    if os.path.isabs(path) or _climbs(path):
+        return [None, "outside"]
+    found = _file_stamp(f"{media_root}/{path}")
+    if found[0] is not None or files is None:
+        return found
     try:
-        status = path.stat()
-        if not stat.S_ISDIR(status.st_mode):
-            return [status.st_size, status.st_mtime_ns]
-        inside = sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(path) if entry.is_dir())
-        return [None, status.st_mtime_ns, *inside]
+        inside = [(name, *_file_stamp(f"{media_root}/{path}/{name}")) for name in files(media_root / path)]
+    except (OSError, ValueError):
+        return found
+    return [sum(size for _, size, _ in inside if size is not None), fingerprint(inside)]
+
+
+def _file_stamp(path: str) -> list[int | None]:
+    """Bytes, None for a folder, and time of change."""
+    try:
+        status = os.stat(path)
     except OSError as error:  # a dead link, say; it is rejected when its turn comes
         return [None, error.errno]
+    except ValueError:  # a name that no file can have, from a list
+        return [None, None]
+    return [None if stat.S_ISDIR(status.st_mode) else status.st_size, status.st_mtime_ns]
 
 
-def _look_and_hash(item: tuple[str, bool], look: Work, media_root: Path) -> list[Record]:
-    """The records of a source; where another file has its size, they carry the hash of its content."""
+def _look_and_hash(item: tuple[str, bool], look: Work, media_root: Path, files: Files | None) -> list[Record]:
+    """The records of a source; where another has its size, they carry the hash of its content.
+
+    That of a folder is of the names and contents of its files that count.
+    """
     path, has_twin = item
     records = look(path)
     if not has_twin or all("reason" in record for record in records):
         return records
     try:
-        digest = sha256_of(media_root / path)
+        source = media_root / path
+        if files is not None and source.is_dir():
+            digest = fingerprint((name, sha256_of(source / name)) for name in files(source))
+        else:
+            digest = sha256_of(source)
     except OSError as error:
         return [{"reason": f"cannot be read ({error.strerror})"}]
     return [{**record, "sha256": digest} for record in records]
 
 
 def _records(out: Path, job: Job, items: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, Record]]:
-    """Every source with each of its records; of files with the same content, all but the first are rejected."""
+    """Every source with each of its records; of sources with the same content, all but the first are rejected."""
     first: dict[str, str] = {}
     for (source, _), records in read_shards(out, job, items):
         digest = next((record["sha256"] for record in records if "sha256" in record), None)
         if digest is not None and (same := first.setdefault(digest, source)) != source:
-            records = [{"reason": f"has the same content as another file ({same})"}]
+            records = [{"reason": f"has the same content as another one ({same})"}]
         for record in records:
             yield source, {"path": source, **record}
 

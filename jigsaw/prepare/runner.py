@@ -23,7 +23,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,15 +119,14 @@ def begin(out: Path, job: Job) -> bool:
     for name in (_JOB, MANIFEST):  # half-written ones of runs that were killed; this run alone holds the folder
         for half in out.glob(f".{name}.*.tmp"):
             half.unlink()
-    found = _read_json(out / _JOB)
-    manifest = _read_json(out / MANIFEST)
+    found = _read_json(out / _JOB, {"command", "arguments", "listing"})
     if found is None:
         for name in (*job.outputs, MANIFEST, _WORK):
             if (out / name).exists():
                 raise JigsawError(
                     f"{out / name}: was not made by this command and is not replaced; choose another --out"
                 )
-    elif manifest is not None:
+    elif (manifest := _read_json(out / MANIFEST, {"files", "counts"})) is not None:
         _check_finished(out, manifest, found, ours)
         _remove_shards(out)  # a kill right after the manifest leaves them
         return False
@@ -147,13 +146,16 @@ def _remove_shards(out: Path) -> None:
         shutil.rmtree(out / _WORK)
 
 
-def _read_json(path: Path) -> Record | None:
+def _read_json(path: Path, keys: Set[str]) -> Record | None:
+    """An object with these keys, or more; None where there is no file."""
     if not path.exists():
         return None
     try:
         value: Record = json.loads(path.read_bytes())
     except ValueError as error:
         raise JigsawError(f"{path}: is damaged; choose another --out") from error
+    if not isinstance(value, dict) or not value.keys() >= keys:
+        raise JigsawError(f"{path}: is damaged; choose another --out")
     return value
 
 

@@ -14,9 +14,20 @@ from jigsaw.errors import JigsawError, MediaError
 from jigsaw.files import atomic_write
 from jigsaw.media.camera import Size, register
 from jigsaw.media.image import largest_size, scaled_size
-from jigsaw.media.rgbd import CutOffError, FolderScene, SensScene, colour_folder, open_scene
+from jigsaw.media.rgbd import CutOffError, FolderScene, SensScene, colour_folder, open_scene, scene_files
+from jigsaw.prepare.frames import Frames
 from jigsaw.prepare.images import NO_SIZE
-from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, prepare_rows, row_schema, usable_file, walk
+from jigsaw.prepare.pipeline import (
+    Kind,
+    Options,
+    Rejects,
+    Summary,
+    prepare_rows,
+    row_schema,
+    stamp_of,
+    usable_file,
+    walk,
+)
 from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress
 from jigsaw.prompts import render
@@ -114,13 +125,15 @@ def prepare_depth(
     """
     options.validate()
     found = list_scenes(media_root)
-    frames = options.extract_frames and options.extract_frames.absolute()
-    if frames is None and (sens := next((scene for scene in found if scene.endswith(SENS)), None)):
+    if options.extract_frames is None and (sens := next((scene for scene in found if scene.endswith(SENS)), None)):
         raise JigsawError(
             f"{media_root}: holds {SENS} files ({sens}); add --extract-frames DIR, which gets the pictures of the rows"
         )
-    if frames is not None and frames.resolve() == media_root.resolve():
-        raise JigsawError(f"--extract-frames {frames}: is the folder of the scenes; choose another")
+    frames: Frames | None = None
+    if options.extract_frames is not None:
+        if options.extract_frames.resolve() == media_root.resolve():
+            raise JigsawError(f"--extract-frames {options.extract_frames}: is the folder of the scenes; choose another")
+        frames = Frames(options.extract_frames.absolute(), partial(frames_place, media_root=media_root.absolute()))
     kind = Kind(
         command="prepare depth",
         noun="scenes",
@@ -130,6 +143,7 @@ def prepare_depth(
         libraries=("pillow", "numpy"),
         shard_size=SHARD_SIZE,
         time_limit=TIME_LIMIT,
+        files=scene_files,
         frames=frames,
         group=room,
     )
@@ -181,7 +195,7 @@ def room(scene: str) -> str:
     return scan[1] if scan else scene
 
 
-def look_at_scene(scene: str, *, media_root: Path, options: DepthOptions, frames: Path | None) -> list[Record]:
+def look_at_scene(scene: str, *, media_root: Path, options: DepthOptions, frames: Frames | None) -> list[Record]:
     """The records of a scene, one a sampled frame: what its row needs, or the reason why there is none.
 
     A record holds ``path`` of the picture, ``scene``, ``width`` and ``height`` of the file in pixels, ``resize`` as
@@ -192,7 +206,7 @@ def look_at_scene(scene: str, *, media_root: Path, options: DepthOptions, frames
         scene: path relative to ``media_root``.
         media_root: folder that the scene must not leave.
         options: what decides the rows.
-        frames: folder that gets the pictures of the rows; None to leave them where they are.
+        frames: where the pictures of the rows go; None to leave them where they are.
     """
     path = media_root / scene
     try:
@@ -211,13 +225,12 @@ def _frame_records(
     scene: str,
     media_root: Path,
     options: DepthOptions,
-    frames: Path | None,
+    frames: Frames | None,
 ) -> Iterator[Record]:
     if len(opened) == 0:
         raise MediaError("holds no frames; a picture and its depth map must have one name")
-    folder = PurePosixPath(scene.removesuffix(SENS))
-    if frames is not None:
-        _remove_halves((frames / folder / opened.name(0)).parent)
+    folder = PurePosixPath(scene if isinstance(opened, FolderScene) else scene.removesuffix(SENS))
+    target: Path | None = None
     for index in sampled_frames(len(opened), options.samples_per_scene, [options.seed, scene]):
         path = (folder / opened.name(index)).as_posix()
         try:
@@ -244,7 +257,10 @@ def _frame_records(
             yield {"path": path, "reason": _reason(error, opened.path)}
             continue
         if frames is not None:
-            with atomic_write(frames / path) as file:
+            if target is None:
+                target = frames.claim(scene, stamp_of(scene, media_root, scene_files))
+                _remove_halves(target)
+            with atomic_write(target / PurePosixPath(path).name) as file:
                 file.write(encoded)
         yield {
             "path": path,
@@ -278,6 +294,13 @@ def shown_size(size: Size, max_side: int) -> Size:
     (1296, 972)
     """
     return size if max(size) <= max_side else scaled_size(size, max_side)
+
+
+def frames_place(scene: str, media_root: Path) -> str:
+    """Where the extracted pictures of a scene go, as a POSIX path: its own, without its suffix."""
+    if not (media_root / scene).is_dir():
+        return scene.removesuffix(SENS)
+    return f"{scene}/{colour_folder(os.listdir(media_root / scene))}"
 
 
 def _check_inside(folder: Path, media_root: Path) -> None:

@@ -4,10 +4,8 @@ import json
 import os
 import posixpath
 import re
-import shutil
 from bisect import bisect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +13,20 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from jigsaw.errors import JigsawError, MediaError
-from jigsaw.files import alone, atomic_write
 from jigsaw.media.video import Bounds, VideoInfo, extract_frames, probe, read_clips
+from jigsaw.prepare.frames import DRAFT, Frames
 from jigsaw.prepare.images import check_grid, grid_text
-from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, list_files, prepare_rows, row_schema, usable_file
+from jigsaw.prepare.pipeline import (
+    Kind,
+    Options,
+    Rejects,
+    Summary,
+    list_files,
+    prepare_rows,
+    row_schema,
+    stamp_of,
+    usable_file,
+)
 from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress
 from jigsaw.prompts import render
@@ -50,7 +58,6 @@ _UNIT = CutOptions().factor ** 2
 
 _LISTS = re.compile(r"_(?:cap|oe|mc)_[^/]*\.json$")
 _CHUNK = 1 << 20
-_DRAFT = ".draft-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +75,8 @@ class VideoOptions(Options):
             whose clips would not fit the prompt gets a lower limit of its own.
         verify: decode the frames of all clips; otherwise as far as the second one of the first clip.
         extract_frames: folder that gets the frames as JPEG, one folder a video; the rows then hold paths relative to
-            it. It may be shared by several outputs with the same ``max_pixels``; a folder of frames with a lower limit
-            bears it in its name. None for rows that point at videos.
+            it. It may be shared, see :mod:`jigsaw.prepare.frames`; a folder of frames with a lower limit bears it in its
+            name. None for rows that point at videos.
     """
 
     clips: int = 6
@@ -200,9 +207,11 @@ def prepare_videos(
         JigsawError: if an option makes no sense, no video is fit, or a folder cannot be used.
     """
     options.validate()
-    frames = options.extract_frames and options.extract_frames.absolute()
-    if frames is not None and frames.resolve() == media_root.resolve():
-        raise JigsawError(f"--extract-frames {frames}: is the folder of the videos; choose another")
+    frames: Frames | None = None
+    if options.extract_frames is not None:
+        if options.extract_frames.resolve() == media_root.resolve():
+            raise JigsawError(f"--extract-frames {options.extract_frames}: is the folder of the videos; choose another")
+        frames = Frames(options.extract_frames.absolute(), str, {"max_pixels": options.max_pixels})
     kind = Kind(
         command="prepare video",
         noun="videos",
@@ -214,42 +223,17 @@ def prepare_videos(
         time_limit=DECODE_LIMIT if options.verify or frames is not None else PROBE_LIMIT,
         frames=frames,
     )
-    found = list_videos(media_root)
-    with nullcontext() if frames is None else _frames_folder(frames, options):
-        return prepare_rows(
-            kind,
-            found,
-            media_root,
-            out,
-            options,
-            workers=workers,
-            ray_address=ray_address,
-            progress=progress,
-            rejects=rejects,
-        )
-
-
-@contextmanager
-def _frames_folder(frames: Path, options: VideoOptions) -> Iterator[None]:
-    """Make the folder and hold it alone; it may hold frames of other rows, but of one size alone."""
-    try:
-        frames.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise JigsawError(
-            f"--extract-frames {frames}: cannot be used ({error.strerror}); choose another folder"
-        ) from error
-    with alone(frames / ".lock", f"--extract-frames {frames}: another run is at work in it; wait or choose another"):
-        note, ours = frames / ".max_pixels", str(options.max_pixels)
-        if not note.exists():
-            with atomic_write(note) as file:
-                file.write(ours.encode())
-        elif (theirs := note.read_text(encoding="utf-8")) != ours:
-            raise JigsawError(
-                f"--extract-frames {frames}: has frames of {theirs} pixels, not of --max-pixels {ours}; choose another"
-            )
-        yield
-        for half in frames.glob(f"{_DRAFT}*"):  # of workers that were killed
-            shutil.rmtree(half, ignore_errors=True)
+    return prepare_rows(
+        kind,
+        list_videos(media_root),
+        media_root,
+        out,
+        options,
+        workers=workers,
+        ray_address=ray_address,
+        progress=progress,
+        rejects=rejects,
+    )
 
 
 def list_videos(media_root: Path) -> list[str]:
@@ -279,7 +263,7 @@ def _listed(media_root: Path, path: str) -> Iterator[str]:
                 yield posixpath.normpath(posixpath.join(posixpath.dirname(path), video))
             elif "video" in record:
                 raise ValueError(f"a record's video is {video!r:.60}")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise JigsawError(
             f"{media_root / path}: is no list of LLaVA-Video-178K, records with the path of a video ({error}); "
             "fetch it anew or move it away"
@@ -309,7 +293,7 @@ def _entries(path: Path) -> Iterator[Any]:
                 yield entry
 
 
-def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: Path | None) -> list[Record]:
+def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: Frames | None) -> list[Record]:
     """One record of a video, or ``{reason}`` for its rejection.
 
     The record holds ``width``, ``height`` (pixels, upright), ``duration`` (seconds), ``fps``, ``max_pixels`` (of a
@@ -319,7 +303,7 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: P
         path: relative to ``media_root``.
         media_root: folder that the video must not leave.
         options: what decides the rows.
-        frames: folder that gets a folder of frames, named as ``path``; None to extract none.
+        frames: where to extract the frames to; None to extract none.
     """
     file: Path | None = None
     try:
@@ -332,8 +316,9 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: P
         tokens = options.tokens(info, len(indices[0]), max_pixels)
         smaller, bounds = max_pixels < options.max_pixels, options.limits(max_pixels)
         if frames is not None:
+            stamp = stamp_of(path, media_root)
             path += f"@{max_pixels}" * smaller  # not to be taken for frames of other outputs
-            _extract(file, indices, info, frames, frames / path, bounds)
+            _extract(file, path, stamp, indices, info, frames, bounds)
         else:
             # Never the packets alone: they do not tell whether the frames can be decoded.
             wanted = indices if options.verify else [indices[0][:2]]
@@ -355,20 +340,26 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: P
 
 
 def _extract(
-    file: Path, indices: Sequence[Sequence[int]], info: VideoInfo, frames: Path, folder: Path, bounds: Bounds
+    file: Path,
+    path: str,
+    stamp: Sequence[Any],
+    indices: Sequence[Sequence[int]],
+    info: VideoInfo,
+    frames: Frames,
+    bounds: Bounds,
 ) -> None:
     """Write the frames into their folder, one after the other: a killed run's worker may not be gone yet."""
     try:
-        with TemporaryDirectory(prefix=_DRAFT, dir=frames, ignore_cleanup_errors=True) as draft:
+        with TemporaryDirectory(prefix=DRAFT, dir=frames.folder, ignore_cleanup_errors=True) as draft:
             whole = Path(draft) / "frames"
             extract_frames(file, indices, info, whole, bounds=bounds)
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = frames.claim(path, stamp)
             for frame in whole.iterdir():
                 os.replace(frame, folder / frame.name)
     except OSError as error:
         raise JigsawError(
-            f"{folder}: cannot be written ({error.strerror}); make room or write elsewhere, then start again: "
-            "what is finished is kept"
+            f"{frames.folder / path}: cannot be written ({error.strerror}); make room or write elsewhere, then start "
+            "again: what is finished is kept"
         ) from error
 
 
