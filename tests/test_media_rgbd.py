@@ -182,7 +182,7 @@ SIZES = HEADER - struct.calcsize("<iiIIIIfQ")
         (SIZES + 24, "<f", (0.0,), "unit"),
         (SIZES + 24, "<f", (float("nan"),), "unit"),
         (SIZES + 24, "<f", (float("inf"),), "unit"),
-        (SIZES + 24, "<f", (1e-40,), "unit"),  # the longest reading would be more metres than a float holds
+        (SIZES + 24, "<f", (1e-36,), "unit"),  # the longest reading would be more metres than a float holds
         (SIZES + 28, "<Q", (2**63,), "more frames"),
         (4 + 8 + NAME_BYTES + 64 + 12, "<f", (0.05,), "different places"),
         (HEADER + 80, "<Q", (2**62,), "cut off or damaged"),
