@@ -347,7 +347,7 @@ def test_a_record_that_names_no_video_of_the_tree_costs_itself(film, tmp_path):
         "../outside.mp4": "leaves the media root",
         f"{media}/good.mp4": "absolute paths are not allowed",
         f"//{media}/good.mp4": "absolute paths are not allowed",
-        "b\0c.mp4": "holds a zero byte",
+        "b\0c.mp4": "is no path of this system",
         "\ud800": "its name is not valid UTF-8",
         "\udc80.mp4": "its name is not valid UTF-8",
         "": "no such file",

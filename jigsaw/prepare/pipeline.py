@@ -323,7 +323,7 @@ def usable_file(path: str, media_root: Path) -> Path:
     try:
         return media_path(path, media_root)
     except MediaError as error:
-        reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{path!r}: ")
+        reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{path!a}: ")
         raise MediaError(reason.replace(f" {os.path.realpath(media_root)}", "")) from error
 
 
