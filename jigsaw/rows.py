@@ -17,6 +17,7 @@ A row is a dict in verl's format, a superset of the released training data:
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from operator import index as to_whole
 from pathlib import Path
@@ -39,6 +40,9 @@ _PART = 1000
 
 _NO_VALUE = (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError)
 """What pyarrow is seen to raise, or its own errors derive from, where Python has no such value."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""One half of a pair that UTF-16 writes a character with: no text by itself."""
 
 
 def extra_info(row: Row) -> Mapping[str, Any]:
@@ -89,6 +93,8 @@ def chat(row: Row) -> list[Mapping[str, str]]:
         for message in prompt
     ):
         raise RowError(f"its prompt must be a list of {{role, content}}, both text, got {prompt!r:.60}")
+    if any(_SURROGATE.search(message[key]) for message in prompt for key in ("role", "content")):
+        raise RowError("its prompt holds a lone surrogate, which no tokenizer takes; write the prompt anew")
     return prompt
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jigsaw.prepare.images import ImageOptions, image_row
 from jigsaw.prepare.scannet import DepthOptions, depth_row
 from jigsaw.prepare.verify import BadRow, Report, check_row, verify_rows
 from jigsaw.prepare.videos import VideoOptions, video_row
+from jigsaw.tokens import MAX_PROMPT_LENGTH
 from jigsaw.toy.rgbd import render_views, write_scene
 from jigsaw.toy.videos import write_video
 
@@ -180,7 +182,8 @@ def test_whatever_stands_in_a_row_is_one_reason_at_most(media, kind, decode):
         "frames": lambda: film_row("frames", [[1, 2], [3, 4]]),
         "depth": lambda: depth_row(deepcopy(DEPTH), 0, "train", DepthOptions(points=2)),
     }[kind]
-    assert "reason" not in check_row((0, good()), media_root=media, decode=decode)[0]
+    check = partial(check_row, media_root=media, decode=decode, max_prompt_length=MAX_PROMPT_LENGTH)
+    assert "reason" not in check((0, good()))[0]
     bad = 0
     for *way, last in places(good()):
         for wrong in [*WRONG, "left out"]:
@@ -192,7 +195,7 @@ def test_whatever_stands_in_a_row_is_one_reason_at_most(media, kind, decode):
                 del holder[last]
             elif not (last in SIZES and isinstance(wrong, int) and wrong > 2**20):
                 holder[last] = wrong
-            (record,) = check_row((0, row), media_root=media, decode=decode)
+            (record,) = check((0, row))
             bad += "reason" in record
             assert "\n" not in record.get("reason", "")
             assert str(media) not in record.get("reason", "").replace(f"root {media}", "")

@@ -75,8 +75,8 @@ class VideoOptions(Options):
             whose clips would not fit the prompt gets a lower limit of its own.
         verify: decode the frames of all clips; otherwise as far as the second one of the first clip.
         extract_frames: folder that gets the frames as JPEG, one folder a video; the rows then hold paths relative to
-            it. It may be shared, see :mod:`jigsaw.prepare.frames`; a folder of frames with a lower limit bears it in its
-            name. None for rows that point at videos.
+            it. It may be shared, see :mod:`jigsaw.prepare.frames`; a folder of frames with a lower limit bears it in
+            its name. None for rows that point at videos.
     """
 
     clips: int = 6
