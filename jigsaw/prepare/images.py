@@ -26,7 +26,7 @@ SUFFIXES = (
 SHARD_SIZE = 500
 """Pictures a shard."""
 
-NO_SIZE = [-1, -1]
+NO_SIZE = (-1, -1)
 """What a row says where a picture keeps its size."""
 
 _GRID = re.compile(r"([0-9]{1,4})x([0-9]{1,4})")
@@ -202,7 +202,7 @@ def check_picture(path: str, *, media_root: Path, options: ImageOptions) -> list
         {
             "width": width,
             "height": height,
-            "resize": list(shown) if smaller else NO_SIZE,
+            "resize": list(shown) if smaller else list(NO_SIZE),
             "tokens": tile_tokens(shown, options.grid),
             "smaller": smaller,
         }
@@ -247,8 +247,8 @@ def image_row(record: Record, index: int, split: str, options: ImageOptions) -> 
             {
                 "path": record["path"],
                 "jigsaw_config": list(options.grid),
-                "resize_size": record.get("resize", NO_SIZE),
-                "crop_size": NO_SIZE,
+                "resize_size": list(record.get("resize", NO_SIZE)),
+                "crop_size": list(NO_SIZE),
             }
         ],
         "reward_model": {"style": "rule", "ground_truth": ""},

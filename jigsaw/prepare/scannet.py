@@ -267,7 +267,7 @@ def _frame_records(
             "scene": scene,
             "width": frame.size[0],
             "height": frame.size[1],
-            "resize": list(resize) if resize != frame.size else NO_SIZE,
+            "resize": list(resize) if resize != frame.size else list(NO_SIZE),
             "tokens": media_tokens([(*resize, 1)]),
             "smaller": resize != allowed,
             "points": points,
