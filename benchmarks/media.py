@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-os.environ |= {"VERL_USE_EXTERNAL_MODULES": "jigsaw.verl_plugin", "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ |= {"VERL_USE_EXTERNAL_MODULES": "jigsaw.verl_plugin.install", "RAY_USAGE_STATS_ENABLED": "0"}
 
 import psutil
 import pyarrow as pa

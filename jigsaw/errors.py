@@ -1,5 +1,6 @@
 """The errors that a user can mend: each is one line that says what, where and what to do."""
 
+from collections.abc import Sequence
 from errno import EACCES, EDQUOT, ENOSPC, EPERM
 
 _CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
@@ -18,6 +19,14 @@ class MediaError(JigsawError):
     """A picture, video or map that cannot be used. The message names the file."""
 
 
+class Problems(JigsawError):
+    """Several things to mend at once, a line each."""
+
+    def __init__(self, found: Sequence[str]) -> None:
+        super().__init__("\n".join(found))
+        self.found = list(found)
+
+
 def remedy(error: OSError) -> str:
     """What to do where the system refuses to write."""
     if error.errno in (ENOSPC, EDQUOT):
@@ -28,7 +37,7 @@ def remedy(error: OSError) -> str:
 
 
 def print_error(error: JigsawError | OSError) -> None:
-    """Print an error as one line on stderr; the system's own (a full disk, no permission) in the system's words.
+    """Print an error as one line on stderr, :class:`Problems` as one each; the system's own in the system's words.
 
     Line breaks and other control characters, which names of files may hold, are written out.
     """
@@ -38,5 +47,6 @@ def print_error(error: JigsawError | OSError) -> None:
     message = str(error)
     if isinstance(error, OSError):
         message = f"{error.filename or 'input/output'}: {error.strerror or error}"
-    message = message.translate(_WRITTEN_OUT)
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}")
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    for line in error.found if isinstance(error, Problems) else [message]:
+        console.print(f"[bold red]error:[/] {escape(line.translate(_WRITTEN_OUT))}")

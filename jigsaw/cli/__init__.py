@@ -1,19 +1,22 @@
 """The ``jigsaw`` command: thin, one function a command."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from jigsaw import __version__
 from jigsaw.cli.doctor import doctor
 from jigsaw.cli.prepare import prepare
 from jigsaw.cli.pull import pull_data
 from jigsaw.cli.score import score
 from jigsaw.cli.show import show
+from jigsaw.cli.train import train
 from jigsaw.cli.verify import verify
 from jigsaw.errors import JigsawError, print_error
 
 app = typer.Typer(
-    help="Visual Jigsaw: make puzzles from pictures, look at them, score answers.",
+    help="Visual Jigsaw: make puzzles from pictures, look at them, train on them, score answers.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -24,13 +27,29 @@ app.command("pull-data")(pull_data)
 app.command()(verify)
 app.command()(show)
 app.command()(score)
+app.command()(train)
 app.command()(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"jigsaw {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one line on stderr and exit code 1."""
     try:
-        app()
+        app(prog_name="jigsaw")
     except (JigsawError, OSError) as error:
         print_error(error)
         sys.exit(1)

@@ -34,8 +34,9 @@ from verl.utils.rollout_trace import rollout_trace_attr
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from jigsaw.verl_plugin import media
-from jigsaw.verl_plugin.dataset import POSITION, JigsawDataset
+from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.difficulty import Progress, at_level
+from jigsaw.verl_plugin.plans import POSITION
 
 T = TypeVar("T")
 

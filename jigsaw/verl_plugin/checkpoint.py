@@ -1,44 +1,59 @@
-"""Checkpoints that are known to be whole.
+"""Checkpoints that are known to be whole, in a folder that one run holds alone.
 
 verl 0.9.1 names the newest checkpoint in a tracker file that it rewrites in place: a run that is killed in that
 moment leaves it empty, and the next start fails on it. So each finished checkpoint is marked, and a run resumes from
-the newest marked one: ``python -m jigsaw.verl_plugin.checkpoint RUN [OVERRIDE]...`` prints what a start adds to
-verl's command line, a line each.
+the newest marked one.
 """
 
+import errno
 import os
-import sys
-from collections.abc import Iterable
-from datetime import UTC, datetime
+import re
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
-from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
 
-from jigsaw.errors import JigsawError, print_error
+from jigsaw.errors import JigsawError
 
 MARKER = "WHOLE"
-_FOLDER = "trainer.default_local_dir"
-_QUOTE = f"write it as \"{_FOLDER}='FOLDER'\""
+LOCK = ".lock"
+_NAME = re.compile(r"global_step_(\d+)")
+_TRACKER = "latest_checkpointed_iteration.txt"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
 
 
-class MarkWhole(CheckpointCallback):  # type: ignore[misc]
-    """Marks a checkpoint once verl has written all of it (``trainer.checkpoint_callback_class``)."""
+class MarkWhole:
+    """Marks a checkpoint once verl has written all of it (``trainer.checkpoint_callback_class``).
 
-    def on_save(self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **_: Any) -> None:
+    verl makes one in the process that trains, before anything is loaded, and keeps it: so the run's hold on the folder
+    ends with that process, however it ends.
+
+    Raises:
+        JigsawError: if another run trains in the folder, or this one would write over whole checkpoints.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        check_async_save(config)
+        folder = Path(config.trainer.default_local_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _hold(folder)
+        check_beginning(config.trainer)
+        # verl took the weights of these away to make room. A save would bring half of them back below the marker.
+        for checkpoint in _later(folder, first_step(config.trainer)):
+            (checkpoint / MARKER).unlink()
+
+    def on_save(self, trainer: Any, global_step: int, checkpoint_dir: str, **_: Any) -> None:
         """Called by verl's trainer after each save."""
-        if async_save:
-            raise JigsawError("asynchronous checkpoints are not marked as whole; set actor.checkpoint.async_save=false")
-        for path in sorted(Path(checkpoint_dir).rglob("*")):
-            if path.is_file():
-                _flush(path)
-        (Path(checkpoint_dir) / MARKER).touch()
+        checkpoint = Path(checkpoint_dir)
+        for path in [*sorted(checkpoint.rglob("*")), checkpoint]:
+            _flush(path)
+        (checkpoint / MARKER).touch()
+        _flush(checkpoint)
 
 
 def _flush(path: Path) -> None:
-    """Have the file on the disk before the marker says so."""
+    """Have a file, or the names in a folder, on the disk before the marker says so."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -46,16 +61,95 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _hold(folder: Path) -> FileLock:
+    """Hold a run's checkpoint folder until this process ends.
+
+    Raises:
+        JigsawError: if another process holds it.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise JigsawError(
+            f"{folder}: another run trains in this folder; wait for it, end it, or choose another "
+            "trainer.default_local_dir"
+        ) from error
+    except NotImplementedError:  # a shared disk without locks, as Lustre may be: nobody can hold it
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return lock
+
+
+def check_free(folder: Path) -> None:
+    """Raise JigsawError if another run trains in a checkpoint folder; makes nothing."""
+    if (folder / LOCK).exists():
+        _hold(folder).release()
+
+
+def check_async_save(config: DictConfig) -> None:
+    """Raise JigsawError for asynchronous checkpoints: nobody says when one is whole."""
+    if config.actor_rollout_ref.actor.checkpoint.async_save:
+        raise JigsawError(
+            "actor_rollout_ref.actor.checkpoint.async_save=true: nothing tells when such a checkpoint is whole; set it "
+            "to false"
+        )
+
+
+def check_beginning(trainer: DictConfig) -> None:
+    """Raise JigsawError if a run begins before checkpoints that are there: it would write over them.
+
+    Args:
+        trainer: verl's ``trainer`` config.
+    """
+    step = first_step(trainer)
+    whole = [checkpoint for checkpoint in _later(Path(trainer.default_local_dir), step) if _has_weights(checkpoint)]
+    if whole:
+        raise JigsawError(
+            f"{whole[-1]}: is of a later step than this run begins at ({step}), which would write over it; resume from "
+            "it, move it away, or choose another trainer.default_local_dir"
+        )
+
+
+def first_step(trainer: DictConfig) -> int:
+    """The step of the checkpoint that a run resumes from; 0 where it starts anew."""
+    if trainer.resume_mode == "resume_path":
+        return step_of(Path(trainer.resume_from_path))
+    tracker = Path(trainer.default_local_dir, _TRACKER)
+    if trainer.resume_mode == "auto" and tracker.is_file():
+        text = tracker.read_text().strip()
+        return int(text) if text.isdecimal() else 0
+    return 0
+
+
+def _later(folder: Path, step: int) -> list[Path]:
+    """Marked checkpoints below a run's folder of later steps than one, the oldest first."""
+    marked = [marker.parent for marker in folder.glob(f"global_step_*/{MARKER}") if _NAME.fullmatch(marker.parent.name)]
+    return sorted((checkpoint for checkpoint in marked if step_of(checkpoint) > step), key=step_of)
+
+
+def _has_weights(checkpoint: Path) -> bool:
+    # verl makes room by taking the weights of an old checkpoint away; the rest of it, our marker too, it leaves there.
+    return (checkpoint / "actor").is_dir()
+
+
 def last_whole(folder: Path) -> Path | None:
     """The newest whole checkpoint ``global_step_N`` below a run's checkpoint folder, None where there is none."""
-    # verl makes room by taking the weights of an old checkpoint away; the rest of it, our marker too, it leaves there.
-    whole = [path.parent for path in folder.glob(f"global_step_*/{MARKER}") if (path.parent / "actor").is_dir()]
-    return max(whole, key=step_of, default=None)
+    return next(filter(_has_weights, reversed(_later(folder, -1))), None)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The training step of a checkpoint folder."""
-    return int(checkpoint.name.rpartition("_")[2])
+    """The training step of a checkpoint folder.
+
+    Raises:
+        JigsawError: if its name does not say it.
+    """
+    found = _NAME.fullmatch(checkpoint.name)
+    if found is None:
+        raise JigsawError(f"{checkpoint}: is no checkpoint of verl's; its name must be global_step_N")
+    return int(found[1])
 
 
 def resume_overrides(folder: Path) -> list[str]:
@@ -74,7 +168,8 @@ def override(key: str, value: object) -> str:
     """
     if "${" in str(value):
         raise JigsawError(f"{value}: holds '${{', which the config language resolves; give the folder without")
-    quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    # Hydra takes a backslash as it is, but before a quote, the closing one included.
+    quoted = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(value))
     return f"{key}='{quoted}'"
 
 
@@ -84,52 +179,3 @@ def metrics_override(file: Path) -> str:
     It goes with the job: the logger runs on any node, and where a cluster was there before, not in our environment.
     """
     return override("+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH", file)
-
-
-def folder_of(overrides: Iterable[str], default: Path) -> Path:
-    """The checkpoint folder that the last of a command line's Hydra overrides names; else the default.
-
-    Raises:
-        JigsawError: if Hydra cannot read it, or reads anything but text.
-    """
-    given = [text for text in overrides if text.lstrip("+").startswith(f"{_FOLDER}=")]
-    try:
-        named = [entry.value() for entry in OverridesParser.create().parse_overrides(given)]
-    except OverrideParseException as error:
-        raise JigsawError(f"{error.override}: Hydra cannot read it; {_QUOTE}") from error
-    if not named:
-        return default
-    folder = named[-1]
-    if not folder or not isinstance(folder, str):
-        raise JigsawError(f"{given[-1]}: names no folder; {_QUOTE}")
-    return Path(folder)
-
-
-def start_overrides(run: Path, given: Iterable[str]) -> list[str]:
-    """Hydra overrides of a start, which come before the given ones.
-
-    They say where checkpoints go (unless told, to ``run / "checkpoints"``), where it resumes, and a new metrics file
-    beside the checkpoints, for verl's logger empties what is there. This file's folder is made.
-
-    Raises:
-        JigsawError: if the given ones name no folder for checkpoints.
-    """
-    default = run / "checkpoints"
-    folder = folder_of(given, default).resolve()
-    metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
-    start = [
-        override(_FOLDER, default),
-        override("hydra.run.dir", run / "hydra"),
-        *resume_overrides(folder),
-        metrics_override(metrics),
-    ]
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    return start
-
-
-if __name__ == "__main__":
-    try:
-        print(*start_overrides(Path(sys.argv[1]), sys.argv[2:]), sep="\n")
-    except (JigsawError, OSError) as error:
-        print_error(error)
-        sys.exit(1)

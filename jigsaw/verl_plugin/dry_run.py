@@ -1,4 +1,4 @@
-"""verl without a model: its config, and prompts through its agent-loop workers with a given reply for vLLM's."""
+"""verl without a model: prompts through its agent-loop workers with a given reply for vLLM's."""
 
 import itertools
 import time
@@ -6,14 +6,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 import transfer_queue as tq
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -31,20 +29,9 @@ from verl.workers.rollout.router import GlobalRequestLoadBalancer
 from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import dataset as dataset_module
 from jigsaw.verl_plugin import media
+from jigsaw.verl_plugin.launch import compose_config as compose_config
 
 _LIMIT_S = 600
-
-
-def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:
-    """A recipe's config as verl's trainer composes it.
-
-    Args:
-        folder: of the recipes, ``configs``.
-        recipe: name of one, for example ``quickstart``.
-        overrides: Hydra's.
-    """
-    with initialize_config_dir(str(folder.resolve()), version_base=None):
-        return compose(recipe, ["hydra.searchpath=[pkg://verl.trainer.config]", *overrides])
 
 
 class ReplyServer:

@@ -136,7 +136,7 @@ def test_verl_still_needs_one_tower_call(
         statuses, outputs = zip(*side_by_side(commands, bare, seconds=90), strict=True)
         return list(statuses), "".join(outputs)
 
-    assert run("jigsaw.verl_plugin")[0] == [0] * len(kinds)
+    assert run("jigsaw.verl_plugin.install")[0] == [0] * len(kinds)
     statuses, output = run("")
     assert any(statuses), "works without the patch now: remove it"
     assert re.search(error, output), output

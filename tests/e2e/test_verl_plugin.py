@@ -21,10 +21,9 @@ from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.puzzle import media_specs
 from jigsaw.reward import compute_score
 from jigsaw.rows import read_rows
-from jigsaw.verl_plugin import media, patches, sampler
-from jigsaw.verl_plugin.checkpoint import MARKER, last_whole, override, start_overrides
+from jigsaw.verl_plugin import install, media, sampler
 from jigsaw.verl_plugin.dataset import JigsawDataset
-from jigsaw.verl_plugin.dry_run import compose_config
+from jigsaw.verl_plugin.launch import compose_config
 
 pytestmark = pytest.mark.e2e
 
@@ -623,20 +622,6 @@ def test_a_larger_share_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["training/failed_prompts_total"] == 2
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------
-
-
-def test_a_checkpoint_whose_weights_verl_took_away_is_not_whole(tmp_path: Path) -> None:
-    for step, has_weights in ((20, True), (40, True), (60, False), (80, True)):
-        checkpoint = tmp_path / f"global_step_{step}"
-        checkpoint.mkdir()
-        if has_weights:
-            (checkpoint / "actor").mkdir()
-        if step != 80:
-            (checkpoint / MARKER).touch()
-    assert last_whole(tmp_path) == tmp_path / "global_step_40"
-
-
 # --- patches: ours works, and theirs still does not -------------------------------------------------------------
 
 
@@ -697,49 +682,12 @@ def test_verl_still_looks_for_the_distribution_vllm_alone() -> None:
 
 def test_patches_are_applied_once_verl_is_imported(config: DictConfig) -> None:
     plugin = config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES
-    assert plugin == patches.__package__
+    assert plugin == install.__name__
 
 
-@pytest.mark.parametrize(("folder", "sign"), [("run", "++"), ("it's run 1, again", "")])
-def test_a_recipe_starts_from_its_checkpoints_with_metrics_beside_them(
-    repository: Path, tmp_path: Path, folder: str, sign: str
-) -> None:
-    checkpoints = tmp_path / folder
-    for part in ("actor", MARKER):
-        (checkpoints / "global_step_2" / part).mkdir(parents=True)
-    given = sign + override("trainer.default_local_dir", checkpoints)
-    command = ["bash", repository / "train_scripts/launch.sh", "image", given, "--cfg", "job"]
-    config = OmegaConf.create(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert config.trainer.default_local_dir == str(checkpoints)
-    assert config.trainer.resume_from_path == str(checkpoints / "global_step_2")
-    file = Path(config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH)
-    assert file.parent == checkpoints / "metrics"
-    assert file.parent.is_dir()
-
-
-@pytest.mark.parametrize(
-    ("folder", "why"),
-    [
-        ("${oc.env:HOME}/run", "holds '${'"),
-        ("run {1", "Hydra cannot read it; write it as"),
-        ("a,b", "names no folder; write it as"),
-        ("null", "names no folder; write it as"),
-        ("", "names no folder; write it as"),
-    ],
-)
-def test_a_folder_that_hydra_would_not_take_as_it_is_is_refused(tmp_path: Path, folder: str, why: str) -> None:
-    with pytest.raises(JigsawError, match=why.replace("$", r"\$").replace("{", r"\{")):
-        start_overrides(tmp_path, [f"trainer.default_local_dir={folder}"])
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("recipe", "folder", "why"),
-    [("image", "/dev/null/run", "Not a directory"), ("imgae", "run", "there is no recipe configs/imgae.yaml")],
-)
-def test_a_start_that_cannot_be_is_one_line(repository: Path, recipe: str, folder: str, why: str) -> None:
-    command = ["bash", repository / "train_scripts/launch.sh", recipe, f"trainer.default_local_dir={folder}"]
+def test_a_start_that_cannot_be_is_one_line_by_the_script_too(repository: Path) -> None:
+    command = ["bash", repository / "train_scripts/launch.sh", "imgae"]
     stopped = subprocess.run(command, capture_output=True, text=True)
     assert stopped.returncode == 1
-    assert "Traceback" not in stopped.stderr
-    assert why in stopped.stderr.splitlines()[-1]
+    (line,) = stopped.stderr.splitlines()
+    assert line.startswith("error: there is no recipe configs/imgae.yaml")

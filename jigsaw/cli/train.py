@@ -1,0 +1,43 @@
+"""``jigsaw train``: GRPO by a recipe, checked before it starts."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from jigsaw.errors import JigsawError, Problems
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A file of configs/, without .yaml.", metavar="RECIPE")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides of its values.", metavar="NAME=VALUE")
+    ] = None,
+    cfg: Annotated[
+        Literal["job"] | None, typer.Option("--cfg", help="Print the config that verl would get, and end.")
+    ] = None,
+    resolve: Annotated[bool, typer.Option("--resolve", help="With --cfg: its references followed.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check all that a start needs, and end.")] = False,
+) -> None:
+    """Train by a recipe: image, video, depth, mixture, or a file of your own. Started again, it resumes.
+
+    Rows, media, model, GPUs, cores and the run's folder are checked first; what is wrong is said at once, and exit code
+    1. Then verl's trainer takes over.
+
+    Example: [bold]jigsaw train image data.train_files=data/train.parquet data.val_files=data/val.parquet
+    data.media_root=COCO/train2017 trainer.n_gpus_per_node=4[/]
+    """
+    try:
+        from omegaconf import OmegaConf
+
+        from jigsaw.verl_plugin import launch, preflight
+    except ModuleNotFoundError as error:
+        raise JigsawError(f"{error.name} is not installed; to train: bash train_scripts/setup.sh gpu") from error
+
+    start = launch.plan_start(recipe, overrides or [])
+    if cfg is not None:
+        print(OmegaConf.to_yaml(start.config, resolve=resolve), end="")
+        return
+    if found := preflight.problems(start.config):
+        raise Problems(found)
+    if not check:
+        launch.train(start)

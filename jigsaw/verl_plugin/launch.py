@@ -1,0 +1,159 @@
+"""Starts GRPO by a recipe: composes its config as verl will, has it checked, then becomes verl's trainer."""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from jigsaw.errors import JigsawError, Problems
+from jigsaw.verl_plugin.checkpoint import metrics_override, override, resume_overrides
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "configs"
+TRAINER = "verl.trainer.main_ppo"
+PLUGIN = "jigsaw.verl_plugin.install"
+_FOLDER = "trainer.default_local_dir"
+_SHOWN = 3
+"""Names that are proposed for one that is unknown."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start of a recipe that nothing is known to stop.
+
+    Attributes:
+        arguments: of verl's trainer.
+        config: what verl will compose of them.
+        metrics: the file that verl's logger will write.
+    """
+
+    arguments: list[str]
+    config: DictConfig
+    metrics: Path
+
+
+def recipes() -> list[str]:
+    """Names of the recipes in ``configs/``."""
+    return sorted(file.stem for file in CONFIGS.glob("*.yaml") if "\n  - base\n" in file.read_text(encoding="utf-8"))
+
+
+def plan_start(recipe: str, given: Sequence[str]) -> Start:
+    """What a start of a recipe is made of; nothing is written.
+
+    Checkpoints go to ``outputs/RECIPE_jigsaw/checkpoints`` unless told otherwise. It resumes from the newest whole one
+    there. Metrics go to a new file beside them, for verl's logger empties what is there.
+
+    Args:
+        recipe: name of a recipe.
+        given: Hydra overrides, which come after ours.
+
+    Raises:
+        JigsawError: if there is no such recipe, or Hydra cannot compose the config; a line for each override.
+    """
+    if recipe not in (known := recipes()):
+        raise JigsawError(f"there is no recipe configs/{recipe}.yaml; there are {', '.join(known)}")
+    run = REPOSITORY / "outputs" / f"{recipe}_jigsaw"
+    start = [override(_FOLDER, run / "checkpoints"), override("hydra.run.dir", run / "hydra")]
+    config = _compose(recipe, [*start, *given])
+    folder = Path(config.trainer.default_local_dir or run / "checkpoints").resolve()
+    metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
+    follows = [*resume_overrides(folder), metrics_override(metrics)]
+    named = {parsed.key_or_group for parsed in _parse(given)}
+    for parsed in _parse(follows):  # to compose anew takes a second
+        if parsed.key_or_group not in named:
+            OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=True)
+    arguments = [f"--config-dir={CONFIGS}", f"--config-name={recipe}", *start, *follows, *given]
+    return Start(arguments, config, metrics)
+
+
+def train(start: Start) -> None:
+    """Become verl's trainer; returns only by an error.
+
+    Raises:
+        OSError: if the folder for the metrics cannot be made.
+    """
+    start.metrics.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The same process: Ctrl-C, a scheduler's signals and the exit code are the trainer's.
+    environment = {**os.environ, "VERL_USE_EXTERNAL_MODULES": PLUGIN}
+    os.execve(sys.executable, [sys.executable, "-m", TRAINER, *start.arguments], environment)
+
+
+def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:
+    """A recipe's config as verl's trainer composes it; verl itself is not imported.
+
+    Args:
+        folder: of the recipes, ``configs``.
+        recipe: name of one, for example ``quickstart``.
+        overrides: Hydra's.
+
+    Raises:
+        JigsawError: if verl is not installed.
+    """
+    verl = find_spec("verl")
+    if verl is None or verl.origin is None:
+        raise JigsawError("verl is not installed; to train: bash train_scripts/setup.sh gpu")
+    search = f"hydra.searchpath=[file://{Path(verl.origin).parent / 'trainer/config'}]"
+    with initialize_config_dir(str(folder.resolve()), version_base=None):
+        return compose(recipe, [search, *overrides])
+
+
+def _compose(recipe: str, overrides: Sequence[str]) -> DictConfig:
+    """:func:`compose_config` of a recipe here, whose errors are one line for each override."""
+    try:
+        config = compose_config(CONFIGS, recipe, *overrides)
+        OmegaConf.to_container(config, resolve=True)
+    except OverrideParseException as error:
+        key = error.override.partition("=")[0]
+        raise JigsawError(f"{error.override}: Hydra cannot read it; quote the value: \"{key}='VALUE'\"") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        unknown = list(_unknown(recipe, overrides)) if type(error) is ConfigCompositionException else []
+        message = " ".join(str(error).partition("Config search path")[0].split())
+        raise Problems(unknown or [message]) from error
+    return config
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def _unknown(recipe: str, overrides: Sequence[str]) -> Iterator[str]:
+    """A line for each override of what the recipe does not have, with the names that come nearest."""
+    known = list(_names(OmegaConf.to_container(compose_config(CONFIGS, recipe))))
+    for parsed in _parse(overrides):
+        key = parsed.key_or_group
+        if parsed.is_add() or parsed.is_force_add() or key.startswith("hydra.") or key in known or "." not in key:
+            continue
+        near = difflib.get_close_matches(key, known, _SHOWN, cutoff=0.8) or _same_last_part(key, known)
+        advice = f"did you mean {' or '.join(near)}?" if near else f"the recipe has no such value; to add one: +{key}=…"
+        yield f"{key}: is unknown; {advice}"
+
+
+def _same_last_part(key: str, known: Iterable[str]) -> list[str]:
+    last = key.rpartition(".")[2]
+    by_last: dict[str, list[str]] = {}
+    for name in known:
+        by_last.setdefault(name.rpartition(".")[2], []).append(name)
+    near = difflib.get_close_matches(last, by_last, 1, cutoff=0.8)
+    return [name for part in near for name in by_last[part]][:_SHOWN]
+
+
+def _names(node: object, above: str = "") -> Iterator[str]:
+    """The dotted names of a config's values and groups of values."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            name = f"{above}{key}"
+            yield name
+            yield from _names(value, f"{name}.")

