@@ -142,11 +142,13 @@ def test_a_source_tree_that_was_never_installed_is_a_warning():
         (check_disk(Path(), 12 * GIB), "ok"),
         (check_disk(Path(), 5 * GIB), "warning"),
         (check_disk(Path(), 0), "problem"),
-        (check_gpus(None, has_driver=False), "ok"),
-        (check_gpus(BROKEN, has_driver=False), "problem"),
-        (check_gpus(Probe("noise\n[]\n", None), has_driver=False), "ok"),
-        (check_gpus(Probe("[]", None), has_driver=True), "warning"),
-        (check_gpus(Probe('[["H200", 1]]', None), has_driver=True), "ok"),
+        (check_gpus(None, has_driver=False, for_gpus=False), "ok"),
+        (check_gpus(BROKEN, has_driver=False, for_gpus=False), "problem"),
+        (check_gpus(Probe("noise\n[]\n", None), has_driver=False, for_gpus=False), "ok"),
+        (check_gpus(Probe("[]", None), has_driver=False, for_gpus=True), "problem"),
+        (check_gpus(Probe("[]", None), has_driver=True, for_gpus=False), "warning"),
+        (check_gpus(Probe("[]", None), has_driver=True, for_gpus=True), "problem"),
+        (check_gpus(Probe('[["H200", 1]]', None), has_driver=True, for_gpus=True), "ok"),
         (check_plugin(WORKS), "ok"),
         (check_plugin(BROKEN), "problem"),
     ],
@@ -157,13 +159,19 @@ def test_what_is_not_ok_says_what_to_do(check, status):
 
 
 def test_the_disk_that_is_advised_is_what_setup_asks_for(repository):
-    assert f"((free_gib >= {DISK // GIB}))" in (repository / "train_scripts" / "setup.sh").read_text()
+    assert f"cpu) takes=8 needs={DISK // GIB} ;;" in (repository / "train_scripts" / "setup.sh").read_text()
     assert f"| disk | {DISK // GIB} GiB free;" in (repository / "README.md").read_text()
+
+
+def test_the_set_for_gpus_without_a_driver_says_what_to_do():
+    check = check_gpus(Probe("[]", None), has_driver=False, for_gpus=True)
+    assert check.found == "the set for GPUs is installed, but there is no NVIDIA driver"
+    assert check.advice.startswith("install NVIDIA's driver, or the set for machines without a GPU: bash train_scripts")
 
 
 def test_gpus_of_one_kind_are_counted():
     printed = json.dumps([["H200", 140 * GIB]] * 8)
-    assert check_gpus(Probe(printed, None), has_driver=True).found == "8 × H200 (140.0 GiB)"
+    assert check_gpus(Probe(printed, None), has_driver=True, for_gpus=True).found == "8 × H200 (140.0 GiB)"
 
 
 def test_the_limit_on_open_files_is_raised_where_that_is_allowed():
@@ -214,8 +222,8 @@ def test_the_command_works_with_the_core_alone(monkeypatch):
     """Nothing but the core is there to find, and it takes no time."""
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     core = {pin.package for pin in pins() if not pin.extra}
-    found = module._installed
-    monkeypatch.setattr(module, "_installed", lambda package: found(package) if package in core else None)
+    found = module.installed
+    monkeypatch.setattr(module, "installed", lambda package: found(package) if package in core else None)
     started = time.monotonic()
     result = CliRunner().invoke(app, ["--json"])
     assert time.monotonic() - started < 5

@@ -142,7 +142,7 @@ def test_a_start_that_can_be_is_let_through(said_of: Said, folder: Path) -> None
         ({"ray_kwargs.ray_init.num_cpus": 32}, "take 33 CPU cores of Ray's: 3 a GPU, and 9 for its queue"),
         ({"trainer.device": "cpu"}, "trainer.device=cpu needs VERL_PLATFORM=cpu and more; first: source"),
         ({"trainer.default_local_dir": None}, "trainer.default_local_dir is None; it must be a folder"),
-        ({"trainer.default_local_dir": "/dev/null/run"}, "trainer.default_local_dir is /dev/null/run: /dev/null cannot be"),
+        ({"trainer.default_local_dir": "/dev/null/run"}, "is /dev/null/run: /dev/null cannot be written"),
     ],
 )  # fmt: skip
 def test_what_stops_a_run_is_said(said_of: Said, changes: dict[str, Any], said: str) -> None:

@@ -14,7 +14,11 @@ fail() {
 }
 
 machine=${1:-cpu}
-[[ $machine == cpu || $machine == gpu ]] || fail "unknown set '$machine'; it is cpu (default) or gpu"
+case $machine in
+cpu) takes=8 needs=12 ;; # GiB: the packages; with room for their download and for checkpoints
+gpu) takes=11 needs=16 ;;
+*) fail "unknown set '$machine'; it is cpu (default) or gpu" ;;
+esac
 
 stamp=.venv/.set-up
 # The path is part of it: a clone that was moved has an editable install of the old place.
@@ -42,12 +46,13 @@ if [[ -e .venv && $(cat "$set_file" 2>/dev/null) != "$machine" ]]; then
 fi
 if [[ ! -e .venv ]]; then
     free_gib=$(df --output=avail -BG . | tail -n 1 | tr -dc 0-9)
-    ((free_gib >= 12)) || fail "only $free_gib GiB are free here, 12 are needed; free some or clone to a larger disk"
+    ((free_gib >= needs)) ||
+        fail "only $free_gib GiB are free here, $needs are needed; free some or clone to a larger disk"
     "$python" -m venv .venv || fail "could not make .venv with $python; is its venv module installed?"
     echo "$machine" >"$set_file" # last: a venv without it was cut off while it was made
 fi
 
-echo "setup: installing the $machine set into .venv (about 7 GB; minutes on the first run) …"
+echo "setup: installing the $machine set into .venv (about $takes GiB; minutes on the first run) …"
 rm -f "$stamp"
 log=.venv/setup.log
 .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 >"$log" 2>&1 ||

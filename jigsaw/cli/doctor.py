@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jigsaw.machine import installed, last_cluster
 from jigsaw.prepare.runner import answers, available_cores
 
 Status = Literal["ok", "warning", "problem"]
@@ -33,11 +34,9 @@ PYTHONS = ((3, 11), (3, 12))
 GIB = 2**30
 QUICKSTART_MEMORY = 12 * GIB
 SHARED_MEMORY = 2 * GIB  # Ray's object store and the weights on their way to vLLM live there
-DISK = 12 * GIB  # 7 GiB of packages, the rest for checkpoints; setup.sh asks for as much
+DISK = 12 * GIB  # 7.6 GiB of packages, the rest for checkpoints; setup.sh asks for as much
 DISK_AT_LEAST = 1 * GIB
 OPEN_FILES = 65536  # what Ray's documentation recommends
-# Ray writes the address of the last cluster that `ray start` made on this machine here.
-RAY_CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 _PROBE_SECONDS = 60
 
 # Imports run in processes of their own: what a broken installation raises, prints or keeps of memory stays there.
@@ -48,7 +47,7 @@ _PROBES = {
         "print(json.dumps([[gpu.name, gpu.total_memory] for gpu in gpus]))"
     ),
     "ray": "import ray",
-    "verl": "import jigsaw.verl_plugin.dataset",
+    "verl": "import verl, jigsaw.verl_plugin.install, jigsaw.verl_plugin.agent_loop",
 }
 
 
@@ -135,17 +134,21 @@ def examine() -> list[Check]:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         checks = [
             check_python(sys.version_info[:2]),
-            *check_packages(pins(), _installed),
+            *check_packages(pins(), installed),
             check_memory(min(memory.total, limit), min(memory.available, limit)),
             check_cores(available_cores()),
             check_shared_memory(shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None),
             check_open_files(soft, hard),
             check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free),
-            check_gpus(_result(probes, "torch"), has_driver=shutil.which("nvidia-smi") is not None),
+            check_gpus(
+                _result(probes, "torch"),
+                has_driver=shutil.which("nvidia-smi") is not None,
+                for_gpus=installed("vllm") is not None,
+            ),
         ]
         if (imported := _result(probes, "ray")) is not None:
             address = os.environ.get("RAY_ADDRESS", "")
-            checks.append(check_ray(imported, address, _last_cluster(), answers))
+            checks.append(check_ray(imported, address, last_cluster(), answers))
         if (imported := _result(probes, "verl")) is not None:
             checks.append(check_plugin(imported))
     return checks
@@ -215,13 +218,6 @@ def _release(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: 2.11.0rc1 → (2, 11, 0)."""
     numbers = re.match(r"\d+(?:\.\d+)*", text)
     return tuple(int(part) for part in numbers[0].split(".")) if numbers else ()
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def check_packages(pins: list[Pin] | None, installed: Callable[[str], str | None]) -> list[Check]:
@@ -322,12 +318,13 @@ def check_disk(folder: Path, free: int) -> Check:
     return Check("disk", status, found, f"packages and checkpoints take about {_gib(DISK)}: make room")
 
 
-def check_gpus(imported: Probe | None, *, has_driver: bool) -> Check:
+def check_gpus(imported: Probe | None, *, has_driver: bool, for_gpus: bool) -> Check:
     """Judge the GPUs that torch sees.
 
     Args:
         imported: the end of torch's probe; None if torch is not installed.
         has_driver: whether NVIDIA's driver is installed.
+        for_gpus: whether the installed vLLM is the one for GPUs.
     """
     if imported is None:
         return Check("GPUs", "ok", "not looked for: torch is not installed")
@@ -338,13 +335,12 @@ def check_gpus(imported: Probe | None, *, has_driver: bool) -> Check:
         return Check("GPUs", "ok", ", ".join(f"{count} × {gpu}" for gpu, count in Counter(gpus).items()))
     if has_driver:
         advice = f"look at nvidia-smi and CUDA_VISIBLE_DEVICES; then {SETUP} gpu"
-        return Check("GPUs", "warning", "there is a driver, but torch sees no GPU", advice)
+        status: Status = "problem" if for_gpus else "warning"
+        return Check("GPUs", status, "there is a driver, but torch sees no GPU", advice)
+    if for_gpus:
+        advice = f"install NVIDIA's driver, or the set for machines without a GPU: {SETUP}"
+        return Check("GPUs", "problem", "the set for GPUs is installed, but there is no NVIDIA driver", advice)
     return Check("GPUs", "ok", "no GPU: the CPU stack is used")
-
-
-def _last_cluster() -> str:
-    """Address of the last cluster that was started on this machine, running or not; empty if there is none."""
-    return RAY_CURRENT_CLUSTER.read_text().strip() if RAY_CURRENT_CLUSTER.is_file() else ""
 
 
 def check_ray(imported: Probe, address: str, last_cluster: str, answers: Callable[[str], bool]) -> Check:

@@ -105,7 +105,7 @@ def train_with_verl(
     begin = _size(log)
     environment = {**os.environ, MARK: str(run), "VERL_FILE_LOGGER_PATH": str(metrics), "PYTHONUNBUFFERED": "1"}
     if trainer == GRPO:
-        from jigsaw.verl_plugin.checkpoint import metrics_override  # imports verl, which takes seconds
+        from jigsaw.verl_plugin.checkpoint import metrics_override
 
         overrides = [*overrides, metrics_override(metrics)]
     seen: set[int] = set()
@@ -143,14 +143,29 @@ def processes_of(run: Path) -> list[psutil.Process]:
 
 
 def kill_leftovers(run: Path) -> None:
-    """End all processes of a run, Ray's and vLLM's included, politely first."""
+    """End all processes of a run, Ray's and vLLM's included, politely first, and remove their shared memory."""
     mine = processes_of(run)
+    shared = set().union(*map(_shared_memory, mine))
     for process in mine:
         _signal(process, signal.SIGTERM)
     _, alive = psutil.wait_procs(mine, timeout=10)
     for process in alive:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(alive, timeout=10)
+    # Killed in the midst of an exchange of weights, say: nobody is left to remove it.
+    if shared:
+        for file in shared.difference(*map(_shared_memory, psutil.process_iter())):
+            file.unlink(missing_ok=True)
+
+
+def _shared_memory(process: psutil.Process) -> set[Path]:
+    """The files in /dev/shm that a process has open as memory."""
+    try:
+        maps = Path(f"/proc/{process.pid}/maps").read_text(errors="replace")
+    except OSError:  # gone already, or another user's
+        return set()
+    files = {line.partition("/dev/shm/")[2] for line in maps.splitlines() if "/dev/shm/" in line}
+    return {Path("/dev/shm", file) for file in files if not file.endswith(" (deleted)")}
 
 
 def _mark_of(process: psutil.Process) -> str | None:

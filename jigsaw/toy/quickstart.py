@@ -445,5 +445,9 @@ def main(
         print(json.dumps(summary, indent=2))
 
 
+app = typer.Typer(add_completion=False)
+app.command()(main)
+COMMAND = "bash train_scripts/quickstart.sh"
+
 if __name__ == "__main__":
-    typer.run(main)
+    app(prog_name=COMMAND)

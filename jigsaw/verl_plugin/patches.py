@@ -115,6 +115,26 @@ def video_rates_reach_vllm() -> None:
     qwen2_5_vl.Qwen2_5_VLMultiModalProcessor._call_hf_processor = call_with_metadata
 
 
+def queues_leave_no_files() -> None:
+    """Take the names of vLLM's queues out of /dev/shm once all who read them have them open; memory needs no name.
+
+    vLLM 0.24.0 does it when a queue is collected (distributed/device_communicators/shm_broadcast.py,
+    ``ShmRingBuffer.__del__``). Ray ends an engine by SIGKILL, and Python's tracker of such names with it, so each run
+    left 0.4 GiB of ``psm_…`` there. vLLM calls this as a general plug-in (pyproject.toml) in each of its processes.
+    """
+    from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
+
+    wait_until_ready = MessageQueue.wait_until_ready
+
+    def wait_and_unlink(queue: Any) -> None:
+        wait_until_ready(queue)
+        if queue._is_writer and queue.buffer is not None:
+            queue.buffer.shared_memory.unlink()
+            queue.buffer.is_creator = False  # or it would be unlinked once more
+
+    MessageQueue.wait_until_ready = wait_and_unlink
+
+
 def features_are_carried_once() -> None:
     """Let a rank of the trainer read a prompt's features once for all of its responses (see media.py).
 

@@ -1,0 +1,62 @@
+"""The scripts that a user starts with, before anything is installed."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from jigsaw.toy import quickstart
+
+
+@pytest.fixture
+def bare(repository: Path, tmp_path: Path) -> Path:
+    """A clone's scripts with nothing installed, and no Python to be found."""
+    shutil.copytree(repository / "train_scripts", tmp_path / "clone/train_scripts")
+    return tmp_path / "clone"
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", *command], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+
+
+def test_the_quickstarts_help_installs_nothing_and_names_every_option(bare: Path) -> None:
+    shown = run(bare / "train_scripts/quickstart.sh", "--steps", "3", "--help")
+    assert shown.returncode == 0
+    assert sorted(path.name for path in bare.iterdir()) == ["train_scripts"]
+    options = {name for param in get_command(quickstart.app).params for name in param.opts}
+    assert set(re.findall(r"^  (--[a-z-]+)", shown.stdout, re.MULTILINE)) == options | {"--help"}
+
+
+def test_a_usage_error_of_the_quickstart_names_its_command() -> None:
+    shown = CliRunner().invoke(quickstart.app, ["--nope"], prog_name=quickstart.COMMAND)
+    assert shown.exit_code == 2
+    assert "Usage: bash train_scripts/quickstart.sh" in shown.output
+
+
+def test_a_recipe_without_an_installation_says_what_to_do(bare: Path) -> None:
+    ended = run(bare / "train_scripts/image.sh", "data.seed=1")
+    assert ended.returncode == 1
+    assert ended.stderr == "launch.sh: nothing is installed yet; run bash train_scripts/setup.sh gpu first\n"
+
+
+@pytest.mark.parametrize(("machine", "needs"), [("cpu", 12), ("gpu", 16)])
+def test_a_disk_that_a_set_does_not_fit_on_is_refused(bare: Path, tmp_path: Path, machine: str, needs: int) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, code in (("df", "printf 'Avail\\n11G\\n'"), ("python3.11", "exit 0")):
+        (tools / name).write_text(f"#!/bin/sh\n{code}\n")
+        (tools / name).chmod(0o755)
+    (bare / "pyproject.toml").touch()
+    ended = subprocess.run(
+        ["bash", bare / "train_scripts/setup.sh", machine],
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{tools}:/usr/bin:/bin"},
+    )
+    assert ended.returncode == 1
+    assert f"only 11 GiB are free here, {needs} are needed" in ended.stderr
+    assert not (bare / ".venv").exists()
