@@ -11,6 +11,8 @@ from jigsaw.verl_plugin import patches  # noqa: E402
 patches.apply()
 
 if os.environ.get("VERL_PLATFORM") == "cpu":
-    from jigsaw.verl_plugin import cpu
+    from jigsaw.verl_plugin.cpu import patches as cpu_patches
+    from jigsaw.verl_plugin.cpu import platform
 
-    cpu.install()
+    platform.register()
+    cpu_patches.apply()

@@ -1,8 +1,9 @@
-"""vLLM's CPU path multiplies by weights that were packed once; the patch has it use the live ones."""
+"""Mends of vLLM: its CPU path multiplies by weights that were packed once; its queues outlive it in /dev/shm."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,38 @@ def test_vllm_still_needs_the_patch() -> None:
     result = _run("")
     assert result.returncode != 0, "works without the patch now: remove it"
     assert "the weight is gone" in result.stderr or "did not reach" in result.stderr
+
+
+_QUEUE = """
+import os, signal, sys, threading
+from pathlib import Path
+from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
+if sys.argv[1]:
+    from jigsaw.verl_plugin.patches import queues_leave_no_files
+    queues_leave_no_files()
+
+queue = MessageQueue(1, 1)
+print(queue.buffer.shared_memory.name, flush=True)
+reader = MessageQueue.create_from_handle(queue.export_handle(), 0)
+ready = threading.Thread(target=reader.wait_until_ready)
+ready.start()
+queue.wait_until_ready()
+ready.join()
+queue.enqueue({"a": 1})
+assert reader.dequeue() == {"a": 1}
+print("read", flush=True)
+from multiprocessing.resource_tracker import _resource_tracker
+for pid in (_resource_tracker._pid, os.getpid()):  # as Ray ends a worker with its children
+    os.kill(pid, signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("patched", [True, False], ids=["with the patch", "without"])
+def test_a_queue_that_is_killed_leaves_no_shared_memory(patched: bool) -> None:
+    command = [sys.executable, "-c", _QUEUE, "yes" if patched else ""]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    name, read = ended.stdout.split()
+    assert read == "read", ended.stderr
+    left = Path("/dev/shm", name)
+    assert left.exists() is not patched, "works without the patch now: remove it"
+    left.unlink(missing_ok=True)
