@@ -10,16 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from jigsaw.cli import app
 from jigsaw.mixture import read_sources
+from jigsaw.verl_plugin.launch import CONFIGS, compose_config
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = ("README.md", "configs/paper_and_code.md", "eval/eval.md")
@@ -56,8 +55,9 @@ def lines(text: str) -> list[str]:
 
 
 @pytest.mark.e2e
-def test_the_examples_run_and_print_what_is_shown(tmp_path: Path) -> None:
+def test_the_examples_run_and_print_what_is_shown(tmp_path: Path, tiny_model: Path) -> None:
     blocks = list(runnable())
+    (tmp_path / "merged").symlink_to(tiny_model)  # for a checkpoint that was merged
     assert sum(block.language == "python" for block in blocks) >= 2
     assert sum("jigsaw " in block.text for block in blocks if block.language == "bash") >= 2
     here = Path(sys.executable).parent
@@ -120,12 +120,7 @@ def test_every_script_and_machine_is_named_by_its_name() -> None:
 
 
 def composed(recipe: str, *overrides: str) -> DictConfig:
-    spec = find_spec("verl")
-    assert spec is not None
-    assert spec.origin is not None
-    searchpath = f"hydra.searchpath=[file://{Path(spec.origin).parent / 'trainer/config'}]"
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base=None):
-        return compose(recipe, [*overrides, searchpath])
+    return compose_config(CONFIGS, recipe, *overrides)
 
 
 def test_the_overrides_that_are_shown_fit_the_recipe() -> None:
