@@ -20,7 +20,7 @@ import psutil
 from PIL import Image
 
 from jigsaw.prepare.images import ImageOptions, check_picture, list_pictures, prepare_images
-from jigsaw.prepare.reader import Reader
+from jigsaw.reader import Reader
 
 PICTURES = 10_000
 DISTINCT = 50  # pictures; the rest are these with other padding
@@ -65,7 +65,7 @@ def most_memory() -> int:
     """MiB that a worker and its reader took at most, so far."""
     kib = 0
     for process in psutil.Process().children(recursive=True):
-        if re.search("ray::_work_part|jigsaw.prepare.reader", " ".join(process.cmdline())):
+        if re.search("ray::_work_part|jigsaw.reader", " ".join(process.cmdline())):
             kib += int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[0])
     return kib >> 10
 

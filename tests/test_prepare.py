@@ -41,8 +41,8 @@ from jigsaw.prepare.images import (
     prepare_images,
 )
 from jigsaw.prepare.pipeline import draw
-from jigsaw.prepare.reader import MEMORY, json_line
 from jigsaw.prepare.runner import work_on_ray
+from jigsaw.reader import MEMORY, json_line
 from jigsaw.rows import read_rows, read_table
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
@@ -253,7 +253,7 @@ def test_bytes_do_not_depend_on_workers(media, undisturbed, tmp_path, workers):
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
-@pytest.mark.parametrize("words", [("ray::_work_part", "ray::IDLE"), ("jigsaw.prepare.reader",)])
+@pytest.mark.parametrize("words", [("ray::_work_part", "ray::IDLE"), ("jigsaw.reader",)])
 def test_workers_and_readers_that_are_killed(media, undisturbed, tmp_path, children_named, words):
     """Once a shard is finished the others are at work; workers or readers are killed, and nothing of it shows."""
     killed = []
@@ -349,7 +349,7 @@ def test_a_second_run_at_once_stops_and_a_kill_frees_the_folder(media, undisturb
         with pytest.raises(JigsawError, match="another run is at work"):
             prepare(media, out, val=VAL)
         # Ray's own helpers take minutes to notice; they work on nothing.
-        workers = children_named("ray::_work_part", "jigsaw.prepare.reader", below=first.pid)
+        workers = children_named("ray::_work_part", "jigsaw.reader", below=first.pid)
         assert len(workers) > 1
         first.kill()
     _, alive = psutil.wait_procs(workers, timeout=30)

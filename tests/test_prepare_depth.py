@@ -572,7 +572,7 @@ def test_readers_that_are_killed_and_half_written_frames(media, undisturbed, tmp
 
     def kill(done: int, total: int) -> None:
         if done and not killed:
-            for process in children_named("jigsaw.prepare.reader"):
+            for process in children_named("jigsaw.reader"):
                 process.kill()
                 killed.append(process.pid)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from jigsaw.errors import JigsawError
 from jigsaw.files import alone, atomic_write
-from jigsaw.prepare.reader import json_line
+from jigsaw.reader import json_line
 
 DRAFT = ".draft-"
 """What the names of folders of half-made frames begin with; those that are left are removed."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from jigsaw.errors import JigsawError, MediaError
 from jigsaw.media.image import image_size, largest_size, open_rgb, tile_boxes
 from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, list_files, prepare_rows, row_schema, usable_file
-from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress
 from jigsaw.prompts import render
+from jigsaw.reader import Record
 from jigsaw.tokens import VISION, media_tokens
 
 if TYPE_CHECKING:

@@ -32,7 +32,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from jigsaw.errors import JigsawError, MediaError
 from jigsaw.prepare.frames import Frames
-from jigsaw.prepare.reader import Record, Work, json_line
 from jigsaw.prepare.runner import (
     Job,
     Progress,
@@ -45,6 +44,7 @@ from jigsaw.prepare.runner import (
     run_shards,
     sha256_of,
 )
+from jigsaw.reader import Record, Work, json_line
 from jigsaw.rows import ANSWER_FORMATS, AnswerFormat, media_path
 from jigsaw.tokens import AROUND, MAX_PROMPT_LENGTH, VISION, text_tokens
 

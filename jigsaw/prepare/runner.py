@@ -11,7 +11,7 @@ finished    all outputs, ``manifest.json``         nothing: it is up to date
 ==========  =====================================  =======================================================
 
 The work is done on Ray, on this machine or on a cluster; a file on which its reader hangs or dies costs that item alone
-(:mod:`jigsaw.prepare.reader`). A worker only computes. All files are written by the one process that holds the lock, so
+(:mod:`jigsaw.reader`). A worker only computes. All files are written by the one process that holds the lock, so
 an orphan of a killed run cannot write into its successor's folder.
 """
 
@@ -31,7 +31,7 @@ from typing import IO, Any
 
 from jigsaw.errors import JigsawError
 from jigsaw.files import alone, atomic_write
-from jigsaw.prepare.reader import Reader, Record, Work, json_line
+from jigsaw.reader import Reader, Record, Work, json_line
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all), first before any work."""
@@ -301,7 +301,7 @@ def work_on_ray(
 ) -> Generator[tuple[int, list[bytes]]]:
     """Work numbered lists of items on Ray, and give (number, a line of JSON for every item) as each is finished.
 
-    See :meth:`jigsaw.prepare.reader.Reader.lines` for the lines and :func:`run_shards` for the arguments. If it is
+    See :meth:`jigsaw.reader.Reader.lines` for the lines and :func:`run_shards` for the arguments. If it is
     closed early, what is at work is killed at once.
     """
     import ray

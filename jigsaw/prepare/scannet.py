@@ -28,9 +28,9 @@ from jigsaw.prepare.pipeline import (
     usable_file,
     walk,
 )
-from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress
 from jigsaw.prompts import render
+from jigsaw.reader import Record
 from jigsaw.tasks.depth import MOST_POINTS, RADIUS, choose_points
 from jigsaw.tokens import media_tokens
 

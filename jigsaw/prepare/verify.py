@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from jigsaw.errors import JigsawError, MediaError, RowError
 from jigsaw.prepare.pipeline import Rejects, reason_kind
-from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress, work_on_ray
 from jigsaw.puzzle import Plan, media_specs
+from jigsaw.reader import Record
 from jigsaw.rows import Row, chat, each_row, read_table, row_at, row_id
 from jigsaw.tasks import TASKS, cut, media_sizes, plan
 from jigsaw.tokens import MAX_PROMPT_LENGTH, Medium, media_tokens, text_tokens

@@ -27,10 +27,10 @@ from jigsaw.prepare.pipeline import (
     stamp_of,
     usable_file,
 )
-from jigsaw.prepare.reader import Record
 from jigsaw.prepare.runner import Progress
 from jigsaw.prompts import render
 from jigsaw.puzzle import CutOptions
+from jigsaw.reader import Record
 from jigsaw.tasks.video import DATA_SOURCE, MAX_PIXELS, TRIM, clip_indices, piece_size
 from jigsaw.tokens import media_tokens
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from jigsaw.cutter import Cutter
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.files import atomic_write
 from jigsaw.puzzle import Puzzle
 from jigsaw.rows import Row, each_row, extra_info, read_table, row_id
-from jigsaw.tasks import build_puzzle
+from jigsaw.tasks import plan, with_media
 
 if TYPE_CHECKING:
     from jigsaw.media.video import Clip
@@ -28,7 +29,10 @@ _CLIP_SIDE = 320
 _STRIP_SIDE = 112  # of one frame
 _STRIP_COLUMNS = 6
 _PLAYED_MS = 250  # a frame: clips of half a minute have a frame every few seconds, too slow to watch
+_TIME_LIMIT = 300  # seconds that a row's media may take
 _WRITTEN_OUT = 25  # pieces; the number of their orders has 26 digits
+
+_cutter = Cutter(readers=1, time_limit=_TIME_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,8 @@ def make_card(row: Row, index: int, media_root: str | os.PathLike[str], *, seed:
         epoch: 0-based pass over the data.
     """
     try:
-        puzzle = build_puzzle(row, media_root, seed=seed, epoch=epoch, index=index)
+        planned = plan(row, seed=seed, epoch=epoch, index=index)
+        puzzle = with_media(planned, _cutter.cut_media(planned.messages, media_root))
     except JigsawError as error:
         return Card(index=index, id=_name(row, index), error=str(error))
     prompt, figures = _lay_out(puzzle)

@@ -141,7 +141,11 @@ def cut(plan: Plan, media_root: str | os.PathLike[str], options: CutOptions = DE
     Raises:
         MediaError: if a file is missing, outside the media root or cannot be used.
     """
-    media = cut_media(plan.messages, media_root, options)
+    return with_media(plan, cut_media(plan.messages, media_root, options))
+
+
+def with_media(plan: Plan, media: list[Any]) -> Puzzle:
+    """A plan and the media of its messages, in prompt order, as a puzzle."""
     waiting = iter(media)
     messages = [
         {

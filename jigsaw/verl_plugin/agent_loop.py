@@ -10,14 +10,15 @@ of verl's own calls, made once.
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Sized
+from contextvars import Context, ContextVar
 from copy import deepcopy
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from uuid import uuid4
 
 import ray
 import torch
@@ -31,14 +32,17 @@ from verl.models.transformers.qwen2_vl import get_rope_index
 from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.rollout_trace import rollout_trace_attr
-from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+from verl.utils.tensordict_utils import index_select_tensor_dict, list_of_dict_to_tensordict
 
+from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import media
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.difficulty import Progress, at_level
 from jigsaw.verl_plugin.plans import POSITION
 
 T = TypeVar("T")
+_RESTARTS = 20
+"""Of a worker; one that dies in its start would else be started for ever."""
 
 
 class _Once(Generic[T]):
@@ -49,7 +53,8 @@ class _Once(Generic[T]):
 
     async def __call__(self, make: Callable[[], Awaitable[T]]) -> T:
         if self._task is None:
-            self._task = asyncio.ensure_future(_awaited(make))
+            # A task keeps its context, and the context that this runs in the prompt that keeps this.
+            self._task = asyncio.get_running_loop().create_task(_awaited(make), context=Context())
         # Shielded: one cancelled sibling must not cancel the build of the others.
         return await asyncio.shield(self._task)
 
@@ -188,7 +193,7 @@ _Worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 
 class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
-    """verl's worker with the rollout's positions, which notes the prompts that failed.
+    """verl's worker with the rollout's positions, which notes the prompts that failed; Ray starts one that died anew.
 
     With ``reward.num_workers=0`` it scores its responses itself.
     """
@@ -200,6 +205,21 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
         if self.reward_loop_worker_handles == []:
             self.reward_loop_worker_handles = [_reward_worker_here(self.config)]
         positions_of_the_rollout(self.processor)
+        self._life = uuid4().hex
+
+    async def generate_sequences(self, batch: TensorDict) -> str:
+        """verl's own; the name of the life that took the prompts."""
+        await super().generate_sequences(batch)
+        return self._life
+
+    async def life(self) -> str:
+        """Name of this one of the worker's lives."""
+        return self._life
+
+    @ray.method(max_task_retries=0)  # type: ignore[untyped-decorator]
+    async def end_of_life(self) -> None:
+        """Never returns: who asked is told by Ray when this process ends."""
+        await asyncio.Event().wait()
 
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: Any, trajectory: dict[str, Any], **kwargs: Any
@@ -225,11 +245,7 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
         if shared.failed:
             return
         shared.failed = True
-        line = json.dumps({"id": extra_info["id"], "epoch": extra_info["epoch"], "reason": str(error)})
-        path = failures_path(self.config)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + os.linesep)
+        note_failure(self.config, extra_info, str(error))
 
 
 class JigsawAgentLoopWorker(PlainAgentLoopWorker):
@@ -248,6 +264,7 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
         shared.key, shared.validate = prompt["uid"], validate
         return shared
 
+    @ray.method(max_task_retries=0)  # type: ignore[untyped-decorator]
     async def build_ahead(self, prompts: list[list[dict[str, Any]]]) -> None:
         """Build prompts of these messages once those at hand are done; what was built before and did not come goes."""
         if self.background_tasks:
@@ -316,41 +333,132 @@ def _for_trainer(
     return {} if validate else media.encode(features, processor), positions[0]
 
 
+class _Given(NamedTuple):
+    """A prompt that a worker was given: the worker's number and life, and the prompt's place in a batch."""
+
+    worker: int
+    life: str
+    batch: TensorDict
+    row: int
+
+
 class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
     """verl's manager with our workers.
+
+    A worker may die: the machine is short of memory, a library crashes. verl's trainer would wait for its prompts for
+    ever. Here Ray starts it anew, and :meth:`give_again` hands it what it had not finished.
 
     With ``rollout.agent.default_agent_loop=single_turn_agent`` in place of ``jigsaw`` each response takes verl's plain
     path: everything is made and carried anew for it, and is the same to the last bit.
     """
 
+    running: ClassVar["JigsawAgentLoopManager | None"] = None
+    """The one of this process, for who waits for prompts: verl hands it to nobody."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         shares = self.rollout_config.agent.default_agent_loop == "jigsaw"
-        self.agent_loop_workers_class = ray.remote(JigsawAgentLoopWorker if shares else PlainAgentLoopWorker)
+        lives_again = ray.remote(max_restarts=_RESTARTS, max_task_retries=-1)
+        self.agent_loop_workers_class = lives_again(JigsawAgentLoopWorker if shares else PlainAgentLoopWorker)
+        self._step: tuple[int, bool] | None = None
+        self._given: dict[str, _Given] = {}
+        """By uid; of this step or validation."""
+        self._given_again: set[str] = set()
+        self._last_position = -1
+        JigsawAgentLoopManager.running = self
         self._progress = Progress(self.config.trainer.default_local_dir, self.config.data.difficulty)
         # Other modes roll out while they train anyway; dynamic sampling draws prompts that nobody can foresee.
         synchronous = self.config.trainer.v1.trainer_mode == "sync" and not self.config.algorithm.filter_groups.enable
         self._looks_ahead = shares and synchronous
 
+    async def _init_agent_loop_workers(self) -> None:
+        await super()._init_agent_loop_workers()
+        self._ends = [worker.end_of_life.remote() for worker in self.agent_loop_workers]
+        """Each is ready once that life has ended."""
+
     def generate_sequences(self, prompts: TensorDict) -> None:
         """verl's own, for the puzzles of the level that the run has reached; those of the next step are built after."""
         extras = list(prompts["extra_info"])
-        super().generate_sequences(self._progress.choose(prompts))
-        if self._looks_ahead and all(POSITION in extra for extra in extras):
-            following = self._following(max(extra[POSITION] for extra in extras) + 1, len(extras), prompts)
+        training = all(POSITION in extra for extra in extras)
+        if training:
+            positions = [extra[POSITION] for extra in extras]
+            check_no_second_start([self._last_position, *positions], self._dataset)
+            self._last_position = positions[-1]
+        step = prompts["global_steps"], training
+        if step != self._step:  # all prompts of the one before are done
+            self._step = step
+            self._given.clear()
+            self._given_again.clear()
+        self._give(enumerate(self._progress.choose(prompts).chunk(len(self.agent_loop_workers))))
+        if self._looks_ahead and training:
+            following = self._following(max(positions) + 1, len(extras), prompts)
             for worker, chunk in zip(self.agent_loop_workers, following, strict=False):
                 worker.build_ahead.remote(chunk)
 
+    def _give(self, batches: Iterable[tuple[int, TensorDict]]) -> None:
+        """Hand batches to workers of these numbers."""
+        batches = list(batches)
+        lives = ray.get([self.agent_loop_workers[number].generate_sequences.remote(batch) for number, batch in batches])
+        for (number, batch), life in zip(batches, lives, strict=True):
+            self._given.update({uid: _Given(number, life, batch, row) for row, uid in enumerate(list(batch["uid"]))})
+
+    def give_again(self, partition_id: str, unfinished: Callable[[], Iterable[str]]) -> None:
+        """Hand prompts whose worker died to its next life; one that loses its worker twice fails, and is noted.
+
+        To be called now and then by who waits for them.
+
+        Args:
+            partition_id: verl's, of the prompts that are waited for.
+            unfinished: tells their uids; called where a worker died.
+        """
+        ended, _ = ray.wait(self._ends, num_returns=len(self._ends), timeout=0)
+        for end in ended:
+            number = self._ends.index(end)
+            worker = self.agent_loop_workers[number]
+            self._ends[number] = worker.end_of_life.remote()
+            life = ray.get(worker.life.remote())  # once it has begun
+            lost = [
+                uid
+                for uid in unfinished()
+                if uid in self._given and self._given[uid].worker == number and self._given[uid].life != life
+            ]
+            for uid in self._given_again.intersection(lost):
+                batch, row = self._given.pop(uid)[2:]
+                note_failure(self.config, list(batch["extra_info"])[row], "the worker of its rollout died, twice")
+                tq.kv_put(key=uid, partition_id=partition_id, tag={"status": "failure"})
+            again = [uid for uid in lost if uid not in self._given_again]
+            self._given_again.update(again)
+            self._give(
+                (number, index_select_tensor_dict(self._given[uid].batch, [self._given[uid].row])) for uid in again
+            )
+
+    @property
+    def _dataset(self) -> JigsawDataset:
+        assert JigsawDataset.training is not None  # prompts to train on come from it
+        return JigsawDataset.training
+
     def _following(self, begin: int, count: int, prompts: TensorDict) -> list[list[list[dict[str, Any]]]]:
         """The messages of the next prompts by worker, as verl deals prompts out; levels as they are now."""
-        dataset, steps = JigsawDataset.training, self.config.trainer.total_training_steps
-        assert dataset is not None  # the prompts come from it
+        dataset, steps = self._dataset, self.config.trainer.total_training_steps
         end = len(dataset) if steps is None else steps * self.config.data.train_batch_size
         levels = self._progress.levels(prompts["global_steps"])
         items = [dataset[index] for index in range(begin, min(begin + count, end))]
         messages = [at_level(item, levels)["raw_prompt"] for item in items]
         parts = torch.arange(count).chunk(len(self.agent_loop_workers))
         return [messages[part[0] : part[-1] + 1] for part in parts]
+
+
+def check_no_second_start(positions: Sequence[int], dataset: Sized) -> None:
+    """Raise JigsawError where prompts of these positions begin a dataset anew after its end.
+
+    verl restarts a dataset that has ended, in silence; the orders of epoch 0 would come again.
+    """
+    for before, after in pairwise(positions):
+        if before == len(dataset) - 1 and after <= before:
+            raise JigsawError(
+                f"the rows are used up: dynamic sampling has taken the {len(dataset)} prompts of all epochs; raise "
+                "data.epochs (of a mixture, its sources' epochs) and start again, to go on from the last checkpoint"
+            )
 
 
 def _content(messages: list[dict[str, Any]]) -> str:
@@ -388,3 +496,12 @@ def positions_of_the_rollout(processor: Any) -> None:
 def failures_path(config: Any) -> Path:
     """The file that lists prompts whose group failed, one JSON object a line: ``id, epoch, reason``."""
     return Path(config.trainer.default_local_dir) / "failed_prompts.jsonl"
+
+
+def note_failure(config: Any, extra_info: dict[str, Any], reason: str) -> None:
+    """Add a prompt to that file."""
+    line = json.dumps({"id": extra_info["id"], "epoch": extra_info["epoch"], "reason": reason})
+    path = failures_path(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + os.linesep)

@@ -1,6 +1,8 @@
 """The dataset that verl trains on: rows become plans here, and pixels only where verl asks for them."""
 
 import asyncio
+import os
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -8,9 +10,9 @@ from omegaconf import DictConfig, ListConfig
 from PIL import Image
 from torch.utils.data import Dataset
 
+from jigsaw.cutter import Cutter
 from jigsaw.media.video import Clip
 from jigsaw.puzzle import CutOptions, Message, media_specs
-from jigsaw.tasks import cut_media
 from jigsaw.verl_plugin.plans import Plans, check_processor, word
 
 _MERGE, _TEMPORAL_PATCH = 2, 2
@@ -65,12 +67,15 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         """(images, videos, audios) of a prompt, cut from the specs in its messages; verl calls it by this name.
 
         Raises:
-            MediaError: if a file is missing, outside its source's media root or cannot be used.
+            MediaError: if a file is missing, outside its source's media root or cannot be used, or the process that
+                reads it dies or takes longer than ``data.cut_time_limit``.
         """
         root = media_specs(messages)[0]["media_root"]  # a prompt is of one source
         options = CutOptions(factor=_MERGE * image_patch_size)
-        loop = asyncio.get_running_loop()
-        media = await loop.run_in_executor(None, cut_media, messages, root, options)
+        # As many as there are cores for each of the workers, which share their machine.
+        readers = max(1, len(os.sched_getaffinity(0)) * config.nodes // config.agent_loop_workers)
+        cutter = _cutter(readers, config.cut_time_limit)
+        media = await asyncio.get_running_loop().run_in_executor(None, cutter.cut_media, messages, root, options)
         images = [item for item in media if isinstance(item, Image.Image)]
         videos = [
             (clip.frames, _video_metadata(clip, word(config.time_embedding)))
@@ -78,6 +83,10 @@ class JigsawDataset(Dataset[dict[str, Any]]):
             if isinstance(clip, Clip)
         ]
         return images or None, videos or None, None
+
+
+_cutter = cache(Cutter)
+"""One for all prompts of a process."""
 
 
 def _video_metadata(clip: Clip, time_embedding: str) -> dict[str, Any]:

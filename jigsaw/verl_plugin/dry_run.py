@@ -4,7 +4,7 @@ import itertools
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,8 +26,8 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
+from jigsaw.cutter import Cutter
 from jigsaw.errors import JigsawError
-from jigsaw.verl_plugin import dataset as dataset_module
 from jigsaw.verl_plugin import media
 from jigsaw.verl_plugin.launch import compose_config as compose_config
 
@@ -55,11 +55,11 @@ class ReplyServer:
 class Rollout:
     """Workers that roll prompts out; made by :meth:`Stack.rollout`."""
 
-    def __init__(self, workers: list[Any], generate: Callable[[TensorDict], None], poll_interval: float) -> None:
-        self.workers = workers
-        self._generate = generate
+    def __init__(self, manager: Any, poll_interval: float) -> None:
+        self.workers: list[Any] = manager.agent_loop_workers
+        self._manager = manager
         self._poll_interval = poll_interval
-        ray.get([worker.__ray_call__.remote(_count_work) for worker in workers])
+        ray.get([worker.__ray_call__.remote(_count_work) for worker in self.workers])
 
     def run(self, items: Sequence[dict[str, Any]], *, n: int, validate: bool = False) -> KVBatchMeta:
         """Roll items of a dataset out, n responses each; where the trainer finds them, by prompt and response.
@@ -77,23 +77,30 @@ class Rollout:
         keys = list(batch["uid"])
         tags = [{"is_prompt": True, "status": "pending", "global_steps": 0} for _ in keys]
         tq.kv_batch_put(keys=keys, partition_id=partition, tags=tags)
-        self._generate(prompts)
+        self._manager.generate_sequences(prompts)
         listed = self._wait_for(keys, partition)
         tq.kv_clear(keys=keys, partition_id=partition)
         responses = [f"{key}_{number}_0" for key in keys for number in range(n)]
         return KVBatchMeta(partition_id=partition, keys=responses, tags=[listed[key] for key in responses])
 
     def _wait_for(self, keys: Sequence[str], partition: str) -> dict[str, dict[str, Any]]:
+        def list_queue() -> dict[str, dict[str, Any]]:
+            return dict((tq.kv_list(partition) or {}).get(partition, {}))
+
+        def unfinished() -> list[str]:
+            listed = list_queue()
+            return [key for key in keys if listed[key]["status"] not in ("finished", "failure")]
+
         end = time.monotonic() + _LIMIT_S
         while time.monotonic() < end:
-            listed: dict[str, dict[str, Any]] = (tq.kv_list(partition) or {}).get(partition, {})
-            states = [listed[key]["status"] for key in keys]
-            if set(states) <= {"finished", "failure"}:
-                if failed := states.count("failure"):
+            if not unfinished():
+                listed = list_queue()
+                if failed := [listed[key]["status"] for key in keys].count("failure"):
                     raise JigsawError(
                         f"{failed} of {len(keys)} prompts failed; failed_prompts.jsonl says which and why"
                     )
                 return listed
+            self._manager.give_again(partition, unfinished)
             time.sleep(self._poll_interval)
         raise JigsawError(f"{len(keys)} prompts are not rolled out after {_LIMIT_S} s")
 
@@ -138,8 +145,8 @@ def _count_traffic() -> None:
 
 def _count_work(worker: Any) -> None:
     """Have a worker count what it does."""
-    dataset: Any = dataset_module
-    cut, call, generate = dataset.cut_media, type(worker.processor).__call__, type(worker.llm_client).generate
+    cutter: Any = Cutter
+    cut, call, generate = cutter.cut_media, type(worker.processor).__call__, type(worker.llm_client).generate
     sent: set[ray.ObjectRef] = set()
 
     def counted_cut(*args: Any, **kwargs: Any) -> Any:
@@ -159,7 +166,7 @@ def _count_work(worker: Any) -> None:
                 _counts["bytes"] += size_of(await value)
         return await generate(*args, **request)
 
-    dataset.cut_media, type(worker.processor).__call__ = counted_cut, counted_call
+    cutter.cut_media, type(worker.processor).__call__ = counted_cut, counted_call
     type(worker.llm_client).generate = counted_generate
     _count_traffic()
 
@@ -208,7 +215,7 @@ class Stack:
         )
         try:
             poll_interval = config.trainer.v1.sampler.sampler_kwargs.poll_interval
-            yield Rollout(manager.agent_loop_workers, manager.generate_sequences, poll_interval)
+            yield Rollout(manager, poll_interval)
         finally:
             _end(manager.agent_loop_workers)
 

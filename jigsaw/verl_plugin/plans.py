@@ -61,6 +61,7 @@ class Plans:
         if shared := places & _places(held_out):
             option = "data.mixture" if config.mixture is not None else "data.train_files"
             raise JigsawError(f"{', '.join(sorted(shared))}: is in {option} and in data.val_files; hold some rows out")
+        whole("data.cut_time_limit", config.cut_time_limit, least=1)
         self._seed = whole("data.seed", 0 if config.seed is None else config.seed)
         given = training if data_files is None else _read(data_files, config, "the data")
         self.training = _places(given) == places

@@ -10,6 +10,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import media
+from jigsaw.verl_plugin.agent_loop import JigsawAgentLoopManager
 from jigsaw.verl_plugin.difficulty import Progress
 
 # The share of failed prompts is taken of at least so many, so that one bad file never ends a short run.
@@ -97,6 +98,15 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         if failed.issuperset(selected):  # verl goes on, and fails on the empty batch
             raise JigsawError(f"all {len(selected)} prompts of a batch failed; {_WHERE}")
         return selected, *snapshots
+
+    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
+        def unfinished() -> set[str]:
+            self._sync_metadata_from_transfer_queue()  # a worker may have finished them just before it died
+            return set(self.pending_keys[partition_id] | self.running_keys[partition_id])
+
+        if (manager := JigsawAgentLoopManager.running) is not None:
+            manager.give_again(partition_id, unfinished)
+        return float(super()._wait_for_next_poll(partition_id, last_debug_time))
 
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
         if partition_id == "train":

@@ -5,9 +5,13 @@ of verl, ours where the response is made.
 """
 
 import asyncio
+import gc
 import itertools
 import json
+import os
+import signal
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -15,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -34,14 +39,16 @@ from vllm.renderers import renderer_from_config
 from jigsaw.errors import JigsawError
 from jigsaw.toy.rows import write_puzzles
 from jigsaw.verl_plugin import media, patches
-from jigsaw.verl_plugin.agent_loop import failures_path
+from jigsaw.verl_plugin.agent_loop import SharedPrompt, failures_path
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.dry_run import Rollout, Stack, compose_config, read, stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 TASKS = ("image", "video", "depth")
 RESPONSES = 4
+prompts: list[Any] = []
+"""In a worker: weak references to what was shared by the responses of each prompt."""
 REPLY = "<think>Look.</think>"
 PATHS = {"plain": "single_turn_agent", "ours": "jigsaw"}
 
@@ -408,6 +415,80 @@ def test_a_queue_that_fails_is_noted(
     (line,) = map(json.loads, failures_path(config).read_text().splitlines())
     assert line["id"] == items["image"]["extra_info"]["id"]
     assert line["reason"] == "a storage unit does not answer"
+
+
+def test_a_reader_that_hangs_fails_its_group_alone(
+    services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = configure(f"trainer.default_local_dir={tmp_path}", "data.cut_time_limit=10")
+
+    def stop(worker: Any) -> None:
+        (reader,) = psutil.Process().children()
+        reader.suspend()
+
+    with services.rollout(config) as run:
+        assert len(read(run.run([items["image"]], n=RESPONSES))) == RESPONSES
+        ray.get(run.workers[0].__ray_call__.remote(stop))
+        with pytest.raises(JigsawError, match=r"1 of 1 prompts failed"):
+            run.run([items["image"]], n=RESPONSES)
+        assert len(read(run.run([items["image"]], n=RESPONSES))) == RESPONSES
+    (line,) = map(json.loads, failures_path(config).read_text().splitlines())
+    assert line["reason"] == "picture.jpg: the reader took longer than 10 s; remove or replace it"
+
+
+def test_the_prompts_of_a_worker_that_was_killed_are_made_again(
+    services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]]
+) -> None:
+    def die(number: int, output: Any) -> None:
+        if number == 5:  # one prompt may be finished
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    prompts = [items["image"], items["depth"]]
+    with services.rollout(configure()) as run:
+        expected = sorted(map(_answered, read(run.run(prompts, n=RESPONSES))))
+        _change_replies(run, die)
+        before = psutil.Process(ray.get(run.workers[0].__ray_call__.remote(lambda _: os.getpid()))).children()
+        assert sorted(map(_answered, read(run.run(prompts, n=RESPONSES)))) == expected
+        assert before
+        assert psutil.wait_procs(before, timeout=10)[1] == []  # its readers went with it
+
+
+def _answered(response: Any) -> tuple[Any, ...]:
+    return response["input_ids"].tolist(), response["position_ids"].tolist(), response["reward_model"]["ground_truth"]
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_a_finished_prompt_is_kept(
+    services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = configure(f"trainer.default_local_dir={tmp_path}")
+    broken = deepcopy(items["image"])
+    next(part for part in broken["raw_prompt"][0]["content"] if part["type"] == "image")["image"]["path"] = "gone"
+
+    def watch(worker: Any) -> None:
+        gc.collect()
+        gc.disable()
+        made = SharedPrompt.__init__
+
+        def noted(self: Any, *args: Any, **kwargs: Any) -> None:
+            made(self, *args, **kwargs)
+            prompts.append(weakref.ref(self))
+
+        SharedPrompt.__init__ = noted
+
+    def kept(worker: Any) -> tuple[int, int]:
+        return len(prompts), sum(prompt() is not None for prompt in prompts)
+
+    with services.rollout(config) as run:
+        (worker,) = run.workers
+        ray.get(worker.__ray_call__.remote(watch))
+        run.run(list(items.values()), n=RESPONSES)
+        run.run(list(items.values()), n=RESPONSES, validate=True)
+        with pytest.raises(JigsawError, match=r"1 of 2 prompts failed"):
+            run.run([broken, items["depth"]], n=RESPONSES)
+        assert ray.get(worker.__ray_call__.remote(kept)) == (8, 0)
 
 
 # --- coding -----------------------------------------------------------------------------------------------------

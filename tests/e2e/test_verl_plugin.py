@@ -1,18 +1,27 @@
 """The plug-in on verl itself, without a run: dataset, shared prompts, sampler, and which patches are still needed."""
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
+from tensordict import TensorDict
+from tensordict.tensorclass import NonTensorStack
 from transformers import AutoProcessor
+from verl.utils import tensordict_utils
 
 from jigsaw import plan
 from jigsaw.errors import JigsawError
@@ -21,8 +30,9 @@ from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.puzzle import media_specs
 from jigsaw.reward import compute_score
 from jigsaw.rows import read_rows
-from jigsaw.verl_plugin import install, media, sampler
+from jigsaw.verl_plugin import agent_loop, install, media, sampler
 from jigsaw.verl_plugin.dataset import JigsawDataset
+from jigsaw.verl_plugin.difficulty import Progress
 from jigsaw.verl_plugin.launch import compose_config
 
 pytestmark = pytest.mark.e2e
@@ -617,9 +627,182 @@ def test_a_reward_of_ones_own_may_say_text_and_less_of_some_replies() -> None:
     assert not any(name.endswith("/read") for name in metrics)
 
 
+@pytest.mark.parametrize(("failing", "stops"), [({1, 2}, False), ({1, 2, 3}, True)])
+def test_in_a_short_run_the_share_is_of_a_hundred_prompts(
+    monkeypatch: pytest.MonkeyPatch, failing: set[int], stops: bool
+) -> None:
+    buffer = _buffer(monkeypatch, failing, max_failed_share=0.02)
+    with pytest.raises(JigsawError, match="3 of 8 prompts failed") if stops else nullcontext():
+        buffer.sample(1, "train", 8)
+
+
+def test_who_waits_for_prompts_looks_after_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than seven of eight are finished; the eighth is once its dead worker's prompts were given again."""
+    asked: list[tuple[str, set[str]]] = []
+
+    class Manager:
+        @staticmethod
+        def give_again(partition_id: str, unfinished: Any) -> None:
+            asked.append((partition_id, unfinished()))
+            sampler.tq.kv_list()["train"]["u3"]["status"] = "finished"
+
+    buffer = _buffer(monkeypatch, failing=set())
+    sampler.tq.kv_list()["train"]["u3"]["status"] = "running"
+    monkeypatch.setattr(sampler.JigsawAgentLoopManager, "running", Manager)
+    batch, _ = buffer.sample(1, "train", 8)
+    assert asked == [("train", {"u3"})]
+    assert len(batch.keys) == 16
+
+
 def test_a_larger_share_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     _, metrics = _buffer(monkeypatch, failing={1, 2}, max_failed_share=0.05).sample(1, "train", 8)
     assert metrics["training/failed_prompts_total"] == 2
+
+
+# --- workers ---------------------------------------------------------------------------------------------------
+
+
+def test_a_response_that_is_cancelled_leaves_the_build_to_its_siblings() -> None:
+    async def respond() -> list[Any]:
+        once: agent_loop._Once[str] = agent_loop._Once()
+        going_on = asyncio.Event()
+
+        async def make() -> str:
+            await going_on.wait()
+            return "built"
+
+        first, *others = [asyncio.ensure_future(once(make)) for _ in range(3)]
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        going_on.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    first, *others = asyncio.run(respond())
+    assert isinstance(first, asyncio.CancelledError)
+    assert others == ["built", "built"]
+
+
+def test_what_responses_shared_goes_with_the_last_of_them() -> None:
+    async def prompt() -> weakref.ref[agent_loop.SharedPrompt]:
+        shared = agent_loop.SharedPrompt("u0")
+        agent_loop._prompt.set(shared)
+
+        async def build() -> dict[str, Any]:
+            await asyncio.sleep(0)
+            return {"of": agent_loop._prompt}
+
+        async def respond() -> None:
+            await agent_loop._prompt.get().media(build)
+
+        await asyncio.gather(*(respond() for _ in range(3)))
+        return weakref.ref(shared)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(prompt())() is None
+    finally:
+        gc.enable()
+
+
+class _Workers:
+    """Ray, as far as a manager asks for it: workers by number, with lives that the test ends."""
+
+    def __init__(self, lives: list[str]) -> None:
+        self.lives = lives
+        self.given: list[tuple[int, list[str]]] = []
+        self.ended: set[str] = set()
+        self.handles = [
+            SimpleNamespace(
+                generate_sequences=SimpleNamespace(remote=partial(self._generate, number)),
+                life=SimpleNamespace(remote=lambda number=number: self.lives[number]),
+                end_of_life=SimpleNamespace(remote=lambda number=number: f"end of {self.lives[number]}"),
+            )
+            for number in range(len(lives))
+        ]
+
+    def _generate(self, number: int, batch: Any) -> str:
+        self.given.append((number, list(batch["uid"])))
+        return self.lives[number]
+
+    def kill(self, number: int) -> None:
+        self.ended.add(f"end of {self.lives[number]}")
+        self.lives[number] += "'"
+
+    def get(self, values: Any) -> Any:
+        return values
+
+    def wait(self, ends: list[str], *, num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        return [end for end in ends if end in self.ended], []
+
+
+def test_prompts_of_a_dead_worker_are_given_again_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    workers, failed = _Workers(["a", "b"]), []
+    monkeypatch.setattr(agent_loop, "ray", workers)
+    monkeypatch.setattr(agent_loop, "tq", SimpleNamespace(kv_put=lambda **put: failed.append(put)))
+    manager = agent_loop.JigsawAgentLoopManager.__new__(agent_loop.JigsawAgentLoopManager)
+    manager.config = OmegaConf.create({"trainer": {"default_local_dir": str(tmp_path)}})
+    manager.agent_loop_workers = workers.handles
+    manager._ends = [handle.end_of_life.remote() for handle in workers.handles]
+    manager._step, manager._given, manager._given_again = None, {}, set()
+    manager._progress, manager._looks_ahead = Progress(tmp_path, None), False
+    uids = [f"u{number}" for number in range(4)]
+    extras = [{"id": uid, "epoch": 0} for uid in uids]
+    prompts = tensordict_utils.get_tensordict(
+        {"uid": np.array(uids, dtype=object), "extra_info": np.array(extras, dtype=object)}, {"global_steps": 1}
+    )
+
+    manager.generate_sequences(prompts)
+    assert workers.given == [(0, ["u0", "u1"]), (1, ["u2", "u3"])]
+    manager.give_again("val", uids.copy)
+    assert len(workers.given) == 2  # nobody died
+    workers.kill(1)
+    manager.give_again("val", lambda: ["u1", "u3"])  # u2 was finished before
+    assert workers.given[2:] == [(1, ["u3"])]
+    manager.give_again("val", lambda: ["u1", "u3"])
+    assert len(workers.given) == 3
+    workers.kill(0)
+    workers.kill(1)
+    manager.give_again("val", lambda: ["u1", "u3"])
+    assert workers.given[3:] == [(0, ["u1"])]
+    assert failed == [{"key": "u3", "partition_id": "val", "tag": {"status": "failure"}}]
+    (line,) = map(json.loads, agent_loop.failures_path(manager.config).read_text().splitlines())
+    assert line == {"id": "u3", "epoch": 0, "reason": "the worker of its rollout died, twice"}
+
+
+def test_rows_that_are_used_up_do_not_begin_anew(dataset: JigsawDataset) -> None:
+    end = len(dataset)
+    for positions in ([-1, 0], [end - 2, end - 1], [4, 5, 6], [5, 0]):  # the last is no run's: it begins where it likes
+        agent_loop.check_no_second_start(positions, dataset)
+    for positions in ([end - 1, 0], [end - 2, end - 1, 0, 1]):
+        with pytest.raises(JigsawError, match=r"^the rows are used up: .* the 120 prompts of all epochs; raise"):
+            agent_loop.check_no_second_start(positions, dataset)
+
+
+def test_a_rank_keeps_the_features_of_its_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    class Queue:
+        @staticmethod
+        async def async_kv_batch_get(keys: list[str], partition_id: str) -> dict[str, Any]:
+            asked.append(keys)
+            return {media.FIELD: [{"pixel_values": torch.ones(1)} for _ in keys]}
+
+    def read(*keys: str) -> list[weakref.ref[torch.Tensor]]:
+        batch = TensorDict({"multi_modal_inputs": NonTensorStack(*map(media.reference, keys))}, batch_size=[len(keys)])
+        asyncio.run(reader.resolve(batch))
+        return [weakref.ref(row["pixel_values"]) for row in batch["multi_modal_inputs"]]
+
+    monkeypatch.setattr(media, "tq", Queue)
+    reader = media.Reader()
+    first, second = read("u0", "u1")
+    assert [first, second] == read("u0", "u1")
+    read("u1", "u2")
+    gc.collect()
+    assert first() is None
+    assert second() is not None
+    assert asked == [["u0", "u1"], ["u2"]]
 
 
 # --- patches: ours works, and theirs still does not -------------------------------------------------------------
