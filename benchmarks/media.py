@@ -19,6 +19,7 @@ as the model sees them. Depth: 6 points on the picture.
 import json
 import logging
 import os
+import re
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -52,9 +53,10 @@ Figures = dict[str, float]
 
 
 def processes() -> list[psutil.Process]:
-    """This one and those of all actors."""
+    """This one and those of all actors and readers."""
     mine = psutil.Process()
-    return [mine, *(child for child in mine.children(recursive=True) if child.name().startswith("ray::"))]
+    words = re.compile(r"^ray::|jigsaw\.reader")
+    return [mine, *(child for child in mine.children(recursive=True) if words.search(" ".join(child.cmdline())))]
 
 
 def cpu_seconds(process: psutil.Process) -> float:

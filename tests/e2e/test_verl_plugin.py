@@ -176,6 +176,7 @@ def test_data_that_end_before_the_training_are_said(config: DictConfig, processo
     [
         ({"epochs": 1.5}, r"^data\.train_files: epochs is 1\.5; it must be a whole number, 1 or more"),
         ({"epochs": None}, r"^data\.train_files: epochs is None"),
+        ({"cut_time_limit": None}, r"^data\.cut_time_limit is None; it must be a whole number, 1 or more"),
         ({"seed": "x"}, r"^data\.seed is 'x'; it must be a whole number, 0 or more"),
         ({"train_batch_size": 0}, r"^data\.train_batch_size is 0; it must be a whole number, 1 or more"),
         ({"train_batch_size": True}, r"^data\.train_batch_size is True"),
