@@ -445,16 +445,18 @@ def test_the_prompts_of_a_worker_that_was_killed_are_made_again(
 
     prompts = [items["image"], items["depth"]]
     with services.rollout(configure()) as run:
-        expected = sorted(map(_answered, read(run.run(prompts, n=RESPONSES))))
+        expected = _answers(run.run(prompts, n=RESPONSES))
         _change_replies(run, die)
         before = psutil.Process(ray.get(run.workers[0].__ray_call__.remote(lambda _: os.getpid()))).children()
-        assert sorted(map(_answered, read(run.run(prompts, n=RESPONSES)))) == expected
+        assert _answers(run.run(prompts, n=RESPONSES)) == expected
         assert before
         assert psutil.wait_procs(before, timeout=10)[1] == []  # its readers went with it
 
 
-def _answered(response: Any) -> tuple[Any, ...]:
-    return response["input_ids"].tolist(), response["position_ids"].tolist(), response["reward_model"]["ground_truth"]
+def _answers(meta: Any) -> list[Any]:
+    batch = read(meta)
+    names = ("input_ids", "position_ids", "rm_scores")
+    return sorted([tensor.tolist() for tensor in row] for row in zip(*(batch[name] for name in names), strict=True))
 
 
 # --- memory -----------------------------------------------------------------------------------------------------
