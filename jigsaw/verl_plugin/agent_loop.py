@@ -372,7 +372,14 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
         self._looks_ahead = shares and synchronous
 
     async def _init_agent_loop_workers(self) -> None:
+        # Ray 2.60 forgets a constructor's large arguments, so that the actor cannot be started anew
+        # (ray-project/ray#53727), unless they are references that are kept.
+        config: Any = self.config
+        client: Any = self.llm_client
+        self._arguments = ray.put(config), ray.put(client)
+        self.config, self.llm_client = self._arguments
         await super()._init_agent_loop_workers()
+        self.config, self.llm_client = config, client
         self._ends = [worker.end_of_life.remote() for worker in self.agent_loop_workers]
         """Each is ready once that life has ended."""
 
