@@ -354,6 +354,8 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
 
     running: ClassVar["JigsawAgentLoopManager | None"] = None
     """The one of this process, for who waits for prompts: verl hands it to nobody."""
+    config: Any
+    llm_client: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -374,8 +376,7 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
     async def _init_agent_loop_workers(self) -> None:
         # Ray 2.60 forgets a constructor's large arguments, so that the actor cannot be started anew
         # (ray-project/ray#53727), unless they are references that are kept.
-        config: Any = self.config
-        client: Any = self.llm_client
+        config, client = self.config, self.llm_client
         self._arguments = ray.put(config), ray.put(client)
         self.config, self.llm_client = self._arguments
         await super()._init_agent_loop_workers()
