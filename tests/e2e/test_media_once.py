@@ -43,7 +43,7 @@ from jigsaw.verl_plugin.agent_loop import SharedPrompt, failures_path
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.dry_run import Rollout, Stack, compose_config, read, stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 TASKS = ("image", "video", "depth")
 RESPONSES = 4
