@@ -1,0 +1,118 @@
+"""Small crops of pictures of any size: what the tiny model of the quickstart can learn from.
+
+Photographs keep thousands of tokens a tile, and a few dozen of them are soon learned by heart. So each gives many
+crops, which are written once, small; training then decodes nothing large. The split stays by picture.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from jigsaw.errors import JigsawError, MediaError
+from jigsaw.files import atomic_write
+from jigsaw.media.image import Box, open_rgb
+from jigsaw.prepare.images import ImageOptions, check_picture, image_row, image_schema, list_pictures
+from jigsaw.prepare.pipeline import Kind, Summary, prepare_rows, usable_file
+from jigsaw.prepare.reader import Record
+from jigsaw.prepare.runner import Progress
+
+SIDE = 112
+"""Pixels a side of a crop, as of a rendered scene: with 2×1 tiles that is 8 tokens a tile."""
+SPAN = (0.75, 1.0)
+"""Share of the picture's height that a crop spans, or of its width where the grid has more columns than rows: as much
+as there is, for what tells a tile's place is what changes across the whole picture."""
+SHARD_SIZE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropOptions(ImageOptions):
+    """What decides the crops and their rows, besides the pictures.
+
+    Attributes:
+        crops: number of crops a picture.
+    """
+
+    crops: int = 1
+
+    def validate(self) -> None:
+        """Raise JigsawError if a value makes no sense."""
+        if self.crops < 1:
+            raise JigsawError(f"crops is {self.crops}; it must be 1 or more a picture")
+        super().validate()
+
+
+def prepare_crops(pictures: Path, crops: Path, out: Path, options: CropOptions, *, progress: Progress) -> Summary:
+    """Write crops of the pictures below a folder, and their rows like :func:`jigsaw.prepare.images.prepare_images`.
+
+    Args:
+        pictures: folder of the pictures.
+        crops: folder for the crops, JPEG files of ``SIDE`` × ``SIDE`` pixels; the rows hold paths relative to it.
+        out: folder for the rows.
+        options: what decides them; ``val`` and ``limit`` count pictures.
+        progress: told (pictures done, pictures in all).
+
+    Raises:
+        JigsawError: if an option makes no sense, no picture is fit, or a folder cannot be used.
+    """
+    kind = Kind(
+        command="quickstart",
+        noun="pictures",
+        look=partial(write_crops, pictures=pictures.absolute(), crops=crops.absolute(), options=options),
+        row=partial(image_row, options=options),
+        schema=image_schema(),
+        libraries=("pillow",),
+        shard_size=SHARD_SIZE,
+        frames=crops,
+    )
+    return prepare_rows(kind, list_pictures(pictures), pictures, out, options, progress=progress)
+
+
+def write_crops(path: str, *, pictures: Path, crops: Path, options: CropOptions) -> list[Record]:
+    """Write the crops of one picture; one record ``{path, width, height}`` each, or ``{reason}`` for its rejection.
+
+    Args:
+        path: of the picture, relative to ``pictures``.
+        pictures: folder that the picture must not leave.
+        crops: folder for the crops.
+        options: see :class:`CropOptions`.
+    """
+    (record,) = check_picture(
+        path, media_root=pictures, grid=options.grid, min_side=options.min_side, verify=options.verify
+    )
+    if "reason" in record:
+        return [record]
+    file = usable_file(path, pictures)
+    try:
+        picture = open_rgb(file)
+    except MediaError as error:
+        return [{"reason": str(error).removeprefix(f"{file}: ")}]
+    boxes = [crop_box(picture.size, options.grid, f"{options.seed}/{path}/{number}") for number in range(options.crops)]
+    records = []
+    for number, box in enumerate(boxes):
+        name = f"{path}/{number:03d}.jpg"
+        # Coarsely first where there is much to take together, which is many times as fast and looks the same.
+        crop = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+        with atomic_write(crops / name) as target:
+            crop.save(target, format="JPEG", quality=95)
+        records.append({"path": name, "width": SIDE, "height": SIDE})
+    return records
+
+
+def crop_box(size: tuple[int, int], grid: tuple[int, int], key: str) -> Box:
+    """Where a crop lies in a picture: a square, or less wide where the picture is; a pure function of its arguments.
+
+    Args:
+        size: (width, height) of the picture in pixels.
+        grid: (rows, columns) of the puzzle.
+        key: names the crop.
+    """
+    rng = random.Random(key)
+    across = grid[1] > grid[0]
+    width, height = reversed(size) if across else size
+    long = max(1, round(height * rng.uniform(*SPAN)))
+    short = min(width, long)
+    left, top = rng.randint(0, width - short), rng.randint(0, height - long)
+    return (top, left, top + long, left + short) if across else (left, top, left + short, top + long)
