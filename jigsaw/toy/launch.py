@@ -39,7 +39,7 @@ class Clock:
         self._begin = time.monotonic()
         self.seconds_install = before["seconds_install"] + seconds_install
         self.peak_gib = before["peak_gib"]
-        """Largest growth of the machine's memory in use, in GiB."""
+        """Most memory of the run's processes at a time, in GiB; what they share counts once."""
 
     @property
     def seconds(self) -> float:
@@ -47,18 +47,13 @@ class Clock:
         return float(self._before + time.monotonic() - self._begin)
 
     def watch_memory(self) -> None:
-        """Watch the whole machine's memory from now on, in a thread."""
-
-        def used() -> int:
-            memory = psutil.virtual_memory()
-            return int(memory.total - memory.available)
-
-        start = used()
+        """Watch the memory of the run's processes from now on, in a thread: of this one and those of its folder."""
 
         def watch() -> None:
             while True:
-                self.peak_gib = max(self.peak_gib, (used() - start) / 2**30)
-                time.sleep(0.5)
+                used = sum(map(_memory_of, [psutil.Process(), *processes_of(self._path.parent)]))
+                self.peak_gib = max(self.peak_gib, used / 2**30)
+                time.sleep(3)  # what they share is found by a walk over all pages: some 20 ms a GiB
 
         threading.Thread(target=watch, daemon=True).start()
 
@@ -140,6 +135,14 @@ def train_with_verl(
 def processes_of(run: Path) -> list[psutil.Process]:
     """All processes of a run but this one."""
     return [process for process in psutil.process_iter() if _mark_of(process) == str(run)]
+
+
+def _memory_of(process: psutil.Process) -> int:
+    """Bytes of a process; pages that it shares with others count in part, so that the sum over all counts them once."""
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended in the meantime
+        return 0
 
 
 def kill_leftovers(run: Path) -> None:
