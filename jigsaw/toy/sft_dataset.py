@@ -21,6 +21,7 @@ class WarmStartDataset(SFTDataset):
         return int(self._config.train_batch_size * self._config.steps)
 
     def example(self, index: int) -> Example:
-        """Half puzzles with random orders, half single tiles with their names."""
+        """The example of an index; a later round goes on with examples that the rounds before have not shown."""
         config = self._config
+        index += config.round * len(self)
         return warm_start_example(self._rows, config.media_root, index, seed=config.seed, scenes=config.scenes)

@@ -11,6 +11,10 @@ from jigsaw.puzzle import Plan
 from jigsaw.reward import compute_score
 from jigsaw.tasks import cut_media
 
+GREEDY = {"do_sample": False}
+SAMPLED = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+"""As verl's rollout draws."""
+
 
 def solve(
     model: Any,
@@ -19,10 +23,11 @@ def solve(
     media_root: str | os.PathLike[str],
     *,
     grey: bool = False,
-    max_new_tokens: int = 32,
+    sample: bool = False,
+    max_new_tokens: int = 64,
     batch_size: int = 32,
 ) -> list[str]:
-    """The model's replies to puzzles, decoded greedily; the pixels of one batch at a time are in memory.
+    """The model's replies to puzzles; the pixels of one batch at a time are in memory.
 
     Args:
         model: a Hugging Face image-text-to-text model.
@@ -30,6 +35,7 @@ def solve(
         plans: the puzzles.
         media_root: folder of their pictures.
         grey: whether every picture is shown as one grey: nothing left to see, all else equal.
+        sample: whether to draw the replies at temperature 1, as a rollout does, by torch's global seed; else greedily.
         max_new_tokens: longest reply.
         batch_size: puzzles at once.
     """
@@ -48,7 +54,13 @@ def solve(
             return_tensors="pt",
         ).to(model.device)
         with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            output = model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                # verl's rollout never draws these, nor could a picture be put in their place.
+                suppress_tokens=[model.config.image_token_id, model.config.video_token_id],
+                **(SAMPLED if sample else GREEDY),
+            )
         new = output[:, inputs["input_ids"].shape[1] :]
         replies += processor.batch_decode(new, skip_special_tokens=True)
     return replies
@@ -59,10 +71,9 @@ def greyed(image: Image.Image) -> Image.Image:
     return Image.new("RGB", image.size, (128, 128, 128))
 
 
-def mean_scores(plans: Sequence[Plan], replies: Sequence[str]) -> dict[str, float]:
-    """The reward's metrics (:func:`jigsaw.reward.compute_score`), averaged over puzzles."""
-    scores = [
+def scores_of(plans: Sequence[Plan], replies: Sequence[str]) -> list[dict[str, float]]:
+    """The reward's metrics (:func:`jigsaw.reward.compute_score`) of each reply."""
+    return [
         compute_score("visual_jigsaw_image", reply, planned.answer, {"answer_format": planned.answer_format})
         for planned, reply in zip(plans, replies, strict=True)
     ]
-    return {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}

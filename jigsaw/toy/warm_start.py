@@ -1,22 +1,27 @@
 """The supervised start of the tiny model: the answer's format and a few words for what it sees, never the order.
 
-A model with random weights answers nothing that a reward could tell apart. So it first learns, from single tiles,
-to name what they show, and from whole puzzles to answer in the right form, with orders drawn at random: what it
-knows about order afterwards is chance, and everything above it comes from GRPO.
+A model with random weights answers nothing that a reward could tell apart. So it first learns to name what it sees, and
+to answer puzzles in the right form, with orders drawn at random: what it knows about order afterwards is chance, and
+everything above it comes from GRPO. The parts of rendered scenes have names, which it learns from single tiles. Of
+other pictures nothing is known but their pixels: there its replies begin with what those say of each tile.
 """
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from jigsaw.permutation import answer_of
-from jigsaw.puzzle import Message, Plan, Puzzle
+from jigsaw.puzzle import Message, Puzzle
 from jigsaw.rows import Row
 from jigsaw.tasks import cut, plan
+
+Pixels = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,12 @@ class Example:
     reply: str
 
 
-def order_example(planned: Plan, media_root: str | os.PathLike[str], rng: random.Random) -> Example:
+def order_example(puzzle: Puzzle, thought: str, rng: random.Random) -> Example:
     """A puzzle with a reply of the right form whose order is drawn at random, whatever the pixels show."""
-    puzzle = cut(planned, media_root)
-    order = list(range(len(planned.order)))
+    order = list(range(len(puzzle.order)))
     rng.shuffle(order)
     answer = ", ".join(str(place) for place in answer_of(order))
-    return Example(planned.messages, puzzle.media, f"<think>{THOUGHT}</think><answer>{answer}</answer>")
+    return Example(puzzle.messages, puzzle.media, f"<think>{thought}</think><answer>{answer}</answer>")
 
 
 def naming_example(tile: Image.Image, name: str) -> Example:
@@ -45,8 +49,8 @@ def naming_example(tile: Image.Image, name: str) -> Example:
 
 NAMING_PROMPT = "\nWhat is this?"
 THOUGHT = "Look."
-WORDS = ("sky", "ground", "sunny ", "shady ", THOUGHT, NAMING_PROMPT)
-"""What the tokenizer should spell in few tokens."""
+SCENE_WORDS = ("sky", "ground", "sunny ", "shady ", THOUGHT, NAMING_PROMPT)
+"""What the tokenizer should spell in few tokens for rendered scenes."""
 
 
 def scene_name(puzzle: Puzzle, place: int) -> str:
@@ -58,35 +62,62 @@ def scene_name(puzzle: Puzzle, place: int) -> str:
     return f"{light} {what}".strip()
 
 
-def picture_name(puzzle: Puzzle, place: int) -> str:
-    """What the piece at a 0-based place of any picture shows, read off its pixels: brightness, colour, texture."""
-    pixels = np.asarray(puzzle.pieces[place].convert("HSV").resize((32, 32)), dtype=np.float32)
-    hue, saturation, value = (np.median(pixels[..., channel]) for channel in range(3))
-    brightness = "dark" if value < 85 else "bright" if value > 170 else "medium"
-    colour = "grey" if saturation < 40 else HUES[round(hue / 256 * len(HUES)) % len(HUES)]
-    rough = np.abs(np.diff(pixels[..., 2], axis=0)).mean() > 12
-    return f"{brightness} {colour} {'rough' if rough else 'smooth'}"
+def _brightness(tile: Pixels) -> float:
+    return float(tile.mean())
 
 
-HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
+def _blueness(tile: Pixels) -> float:
+    return float(tile[..., 2].mean() - tile[..., 0].mean())
+
+
+def _sharpness(tile: Pixels) -> float:
+    grey = tile.mean(-1)
+    return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
+
+
+CUES: tuple[tuple[str, str, Callable[[Pixels], float]], ...] = (
+    ("bright", "dark", _brightness),
+    ("cool", "warm", _blueness),
+    ("sharp", "smooth", _sharpness),
+)
+"""What the pixels of any tile say: words for much and little of it, and how much of it is in a tile, an array of shape
+(height, width, RGB) in 0..255. In many photographs they tell the sky from the ground."""
+CUE_WORDS = ("bright ", "dark ", "cool ", "warm ", "sharp", "smooth", ", ")
+"""What the tokenizer should spell in few tokens for pictures of any kind."""
+
+
+def cue_thought(puzzle: Puzzle) -> str:
+    """What the cues say of each piece shown: a word each, the first one for the half of the pieces with more of it."""
+    pixels = [np.asarray(piece, dtype=np.float32) for piece in puzzle.pieces]
+    words: list[list[str]] = [[] for _ in pixels]
+    for much, little, measure in CUES:
+        strength = [measure(piece) for piece in pixels]
+        ranked = sorted(range(len(strength)), key=strength.__getitem__, reverse=True)
+        for rank, place in enumerate(ranked):
+            words[place].append(much if rank < len(ranked) / 2 else little)
+    return ", ".join(map(" ".join, words))
 
 
 def warm_start_example(
     rows: Sequence[Row], media_root: str | os.PathLike[str], index: int, *, seed: int, scenes: bool
 ) -> Example:
-    """The example of an index, a pure function of its arguments: puzzles and single tiles in turn.
+    """The example of an index, a pure function of its arguments.
+
+    Of rendered scenes, whose parts have names: three puzzles, for the form takes longer to learn than the names, and a
+    single tile in turn. Of other pictures: puzzles, with what their pixels say.
 
     Args:
         rows: training rows.
         media_root: folder of their pictures.
         index: 0-based number of the example.
         seed: of all draws.
-        scenes: whether the pictures are rendered scenes, whose parts have names.
+        scenes: whether the pictures are rendered scenes.
     """
     rng = random.Random(f"{seed}/{index}")
-    planned = plan(rng.choice(rows), seed, index)
-    if index % 2:
-        return order_example(planned, media_root, rng)
-    puzzle = cut(planned, media_root)
+    puzzle = cut(plan(rng.choice(rows), seed, index), media_root)
+    if not scenes:
+        return order_example(puzzle, cue_thought(puzzle), rng)
+    if index % 4:
+        return order_example(puzzle, THOUGHT, rng)
     place = rng.randrange(len(puzzle.pieces))
-    return naming_example(puzzle.pieces[place], (scene_name if scenes else picture_name)(puzzle, place))
+    return naming_example(puzzle.pieces[place], scene_name(puzzle, place))

@@ -2,7 +2,7 @@
 
 import json
 import os
-import random
+import shutil
 import subprocess
 import sys
 import time
@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
+from rich.progress import Progress
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from jigsaw.difficulty import Difficulty, read_difficulties
@@ -24,14 +26,14 @@ from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions, prepare_images
 from jigsaw.prompts import render
 from jigsaw.puzzle import Puzzle
-from jigsaw.response import parse
 from jigsaw.show.training import heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy import launch
 from jigsaw.toy.quickstart import Quickstart, Settings, _begin, schedule, warm_start_steps_of
 from jigsaw.toy.sft_dataset import WarmStartDataset
-from jigsaw.toy.solve import greyed, mean_scores, solve
-from jigsaw.toy.warm_start import Example, order_example, picture_name
+from jigsaw.toy.solve import greyed, scores_of, solve
+from jigsaw.toy.verdict import mean_scores
+from jigsaw.toy.warm_start import Example
 from jigsaw.verl_plugin.checkpoint import override
 
 pytestmark = pytest.mark.e2e
@@ -65,14 +67,6 @@ def test_the_tiny_model_is_a_real_qwen2_5_vl(model: tuple[Any, Any]) -> None:
     assert processor.tokenizer.decode(processor.tokenizer(text)["input_ids"]) == text
 
 
-def test_warm_start_orders_are_uniform_whatever_the_pixels_show(scenes: Path) -> None:
-    planned = plan(_row(0))
-    rng = random.Random(0)
-    answers = Counter(parse(order_example(planned, str(scenes), rng).reply, 2, "answer_tag").answer for _ in range(400))
-    assert set(answers) == {(1, 2), (2, 1)}
-    assert abs(answers[1, 2] - 200) < 50  # five standard deviations
-
-
 @pytest.fixture(scope="module")
 def warm_start_of(
     tmp_path_factory: pytest.TempPathFactory, scenes: Path, model: tuple[Any, Any]
@@ -81,10 +75,10 @@ def warm_start_of(
     data = tmp_path_factory.mktemp("rows")
     prepare_images(scenes, data, ImageOptions(grid=(2, 1)), progress=lambda done, total: None)
     config = {"train_files": str(data / "train.parquet"), "media_root": str(scenes), "seed": 0, "scenes": True}
-    config |= {"train_batch_size": 16, "steps": 2}
+    config |= {"train_batch_size": 16, "steps": 2, "round": 0}
 
-    def of_levels(levels: list[list[int]]) -> WarmStartDataset:
-        given = OmegaConf.create({**config, "levels": levels})
+    def of_levels(levels: list[list[int]], **others: int) -> WarmStartDataset:
+        given = OmegaConf.create({**config, "levels": levels, **others})
         return WarmStartDataset(config["train_files"], model[1].tokenizer, given, model[1])
 
     return of_levels
@@ -125,17 +119,8 @@ def test_warm_start_examples_depend_on_seed_and_index_alone(warm_start: WarmStar
 
 
 def test_single_tiles_are_named_after_what_they_show(warm_start: WarmStartDataset) -> None:
-    names = {warm_start.example(index).reply for index in range(0, 32, 2)}
+    names = {warm_start.example(index).reply for index in range(0, 32, 4)}
     assert names == {"sky", "ground"}
-
-
-@pytest.mark.parametrize(
-    ("colour", "name"),
-    [((200, 30, 30), "bright red smooth"), ((20, 20, 60), "dark blue smooth"), ((128, 128, 128), "medium grey smooth")],
-)
-def test_any_picture_is_named_after_its_pixels(puzzles: list[Puzzle], colour: tuple[int, ...], name: str) -> None:
-    plain = replace(puzzles[0], pieces=[Image.new("RGB", (56, 56), colour)])
-    assert picture_name(plain, 0) == name
 
 
 def test_shuffling_a_prompts_pixels_changes_the_log_probabilities(
@@ -172,13 +157,89 @@ def test_greyed_out_all_puzzles_of_a_prompt_get_one_reply(model: tuple[Any, Any]
     assert len(set(replies)) == 1
 
 
+def test_replies_are_drawn_or_the_likeliest(model: tuple[Any, Any], scenes: Path) -> None:
+    plans = [plan(_row(0))] * 8
+    assert len(set(solve(*model, plans, scenes, max_new_tokens=4))) == 1
+    torch.manual_seed(0)
+    drawn = solve(*model, plans, scenes, sample=True, max_new_tokens=4)
+    assert len(set(drawn)) == 8
+    torch.manual_seed(0)
+    assert solve(*model, plans, scenes, sample=True, max_new_tokens=4) == drawn
+
+
 def test_scores_are_the_rewards_means(puzzles: list[Puzzle]) -> None:
     right = [f"<think></think><answer>{', '.join(map(str, puzzle.answer))}</answer>" for puzzle in puzzles]
-    assert mean_scores(puzzles, right)["exact"] == 1.0
-    assert mean_scores(puzzles, [*right[:4], "", "", "", ""])["exact"] == 0.5
+    assert mean_scores(scores_of(puzzles, right))["exact"] == 1.0
+    assert mean_scores(scores_of(puzzles, [*right[:4], "", "", "", ""]))["exact"] == 0.5
 
 
 SETTINGS = Settings(grid="2x1", begin_with=None, images=None, warm_start_steps=2, seed=0)
+
+
+def _warm_start(
+    out: Path, valid: list[float], monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> tuple[str, list[int]]:
+    """A warm start whose rounds end with such shares of valid samples: what it says, and the rounds that were made."""
+    run, made = Quickstart(out, settings, steps=1), []
+
+    def a_round(number: int, steps: int, model: Path, target: Path, progress: Progress) -> None:
+        assert model == (run.random_model if number == 0 else out / f"model/warm_start_round_{number}")
+        made.append(number)
+        target.mkdir(parents=True)
+        (target / "config.json").write_text(str(number))
+
+    monkeypatch.setattr(run, "_warm_start_round", a_round)
+    monkeypatch.setattr(run, "_sampled_valid", lambda folder: valid[int((folder / "config.json").read_text())])
+    return run.warm_start(Progress(disable=True)), made
+
+
+UNTIL_FORMED = replace(SETTINGS, warm_start_steps=None)
+
+
+def test_the_warm_start_goes_on_until_what_is_sampled_has_the_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, made = _warm_start(tmp_path, [0.4, 0.8, 0.97, 1.0], monkeypatch, UNTIL_FORMED)
+    assert (said, made) == ("750 steps, 97% valid", [0, 1, 2])
+    assert (tmp_path / "model/warm_start/config.json").read_text() == "2"
+    assert _warm_start(tmp_path, [], monkeypatch, UNTIL_FORMED) == ("kept", [])
+
+
+def test_the_warm_start_ends_after_some_rounds_come_what_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, made = _warm_start(tmp_path, [0.1, 0.2, 0.2, 0.3], monkeypatch, UNTIL_FORMED)
+    assert (said, made) == ("1000 steps, 30% valid", [0, 1, 2, 3])
+
+
+def test_a_warm_start_of_so_many_steps_has_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _warm_start(tmp_path, [0.4], monkeypatch, SETTINGS) == ("2 steps, 40% valid", [0])
+
+
+def test_a_round_that_was_finished_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model/warm_start_round_1").mkdir(parents=True)
+    (tmp_path / "model/warm_start_round_1/config.json").write_text("0")
+    assert _warm_start(tmp_path, [0.4, 0.97], monkeypatch, UNTIL_FORMED) == ("500 steps, 97% valid", [1])
+
+
+def test_each_round_shows_examples_of_its_own(
+    warm_start: WarmStartDataset, warm_start_of: Callable[..., WarmStartDataset]
+) -> None:
+    def shown(dataset: WarmStartDataset) -> list[Any]:
+        return [[tile.tobytes() for tile in dataset.example(index).media] for index in range(32)]
+
+    first, second = shown(warm_start), shown(warm_start_of([], round=1))
+    assert sum(one == other for one, other in zip(first, second, strict=True)) < 8
+
+
+def test_puzzles_of_one_picture_are_known_by_it(tmp_path: Path, scenes: Path) -> None:
+    rendered = Quickstart(tmp_path, SETTINGS, steps=1)
+    assert rendered.picture_of(plan(_row(3))) == "scene-00003.png"
+    pictures = tmp_path / "pictures"
+    shutil.copytree(scenes, pictures)
+    for number in range(2):
+        shutil.copy(scenes / "scene-00000.png", pictures / f"more-{number}.png")
+    crops = Quickstart(tmp_path, replace(SETTINGS, images=str(pictures)), steps=1)
+    crop = _row(0) | {"images": [{"path": "holiday/beach.jpg/004.jpg", "jigsaw_config": [2, 1]}]}
+    assert crops.picture_of(plan(crop)) == "holiday/beach.jpg"
 
 
 def test_a_folder_of_the_same_settings_is_kept(tmp_path: Path) -> None:
@@ -227,6 +288,30 @@ def test_the_clock_adds_up_all_starts(tmp_path: Path) -> None:
     again = launch.Clock(tmp_path / "timing.json", seconds_install=0.0)
     assert again.seconds >= 102.0
     assert again.peak_gib >= 9.5
+
+
+ALLOCATE = "import sys; block = bytearray(int(sys.argv[1]) << 20); block[::4096] = b'x' * len(block[::4096]); input()"
+
+
+def test_the_clock_counts_the_runs_own_processes(tmp_path: Path) -> None:
+    """A stranger's memory is not the run's, whatever the machine has in use."""
+    clock, own = launch.Clock(tmp_path / "timing.json", seconds_install=0.0), psutil.Process().memory_full_info().pss
+    command = [sys.executable, "-c", ALLOCATE]
+    environment = {**os.environ, launch.MARK: str(tmp_path)}
+    stranger = subprocess.Popen([*command, "600"], stdin=subprocess.PIPE)
+    child = subprocess.Popen([*command, "200"], stdin=subprocess.PIPE, env=environment)
+    try:
+        for process, size in ((stranger, 600), (child, 200)):
+            while psutil.Process(process.pid).memory_info().rss < size << 20:
+                time.sleep(0.1)
+        clock.watch_memory()
+        while clock.peak_gib == 0:
+            time.sleep(0.1)
+    finally:
+        for process in (stranger, child):
+            process.kill()
+            process.wait()
+    assert own / 2**30 + 0.19 < clock.peak_gib < own / 2**30 + 0.5
 
 
 def _train(tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -296,6 +381,7 @@ def test_the_curves_are_drawn(tmp_path: Path) -> None:
         step: {
             "critic/score/mean": 0.1 * step,
             "reward/exact": 0.1 * step,
+            "reward/valid_permutation": 1 - 0.1 * step,
             "actor/entropy": 1.0,
             "response_length/mean": 9.0,
             **({"val-core/visual_jigsaw_image/acc/mean@1": 0.1 * step} if step % 2 else {}),

@@ -1,0 +1,79 @@
+"""What the warm start teaches of pictures without labels: words for what their pixels say, never an order."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jigsaw.prompts import render
+from jigsaw.puzzle import Puzzle
+from jigsaw.response import parse
+from jigsaw.tasks import build_puzzle
+from jigsaw.toy.warm_start import CUE_WORDS, CUES, cue_thought, order_example, warm_start_example
+
+
+def _row(path: str, rows: int = 2, columns: int = 1) -> dict[str, Any]:
+    return {
+        "data_source": "visual_jigsaw_image",
+        "prompt": [{"role": "user", "content": render("image", "answer_tag", rows=rows, columns=columns)}],
+        "images": [{"path": path, "jigsaw_config": [rows, columns]}],
+        "extra_info": {"id": path, "answer_format": "answer_tag"},
+    }
+
+
+@pytest.fixture(scope="module")
+def landscape(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a picture whose upper half is brighter, cooler and smoother than its lower one."""
+    folder = tmp_path_factory.mktemp("landscape")
+    pixels = np.full((112, 112, 3), (150, 180, 240), np.uint8)
+    pixels[56:] = (110, 90, 60)
+    pixels[56::2] += 40
+    Image.fromarray(pixels).save(folder / "picture.png")
+    return folder
+
+
+def _words(puzzle: Puzzle) -> list[str]:
+    """What is said of the pieces, the upper ones of the picture first."""
+    words = cue_thought(puzzle).split(", ")
+    return [words[place - 1] for place in puzzle.answer]
+
+
+@pytest.mark.parametrize("epoch", range(4))
+def test_the_words_say_what_is_seen_wherever_it_is_shown(landscape: Path, epoch: int) -> None:
+    puzzle = build_puzzle(_row("picture.png"), landscape, epoch=epoch)
+    assert _words(puzzle) == ["bright cool smooth", "dark warm sharp"]
+
+
+def test_of_more_tiles_half_have_more_of_it(landscape: Path) -> None:
+    of_four = build_puzzle(_row("picture.png", 2, 2), landscape)
+    assert _words(of_four) == ["bright cool smooth"] * 2 + ["dark warm sharp"] * 2
+    of_nine = cue_thought(build_puzzle(_row("picture.png", 3, 3), landscape)).split(", ")
+    assert Counter(words.split()[0] for words in of_nine) == {"bright": 5, "dark": 4}
+
+
+def test_the_tokenizer_knows_the_words() -> None:
+    said = {word for much, little, _ in CUES for word in (much, little)}
+    assert {word.strip() for word in CUE_WORDS} == said | {","}
+
+
+def test_orders_are_uniform_whatever_the_pixels_show(landscape: Path) -> None:
+    puzzle, rng = build_puzzle(_row("picture.png"), landscape), random.Random(0)
+    replies = [order_example(puzzle, cue_thought(puzzle), rng).reply for _ in range(400)]
+    answers = Counter(parse(reply, 2, "answer_tag").answer for reply in replies)
+    assert set(answers) == {(1, 2), (2, 1)}
+    assert abs(answers[1, 2] - 200) < 50  # five standard deviations
+
+
+def test_examples_are_functions_of_their_index(scenes: Path) -> None:
+    rows = [_row(f"scene-{number:05d}.png") for number in range(48)]
+
+    def shown(index: int) -> tuple[str, list[bytes]]:
+        example = warm_start_example(rows, scenes, index, seed=0, scenes=False)
+        return example.reply, [tile.tobytes() for tile in example.media]
+
+    assert shown(3) == shown(3)
+    assert shown(3) != shown(4)
