@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jigsaw.errors import JigsawError
+from jigsaw.prepare.frames import Frames
 from jigsaw.rows import read_rows
 from jigsaw.tasks import build_puzzle
 from jigsaw.toy.crops import SIDE, SPAN, CropOptions, crop_box, prepare_crops, write_crops
@@ -47,7 +48,7 @@ def _picture(path: Path, size: tuple[int, int], shade: int) -> None:
 def test_a_crop_is_small_and_upright(tmp_path: Path) -> None:
     _picture(tmp_path / "large.png", (3000, 2000), 7)
     options = CropOptions(grid=(2, 1), crops=5)
-    records = write_crops("large.png", pictures=tmp_path, crops=tmp_path / "crops", options=options)
+    records = write_crops("large.png", pictures=tmp_path, crops=Frames(tmp_path / "crops", str), options=options)
     assert [record["path"] for record in records] == [f"large.png/{number:03d}.jpg" for number in range(5)]
     for record in records:
         crop = Image.open(tmp_path / "crops" / record["path"])

@@ -14,10 +14,11 @@ from PIL import Image
 from jigsaw.errors import JigsawError, MediaError
 from jigsaw.files import atomic_write
 from jigsaw.media.image import Box, open_rgb
-from jigsaw.prepare.images import ImageOptions, check_picture, image_row, image_schema, list_pictures
-from jigsaw.prepare.pipeline import Kind, Summary, prepare_rows, usable_file
-from jigsaw.prepare.reader import Record
+from jigsaw.prepare.frames import Frames
+from jigsaw.prepare.images import ImageOptions, check_picture, image_row, image_schema, list_pictures, tile_tokens
+from jigsaw.prepare.pipeline import Kind, Summary, prepare_rows, stamp_of, usable_file
 from jigsaw.prepare.runner import Progress
+from jigsaw.reader import Record
 
 SIDE = 112
 """Pixels a side of a crop, as of a rendered scene: with 2×1 tiles that is 8 tokens a tile."""
@@ -57,21 +58,22 @@ def prepare_crops(pictures: Path, crops: Path, out: Path, options: CropOptions, 
     Raises:
         JigsawError: if an option makes no sense, no picture is fit, or a folder cannot be used.
     """
+    frames = Frames(crops.absolute(), str, {"grid": list(options.grid), "seed": options.seed, "crops": options.crops})
     kind = Kind(
         command="quickstart",
         noun="pictures",
-        look=partial(write_crops, pictures=pictures.absolute(), crops=crops.absolute(), options=options),
+        look=partial(write_crops, pictures=pictures.absolute(), crops=frames, options=options),
         row=partial(image_row, options=options),
         schema=image_schema(),
         libraries=("pillow",),
         shard_size=SHARD_SIZE,
-        frames=crops,
+        frames=frames,
     )
     return prepare_rows(kind, list_pictures(pictures), pictures, out, options, progress=progress)
 
 
-def write_crops(path: str, *, pictures: Path, crops: Path, options: CropOptions) -> list[Record]:
-    """Write the crops of one picture; one record ``{path, width, height}`` each, or ``{reason}`` for its rejection.
+def write_crops(path: str, *, pictures: Path, crops: Frames, options: CropOptions) -> list[Record]:
+    """Write the crops of one picture; one record each, ``{reason}`` alone for the picture's rejection.
 
     Args:
         path: of the picture, relative to ``pictures``.
@@ -79,9 +81,7 @@ def write_crops(path: str, *, pictures: Path, crops: Path, options: CropOptions)
         crops: folder for the crops.
         options: see :class:`CropOptions`.
     """
-    (record,) = check_picture(
-        path, media_root=pictures, grid=options.grid, min_side=options.min_side, verify=options.verify
-    )
+    (record,) = check_picture(path, media_root=pictures, options=options)
     if "reason" in record:
         return [record]
     file = usable_file(path, pictures)
@@ -90,14 +90,15 @@ def write_crops(path: str, *, pictures: Path, crops: Path, options: CropOptions)
     except MediaError as error:
         return [{"reason": str(error).removeprefix(f"{file}: ")}]
     boxes = [crop_box(picture.size, options.grid, f"{options.seed}/{path}/{number}") for number in range(options.crops)]
+    folder, tokens = crops.claim(path, stamp_of(path, pictures)), tile_tokens((SIDE, SIDE), options.grid)
     records = []
     for number, box in enumerate(boxes):
-        name = f"{path}/{number:03d}.jpg"
+        name = f"{number:03d}.jpg"
         # Coarsely first where there is much to take together, which is many times as fast and looks the same.
         crop = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
-        with atomic_write(crops / name) as target:
+        with atomic_write(folder / name) as target:
             crop.save(target, format="JPEG", quality=95)
-        records.append({"path": name, "width": SIDE, "height": SIDE})
+        records.append({"path": f"{path}/{name}", "width": SIDE, "height": SIDE, "tokens": tokens, "smaller": False})
     return records
 
 
