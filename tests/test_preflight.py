@@ -102,7 +102,6 @@ def test_a_start_that_can_be_is_let_through(said_of: Said, folder: Path) -> None
         ({"data.train_files": "/dev/null"}, "/dev/null"),
         ({"data.media_root": "???"}, "data.media_root is not set; give the folder"),
         ({"data.media_root": "/nowhere"}, "data.media_root is /nowhere; there is no such folder"),
-        ({"data.video_decoder": "opencv"}, "data.video_decoder is 'opencv'; it must be one of"),
         ({"data.train_batch_size": 512}, "256 rows are fewer than data.train_batch_size=512"),
         ({"data.epochs": 0}, "data.train_files: epochs is 0; it must be a whole number, 1 or more"),
         ({"data.seed": "x"}, "data.seed is 'x'; it must be a whole number"),

@@ -234,9 +234,10 @@ def check_processor(name: str | None) -> None:
 
 def check_options_of_data(config: DictConfig) -> None:
     """Raise JigsawError for options of ``data`` that are unknown or do not go together."""
-    for option, known in (("time_embedding", TIME_EMBEDDINGS), ("video_decoder", ("pyav",))):
-        if word(config[option]) not in known:
-            raise JigsawError(f"data.{option} is {config[option]!r}; it must be one of {', '.join(known)}")
+    if word(config.time_embedding) not in TIME_EMBEDDINGS:
+        raise JigsawError(
+            f"data.time_embedding is {config.time_embedding!r}; it must be one of {', '.join(TIME_EMBEDDINGS)}"
+        )
     if config.difficulty and config.trainer_mode != "sync":
         raise JigsawError(
             f"data.difficulty needs trainer.v1.trainer_mode=sync, not {config.trainer_mode}: the level of a step "

@@ -55,6 +55,8 @@ def ended(folder: Path, make_run: Callable[..., Any]) -> str:
             3,
             "data.train_batch_size=4",
             "actor_rollout_ref.rollout.n=2",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
             "data.max_response_length=4",
             "trainer.test_freq=-1",
         )
