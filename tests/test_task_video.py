@@ -304,8 +304,9 @@ def test_a_row_that_asks_for_more_memory_than_a_puzzle_may_take_is_named(root, e
 
 
 def test_memory_that_torch_does_not_get_is_no_fault_of_the_file(root):
+    film = root / "film.mp4"
     with pytest.raises(MemoryError):
-        media.read_clips(root / "film.mp4", [[0, 1]], fps=10, bounds=Bounds(28, 10**13, 10**13), decoder="decord")
+        media.read_clips(film, [[0, 1]], media.probe(film), bounds=Bounds(28, 10**13, 10**13))
 
 
 def test_an_extracted_frame_that_is_gone_is_named(root, extracted, tmp_path):

@@ -47,8 +47,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 TASKS = ("image", "video", "depth")
 RESPONSES = 4
-prompts: list[Any] = []
-"""In a worker: weak references to what was shared by the responses of each prompt."""
 REPLY = "<think>Look.</think>"
 PATHS = {"plain": "single_turn_agent", "ours": "jigsaw"}
 
@@ -472,6 +470,8 @@ def test_nothing_of_a_finished_prompt_is_kept(
     def watch(worker: Any) -> None:
         gc.collect()
         gc.disable()
+        # On the class, which the worker imports: a test's own globals are another copy in each call.
+        SharedPrompt.all_made = prompts = []
         made = SharedPrompt.__init__
 
         def noted(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -480,8 +480,13 @@ def test_nothing_of_a_finished_prompt_is_kept(
 
         SharedPrompt.__init__ = noted
 
-    def kept(worker: Any) -> tuple[int, int]:
-        return len(prompts), sum(prompt() is not None for prompt in prompts)
+    def kept(worker: Any) -> tuple[int, int, int]:
+        """Prompts in all, those that are still there without the collector, and with it."""
+        prompts = SharedPrompt.all_made
+        # One that failed hangs in its error's traceback until the collector comes; its media were never made.
+        there = sum(prompt() is not None and not prompt().failed for prompt in prompts)
+        gc.collect()
+        return len(prompts), there, sum(prompt() is not None for prompt in prompts)
 
     with services.rollout(config) as run:
         (worker,) = run.workers
@@ -490,7 +495,7 @@ def test_nothing_of_a_finished_prompt_is_kept(
         run.run(list(items.values()), n=RESPONSES, validate=True)
         with pytest.raises(JigsawError, match=r"1 of 2 prompts failed"):
             run.run([broken, items["depth"]], n=RESPONSES)
-        assert ray.get(worker.__ray_call__.remote(kept)) == (8, 0)
+        assert ray.get(worker.__ray_call__.remote(kept)) == (8, 0, 0)
 
 
 # --- coding -----------------------------------------------------------------------------------------------------
