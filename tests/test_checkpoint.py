@@ -1,5 +1,6 @@
 """Checkpoints: which one a run resumes from, which are never written over, and who may train in their folder."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -150,9 +151,13 @@ def test_looking_whether_a_folder_is_free_makes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_without_locks_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refusal", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available")])
+def test_a_disk_without_locks_is_trained_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: Exception
+) -> None:
     def acquire(*_: Any, **__: Any) -> None:
-        raise NotImplementedError("no flock")
+        raise refusal
 
     monkeypatch.setattr(checkpoint.FileLock, "acquire", acquire)
     MarkWhole(config(tmp_path))
+    assert f"{tmp_path}: its disk has no locks, so a second run in it is not refused" in caplog.text

@@ -6,6 +6,7 @@ the newest marked one.
 """
 
 import errno
+import logging
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ MARKER = "WHOLE"
 LOCK = ".lock"
 _NAME = re.compile(r"global_step_(\d+)")
 _TRACKER = "latest_checkpointed_iteration.txt"
+_log = logging.getLogger(__name__)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
 
 
@@ -62,7 +64,7 @@ def _flush(path: Path) -> None:
 
 
 def _hold(folder: Path) -> FileLock:
-    """Hold a run's checkpoint folder until this process ends.
+    """Hold a run's checkpoint folder until this process ends; on a disk without locks, warn that nobody can.
 
     Raises:
         JigsawError: if another process holds it.
@@ -75,11 +77,11 @@ def _hold(folder: Path) -> FileLock:
             f"{folder}: another run trains in this folder; wait for it, end it, or choose another "
             "trainer.default_local_dir"
         ) from error
-    except NotImplementedError:  # a shared disk without locks, as Lustre may be: nobody can hold it
-        pass
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
+        # A shared disk without locks, as Lustre may be, is no reason not to train.
+        _log.warning("%s: its disk has no locks, so a second run in it is not refused; start one at a time", folder)
     return lock
 
 
