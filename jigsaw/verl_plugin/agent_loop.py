@@ -10,7 +10,7 @@ of verl's own calls, made once.
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence, Sized
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence, Sized
 from contextvars import Context, ContextVar
 from copy import deepcopy
 from functools import cached_property
@@ -45,6 +45,15 @@ _RESTARTS = 20
 """Of a worker; one that dies in its start would else be started for ever."""
 
 
+def _apart(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task that knows nothing of the prompt it is made for.
+
+    A task keeps its context, and so does the reader of a socket that is opened in it: the queue's stay open, and
+    would keep the prompt whose call opened them.
+    """
+    return asyncio.get_running_loop().create_task(work, context=Context())
+
+
 class _Once(Generic[T]):
     """The result of an async call that is made by the first who asks and awaited by the others."""
 
@@ -53,8 +62,7 @@ class _Once(Generic[T]):
 
     async def __call__(self, make: Callable[[], Awaitable[T]]) -> T:
         if self._task is None:
-            # A task keeps its context, and the context that this runs in the prompt that keeps this.
-            self._task = asyncio.get_running_loop().create_task(_awaited(make), context=Context())
+            self._task = _apart(_awaited(make))
         # Shielded: one cancelled sibling must not cancel the build of the others.
         return await asyncio.shield(self._task)
 
@@ -139,11 +147,11 @@ class _Queue:
             )
             try:
                 fields = list_of_dict_to_tensordict(rows)
-                await tq.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=partition_id)
+                await _apart(tq.async_kv_batch_put(keys=keys, fields=fields, tags=tags, partition_id=partition_id))
             except Exception as error:  # verl turns it into a failed group
                 self._note_failure(rows[0]["extra_info"], error)
                 raise
-        await tq.async_kv_put(key=key, partition_id=partition_id, tag=tag)
+        await _apart(tq.async_kv_put(key=key, partition_id=partition_id, tag=tag))
 
 
 @register("jigsaw")

@@ -5,11 +5,13 @@ of verl, ours where the response is made.
 """
 
 import asyncio
+import gc
 import itertools
 import json
 import os
 import signal
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -37,7 +39,7 @@ from vllm.renderers import renderer_from_config
 from jigsaw.errors import JigsawError
 from jigsaw.toy.rows import write_puzzles
 from jigsaw.verl_plugin import media, patches
-from jigsaw.verl_plugin.agent_loop import failures_path
+from jigsaw.verl_plugin.agent_loop import SharedPrompt, failures_path
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.dry_run import Rollout, Stack, compose_config, read, stack
 
@@ -453,6 +455,42 @@ def _answers(meta: Any) -> list[Any]:
     batch = read(meta)
     names = ("input_ids", "position_ids", "rm_scores")
     return sorted([tensor.tolist() for tensor in row] for row in zip(*(batch[name] for name in names), strict=True))
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_a_finished_prompt_is_kept(
+    services: Stack, configure: Callable[..., DictConfig], items: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    config = configure(f"trainer.default_local_dir={tmp_path}")
+    broken = deepcopy(items["image"])
+    next(part for part in broken["raw_prompt"][0]["content"] if part["type"] == "image")["image"]["path"] = "gone"
+
+    def watch(worker: Any) -> None:
+        gc.collect()
+        gc.disable()
+        # On the class, which the worker imports: a test's own globals are another copy in each call.
+        SharedPrompt.all_made = prompts = []
+        made = SharedPrompt.__init__
+
+        def noted(self: Any, *args: Any, **kwargs: Any) -> None:
+            made(self, *args, **kwargs)
+            prompts.append(weakref.ref(self))
+
+        SharedPrompt.__init__ = noted
+
+    def kept(worker: Any) -> tuple[int, int]:
+        return len(SharedPrompt.all_made), sum(prompt() is not None for prompt in SharedPrompt.all_made)
+
+    with services.rollout(config) as run:
+        (worker,) = run.workers
+        ray.get(worker.__ray_call__.remote(watch))
+        run.run(list(items.values()), n=RESPONSES)
+        run.run(list(items.values()), n=RESPONSES, validate=True)
+        with pytest.raises(JigsawError, match=r"1 of 2 prompts failed"):
+            run.run([broken, items["depth"]], n=RESPONSES)
+        assert ray.get(worker.__ray_call__.remote(kept)) == (8, 0)
 
 
 # --- coding -----------------------------------------------------------------------------------------------------
