@@ -30,7 +30,8 @@ from jigsaw.files import alone, atomic_write
 from jigsaw.prepare.images import parse_grid
 from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.launch import Clock, kill_leftovers, told_in_one_line, write_json
-from jigsaw.toy.quickstart import REPOSITORY, Quickstart, Settings, schedule, warm_start_steps_of
+from jigsaw.toy.quickstart import Quickstart, Settings, schedule, warm_start_steps_of
+from jigsaw.verl_plugin.launch import REPOSITORY
 
 SEQUENCES = 128
 """Responses a step (configs/quickstart.yaml); the ranks share them, in one micro-batch each."""

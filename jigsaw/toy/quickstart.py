@@ -38,8 +38,8 @@ from jigsaw.toy.launch import (
     write_json,
 )
 from jigsaw.toy.verdict import clustered_error, mean_scores, verdict
+from jigsaw.verl_plugin.launch import CONFIGS, REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 HELDOUT = 240
 """Pictures that are held out of training; the model is tested on a puzzle of each, or on several of fewer pictures."""
 SCENES = 1240
@@ -249,7 +249,7 @@ class Quickstart:
         from jigsaw.verl_plugin.checkpoint import override
 
         return [
-            f"--config-dir={REPOSITORY / 'configs'}",
+            f"--config-dir={CONFIGS}",
             f"--config-name={config}",
             override("hydra.run.dir", self.out / "hydra"),
             override("data.train_files", self.train_rows),

@@ -74,6 +74,6 @@ def greyed(image: Image.Image) -> Image.Image:
 def scores_of(plans: Sequence[Plan], replies: Sequence[str]) -> list[dict[str, float]]:
     """The reward's metrics (:func:`jigsaw.reward.compute_score`) of each reply."""
     return [
-        compute_score("visual_jigsaw_image", reply, planned.answer, {"answer_format": planned.answer_format})
+        compute_score("visual_jigsaw_image", reply, planned.answer, planned.extra_info)
         for planned, reply in zip(plans, replies, strict=True)
     ]
