@@ -50,10 +50,14 @@ class Clock:
         """Watch the memory of the run's processes from now on, in a thread: of this one and those of its folder."""
 
         def watch() -> None:
+            highest = 0
             while True:
-                used = sum(map(_memory_of, [psutil.Process(), *processes_of(self._path.parent)]))
-                self.peak_gib = max(self.peak_gib, used / 2**30)
-                time.sleep(3)  # what they share is found by a walk over all pages: some 20 ms a GiB
+                processes = [psutil.Process(), *processes_of(self._path.parent)]
+                resident = sum(map(_resident, processes))
+                if resident > highest:  # what they share is found by a walk over all pages, which slows the run
+                    highest = resident
+                    self.peak_gib = max(self.peak_gib, sum(map(_memory_of, processes)) / 2**30)
+                time.sleep(3)
 
         threading.Thread(target=watch, daemon=True).start()
 
@@ -135,6 +139,14 @@ def train_with_verl(
 def processes_of(run: Path) -> list[psutil.Process]:
     """All processes of a run but this one."""
     return [process for process in psutil.process_iter() if _mark_of(process) == str(run)]
+
+
+def _resident(process: psutil.Process) -> int:
+    """Bytes of a process, what it shares with others in full."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:  # it ended in the meantime
+        return 0
 
 
 def _memory_of(process: psutil.Process) -> int:
