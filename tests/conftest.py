@@ -13,8 +13,30 @@ import psutil
 import pytest
 
 
+SLOW = {
+    "faults": "processes of a real run are killed",
+    "learning": "a run must learn",
+    "media": "the rest of the video formats",
+}
+"""What takes too long for every run, in parts of at most 80 minutes; a test is of one: ``pytest.mark.slow("faults")``."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parts = "; ".join(f"{part}: {what}" for part, what in SLOW.items())
+    parser.addoption(
+        "--slow",
+        nargs="?",
+        const="all",
+        choices=["all", *SLOW],
+        help=f"run the slow tests too, or a part of them alone ({parts})",
+    )
+
+
+def _wanted(item: pytest.Item, slow: str | None) -> bool:
+    mark = item.get_closest_marker("slow")
+    if mark and mark.args[0] not in SLOW:
+        raise pytest.UsageError(f"{item.nodeid}: no part of the slow tests is called {mark.args[0]!r}")
+    return slow == "all" or (mark.args[0] if mark else None) == slow
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -24,10 +46,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests are left out, not skipped, unless asked for; end-to-end tests run last."""
-    if not config.getoption("--slow"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    wanted = [item for item in items if _wanted(item, config.getoption("--slow"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
+    items[:] = wanted
     items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
 
 

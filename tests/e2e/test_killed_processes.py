@@ -16,7 +16,7 @@ from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.verl_plugin.checkpoint import last_whole
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow("faults"), pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

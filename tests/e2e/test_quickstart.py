@@ -11,7 +11,7 @@ import pytest
 
 from jigsaw.toy.launch import processes_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow("learning"), pytest.mark.timeout(1800)]
 
 KEYS = {
     "grid",

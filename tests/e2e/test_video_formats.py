@@ -142,7 +142,7 @@ ALL = [
 ]
 # Of the many, a third that are spread evenly; all with --slow.
 CASES = [
-    pytest.param(*case, marks=[pytest.mark.slow] * (zlib.crc32(repr(case).encode()) % 3 > 0), id="-".join(case))
+    pytest.param(*case, marks=[pytest.mark.slow("media")] * (zlib.crc32(repr(case).encode()) % 3 > 0), id="-".join(case))
     for case in ALL
 ]
 
