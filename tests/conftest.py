@@ -12,13 +12,12 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
-
 SLOW = {
     "faults": "processes of a real run are killed",
     "learning": "a run must learn",
     "media": "the rest of the video formats",
 }
-"""What takes too long for every run, in parts of at most 80 minutes; a test is of one: ``pytest.mark.slow("faults")``."""
+"""What takes too long for every run, in parts of 80 minutes at most; ``pytest.mark.slow("faults")`` makes one of it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

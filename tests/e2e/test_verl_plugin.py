@@ -8,6 +8,7 @@ import sys
 import weakref
 from contextlib import nullcontext
 from functools import partial
+from importlib.metadata import requires
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -864,6 +865,12 @@ def test_verl_still_looks_for_the_distribution_vllm_alone() -> None:
 def test_patches_are_applied_once_verl_is_imported(config: DictConfig) -> None:
     plugin = config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES
     assert plugin == install.__name__
+
+
+@pytest.mark.parametrize(("installed", "said"), [("0.9.1", None), ("0.10", "verl 0.10 is installed; jigsaw")])
+def test_another_verl_is_said_in_one_line(installed: str, said: str | None) -> None:
+    line = install.other_version(requires("visual-jigsaw") or [], installed)
+    assert line is None if said is None else (line or "").startswith(said)
 
 
 def test_a_start_that_cannot_be_is_one_line_by_the_script_too(repository: Path) -> None:

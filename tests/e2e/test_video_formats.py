@@ -140,9 +140,12 @@ ALL = [
     for times in TIMES[: 1 if container in TIMELESS else None]
     if not (codec in ("mpeg1video", "mpeg2video", "flv", "msmpeg4") and times == "uneven")  # they know no other rates
 ]
+SLOW = pytest.mark.slow("media")
 # Of the many, a third that are spread evenly; all with --slow.
 CASES = [
-    pytest.param(*case, marks=[pytest.mark.slow("media")] * (zlib.crc32(repr(case).encode()) % 3 > 0), id="-".join(case))
+    pytest.param(
+        *case, marks=[pytest.mark.slow("media")] * (zlib.crc32(repr(case).encode()) % 3 > 0), id="-".join(case)
+    )
     for case in ALL
 ]
 
