@@ -1,7 +1,7 @@
-"""The README tells the truth: its examples run, print what it shows, and name what exists.
+"""README and docs tell the truth: their examples run, print what is shown, and name what exists.
 
-A fenced block marked ``run`` (after its language) is run, all of them in order in one folder; a block marked
-``output`` holds what the block before it prints.
+A fenced block marked ``run`` (after its language) is run, page after page in one folder; a block marked ``output``
+holds what the block before it prints.
 """
 
 import os
@@ -21,14 +21,21 @@ from jigsaw.mixture import read_sources
 from jigsaw.verl_plugin.launch import CONFIGS, compose_config
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = ("README.md", "configs/paper_and_code.md", "eval/eval.md")
+FIRST = ("README.md", "docs/data.md")
+"""Whose examples those of the other pages build on."""
+OTHERS = ("CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "eval/*.md")
+PAGES = list(
+    dict.fromkeys(
+        [*FIRST, *(str(path.relative_to(REPOSITORY)) for glob in OTHERS for path in sorted(REPOSITORY.glob(glob)))]
+    )
+)
 _FENCE = re.compile(r"^```(\w*)[ ]*(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _OVERRIDE = re.compile(r"""(?<![\w./-])(\+?[a-z]\w*(?:\.\w+)*=(?:'[^']*'|[^\s`'"]+))""")
 
 
 @dataclass
 class Block:
-    """A fenced block and the output that the README shows for it."""
+    """A fenced block and the output that is shown for it."""
 
     language: str
     text: str
@@ -42,7 +49,7 @@ def page(name: str) -> str:
 
 def runnable() -> Iterator[Block]:
     blocks: list[Block] = []
-    for language, mark, text in _FENCE.findall(page("README.md")):
+    for language, mark, text in _FENCE.findall("\n".join(map(page, PAGES))):
         if mark == "run":
             blocks.append(Block(language, text))
         elif mark == "output":
@@ -80,42 +87,62 @@ def test_the_examples_run_and_print_what_is_shown(tmp_path: Path, tiny_model: Pa
     assert (tmp_path / "whole.png").is_file()
 
 
+def test_the_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+@pytest.mark.e2e
+def test_the_pages_are_a_site_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "-d", tmp_path / "trees", "."]
+    built = subprocess.run([*command, tmp_path / "site"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "site/docs/training.html").is_file()
+
+
+def test_the_example_of_a_reward_runs() -> None:
+    ended = subprocess.run(
+        [sys.executable, REPOSITORY / "examples/reward.py"], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines() == ["2, 1, 3: 1.200, right: 1", "2, 3, 1: 0.256, right: 0"]
+
+
 def test_every_command_that_is_named_exists() -> None:
     named = set(re.findall(r"(?:^|`)jigsaw ([a-z-]+)", "\n".join(map(page, PAGES)), re.MULTILINE))
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     known |= {group.name for group in app.registered_groups}
-    assert known <= named, "the README leaves a command out"
+    assert known <= named, "the pages leave a command out"
     assert named <= known
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", page(name))
-    assert targets
     for target in targets:
         path, _, heading = target.partition("#")
         if path.startswith("https://"):
             assert re.match(r"https://(github\.com|huggingface\.co|arxiv\.org)/", path), path
-        elif path:
-            assert ((REPOSITORY / name).parent / path).exists(), path
-        else:
-            headings = re.findall("^#+ (.*)$", page(name), re.MULTILINE)
-            assert heading in {found.lower().replace(" ", "-") for found in headings}
+            continue
+        linked = ((REPOSITORY / name).parent / path).resolve() if path else REPOSITORY / name
+        assert linked.exists(), path
+        if heading:
+            headings = re.findall("^#+ (.*)$", page(str(linked.relative_to(REPOSITORY))), re.MULTILINE)
+            assert heading in {found.lower().replace(" ", "-") for found in headings}, target
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_files_that_are_named_exist(name: str) -> None:
-    folders = "jigsaw|configs|train_scripts|tests|eval|benchmarks|assets"
-    paths = re.findall(rf"(?<![\w/.])((?:{folders})/[\w./-]*\w)", page(name))
+    folders = "jigsaw|configs|train_scripts|tests|eval|benchmarks|assets|docs|examples"
+    paths = re.findall(rf"(?<![\w/.-])((?:{folders})/[\w./-]*\w)", page(name))
     missing = [path for path in paths if not (REPOSITORY / path).exists()]
     assert missing == []
 
 
 def test_every_script_and_machine_is_named_by_its_name() -> None:
-    named = set(re.findall(r"bash (train_scripts/\w+\.sh|tests/\w+\.sh)", page("README.md")))
+    everything = "\n".join(map(page, PAGES))
+    named = set(re.findall(r"bash (train_scripts/\w+\.sh|tests/\w+\.sh)", everything))
     assert {"train_scripts/quickstart.sh", "train_scripts/image.sh", "tests/run.sh"} <= named
     assert all((REPOSITORY / script).is_file() for script in named)
-    for machine in re.findall(r"`(\w+\.yaml)`", page("README.md")):
+    for machine in re.findall(r"`(gpu\w*\.yaml|cpu\.yaml)`", everything):
         assert (REPOSITORY / "configs/machine" / machine).is_file()
 
 
@@ -124,7 +151,8 @@ def composed(recipe: str, *overrides: str) -> DictConfig:
 
 
 def test_the_overrides_that_are_shown_fit_the_recipe() -> None:
-    found = [given.replace("'", "") for given in _OVERRIDE.findall(page("README.md")) if "." in given.split("=")[0]]
+    shown = "".join(map(page, ("README.md", "docs/training.md", "docs/cluster.md")))
+    found = [given.replace("'", "") for given in _OVERRIDE.findall(shown) if "." in given.split("=")[0]]
     overrides = [given for given in found if "…" not in given]
     assert len(overrides) >= 10
     config = composed("image", *overrides)
@@ -133,12 +161,12 @@ def test_the_overrides_that_are_shown_fit_the_recipe() -> None:
 
 
 @pytest.mark.parametrize("recipe", ["image", "video", "depth", "mixture"])
-def test_each_recipe_has_a_script_and_is_in_the_readme(recipe: str) -> None:
+def test_each_recipe_has_a_script_and_is_told(recipe: str) -> None:
     assert composed(recipe).trainer.experiment_name.startswith(f"{recipe}_jigsaw")
     script = (REPOSITORY / f"train_scripts/{recipe}.sh").read_text(encoding="utf-8")
     assert script.endswith(f'launch.sh" {recipe} "$@"\n')
-    assert f"train_scripts/{recipe}.sh" in page("README.md")
-    assert f"(configs/{recipe}.yaml)" in page("README.md")
+    assert f"train_scripts/{recipe}.sh" in page("docs/training.md")
+    assert f"(../configs/{recipe}.yaml)" in page("docs/training.md")
 
 
 def test_the_mixture_trains_on_what_its_comment_prepares() -> None:
