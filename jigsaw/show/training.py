@@ -74,7 +74,7 @@ def plot_training(steps: dict[int, Metrics], path: Path, *, chance: float, title
     exact.plot(valid.keys(), valid.values(), color="#8ab17d", linewidth=1.5, label="valid, training, sampled")
     exact.axhline(chance, color="grey", linestyle="--", linewidth=1, label=f"chance {chance:.3g}")
     exact.set_ylim(0, 1.02)
-    exact.legend(fontsize=8, loc="upper left", frameon=False)
+    exact.legend(fontsize=8, loc="best", frameon=False)
     for axis in axes[1]:
         axis.set_xlabel("GRPO step")
     figure.suptitle(title, fontsize=11)

@@ -49,7 +49,7 @@ MOST = 720
 """Pictures of the user's that are used, drawn at random from more: what can be decoded in a few minutes."""
 CROPS = 6
 """Crops a picture at least."""
-STEPS, STEPS_OF_PICTURES = 50, 100
+STEPS, STEPS_OF_PICTURES = 50, 80
 """GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
 BATCH = 16
 """Prompts a step (configs/quickstart.yaml)."""
