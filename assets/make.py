@@ -19,8 +19,9 @@ from matplotlib.figure import SubFigure
 
 from jigsaw import Puzzle, build_puzzle
 from jigsaw.prepare.images import ImageOptions, image_row
-from jigsaw.prepare.scannet import DepthOptions, prepare_depth
-from jigsaw.prepare.videos import VideoOptions, prepare_videos
+from jigsaw.prepare.pipeline import prepare_rows
+from jigsaw.prepare.scannet import DepthOptions
+from jigsaw.prepare.videos import VideoOptions
 from jigsaw.rows import read_rows
 from jigsaw.toy.rgbd import render_views, write_scene
 from jigsaw.toy.scenes import write_scenes
@@ -84,8 +85,8 @@ def draw_video_and_depth() -> None:
         root = Path(folder)
         write_video(root / "films/film.mp4", seconds=26, size=(168, 112), seed=4)
         write_scene(root / "rooms/room", render_views(0, 2, 2), "exported")
-        prepare_videos(root / "films", root / "video", VideoOptions(), progress=lambda done, total: None)
-        prepare_depth(root / "rooms", root / "depth", DepthOptions(), progress=lambda done, total: None)
+        prepare_rows(root / "films", root / "video", VideoOptions(), progress=lambda done, total: None)
+        prepare_rows(root / "rooms", root / "depth", DepthOptions(), progress=lambda done, total: None)
         video = build_puzzle(read_rows(root / "video/train.parquet")[0], root / "films")
         depth = build_puzzle(read_rows(root / "depth/train.parquet")[0], root / "rooms")
     axes = left.subplots(6, 1, gridspec_kw={"left": 0.14, "right": 0.96, "bottom": 0.10, "top": 0.88, "hspace": 0.12})

@@ -19,7 +19,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from jigsaw.prepare.images import ImageOptions, check_picture, list_pictures, prepare_images
+from jigsaw.prepare.images import ImageOptions, check_picture, list_pictures
+from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.reader import Reader
 
 PICTURES = 10_000
@@ -75,7 +76,7 @@ def whole(root: Path, out: Path, limit: int) -> tuple[float, int]:
     memory = []
     start = time.perf_counter()
     options = ImageOptions(val=100, limit=limit)
-    summary = prepare_images(root, out, options, workers=1, progress=lambda done, total: memory.append(most_memory()))
+    summary = prepare_rows(root, out, options, workers=1, progress=lambda done, total: memory.append(most_memory()))
     seconds = time.perf_counter() - start
     if summary.kept != limit:
         raise RuntimeError(f"{limit - summary.kept} pictures were rejected")

@@ -38,9 +38,8 @@ from jigsaw.prepare.images import (
     image_schema,
     list_pictures,
     parse_grid,
-    prepare_images,
 )
-from jigsaw.prepare.pipeline import draw
+from jigsaw.prepare.pipeline import draw, prepare_rows
 from jigsaw.prepare.runner import work_on_ray
 from jigsaw.reader import MEMORY, json_line
 from jigsaw.rows import read_rows, read_table
@@ -123,7 +122,7 @@ def run(media: Path, out: Path, *more: str, at: int = 0, action: str = "") -> su
 
 
 def prepare(media: Path, out: Path, workers: int = 1, **options):
-    return prepare_images(media, out, ImageOptions(**options), workers=workers, progress=lambda done, total: None)
+    return prepare_rows(media, out, ImageOptions(**options), workers=workers, progress=lambda done, total: None)
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -264,7 +263,7 @@ def test_workers_and_readers_that_are_killed(media, undisturbed, tmp_path, child
                 process.kill()
                 killed.append(process.pid)
 
-    prepare_images(media, tmp_path / "out", ImageOptions(val=VAL), workers=2, progress=kill)
+    prepare_rows(media, tmp_path / "out", ImageOptions(val=VAL), workers=2, progress=kill)
     assert killed
     assert contents(tmp_path / "out") == contents(undisturbed)
 
@@ -388,7 +387,7 @@ def test_a_full_disk_is_one_line_and_goes_on_later(media, undisturbed, tmp_path)
                 (out / f".work/.shard-{number:05d}.jsonl.{os.getpid()}.tmp").symlink_to("/dev/full")
 
     with pytest.raises(JigsawError, match=r"shard-0000\d.jsonl: cannot be written \(No space left.*start again"):
-        prepare_images(media, out, ImageOptions(val=VAL), workers=1, progress=fill)
+        prepare_rows(media, out, ImageOptions(val=VAL), workers=1, progress=fill)
     assert {path.name for path in out.iterdir()} == {".job.json", ".lock", ".work"}
     assert [path.name for path in (out / ".work").glob("*.jsonl")] == ["shard-00000.jsonl"]
     for full in (out / ".work").glob(".*.tmp"):  # now there is room

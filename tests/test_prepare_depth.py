@@ -22,14 +22,13 @@ from jigsaw.cli import app
 from jigsaw.errors import JigsawError
 from jigsaw.files import alone
 from jigsaw.media.rgbd import scene_files
-from jigsaw.prepare.pipeline import stamp_of
+from jigsaw.prepare.pipeline import prepare_rows, stamp_of
 from jigsaw.prepare.scannet import (
     DepthOptions,
     depth_row,
     depth_schema,
     list_scenes,
     look_at_scene,
-    prepare_depth,
     sampled_frames,
     shown_size,
 )
@@ -48,7 +47,7 @@ VIEWS = 2
 
 
 def prepare(media: Path, out: Path, workers: int = 2, **options):
-    return prepare_depth(media, out, DepthOptions(**options), workers=workers, progress=lambda done, total: None)
+    return prepare_rows(media, out, DepthOptions(**options), workers=workers, progress=lambda done, total: None)
 
 
 def look(media: Path, scene: str = "scene", **options):
@@ -577,7 +576,7 @@ def test_readers_that_are_killed_and_half_written_frames(media, undisturbed, tmp
                 killed.append(process.pid)
 
     options = DepthOptions(val=1, extract_frames=tmp_path / "frames")
-    prepare_depth(media, tmp_path / "out", options, workers=2, progress=kill)
+    prepare_rows(media, tmp_path / "out", options, workers=2, progress=kill)
     assert killed
     assert hashes(tmp_path) == hashes(undisturbed)
     assert not half.exists()

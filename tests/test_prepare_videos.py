@@ -22,7 +22,8 @@ from jigsaw.cli import app
 from jigsaw.errors import JigsawError
 from jigsaw.files import alone
 from jigsaw.prepare import videos
-from jigsaw.prepare.videos import SHARD_SIZE, VideoOptions, _entries, list_videos, prepare_videos, video_schema
+from jigsaw.prepare.pipeline import prepare_rows
+from jigsaw.prepare.videos import SHARD_SIZE, VideoOptions, _entries, list_videos, video_schema
 from jigsaw.rows import chat, read_rows, read_table
 from jigsaw.tasks import media_sizes
 from jigsaw.tasks.video import clip_indices
@@ -38,7 +39,7 @@ SHORT = {"clips": 2, "min_seconds": 2, "max_pixels": 28 * 28 * 4, "max_frames": 
 
 def prepare(media: Path, out: Path, workers: int = 1, **options):
     given = VideoOptions(**{**SHORT, **options})
-    return prepare_videos(media, out, given, workers=workers, progress=lambda done, total: None)
+    return prepare_rows(media, out, given, workers=workers, progress=lambda done, total: None)
 
 
 def rejected(out: Path) -> dict[str, str]:

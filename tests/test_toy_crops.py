@@ -10,9 +10,10 @@ from PIL import Image
 
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.frames import Frames
+from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.rows import read_rows
 from jigsaw.tasks import build_puzzle
-from jigsaw.toy.crops import SIDE, SPAN, CropOptions, crop_box, prepare_crops, write_crops
+from jigsaw.toy.crops import SIDE, SPAN, CropOptions, crop_box, write_crops
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
 
@@ -47,7 +48,7 @@ def _picture(path: Path, size: tuple[int, int], shade: int) -> None:
 
 def test_a_crop_is_small_and_upright(tmp_path: Path) -> None:
     _picture(tmp_path / "large.png", (3000, 2000), 7)
-    options = CropOptions(grid=(2, 1), crops=5)
+    options = CropOptions(folder=tmp_path / "crops", grid=(2, 1), crops=5)
     records = write_crops("large.png", pictures=tmp_path, crops=Frames(tmp_path / "crops", str), options=options)
     assert [record["path"] for record in records] == [f"large.png/{number:03d}.jpg" for number in range(5)]
     for record in records:
@@ -62,8 +63,8 @@ def test_a_crop_is_small_and_upright(tmp_path: Path) -> None:
 
 def _prepare(folder: Path, **options: int) -> tuple[Path, Path]:
     crops, out = folder / "crops", folder / "data"
-    given = CropOptions(grid=(2, 1), min_side=56, **options)
-    prepare_crops(folder / "pictures", crops, out, given, progress=lambda done, total: None)
+    given = CropOptions(folder=crops, grid=(2, 1), min_side=56, **options)
+    prepare_rows(folder / "pictures", out, given, progress=lambda done, total: None)
     return crops, out
 
 
@@ -97,4 +98,4 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
 
 def test_no_crop_is_refused() -> None:
     with pytest.raises(JigsawError, match="crops is 0"):
-        CropOptions(crops=0).validate()
+        CropOptions(folder=Path(), crops=0).validate()

@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from jigsaw.cli.progress import RayAddress, Workers, progress_bar
-from jigsaw.prepare.images import ImageOptions, parse_grid, prepare_images
-from jigsaw.prepare.pipeline import Summary
+from jigsaw.prepare.images import ImageOptions, grid_text, parse_grid
+from jigsaw.prepare.pipeline import Options, Summary, prepare_rows
+from jigsaw.prepare.scannet import DepthOptions
+from jigsaw.prepare.videos import VideoOptions
 from jigsaw.rows import AnswerFormat
-from jigsaw.tokens import MAX_PROMPT_LENGTH
 
 prepare = typer.Typer(help="Make rows (train.parquet, val.parquet) from raw data sets.", no_args_is_help=True)
 
@@ -34,25 +35,31 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.
 def image(
     media_root: Annotated[Path, typer.Option(help="Folder of pictures; all below it are taken.")],
     out: Out,
-    grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "3x3",
-    min_side: Annotated[int, typer.Option(help="Leave out pictures with a shorter side, in pixels.")] = 84,
+    grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = grid_text(ImageOptions.grid),
+    min_side: Annotated[
+        int, typer.Option(help="Leave out pictures with a shorter side, in pixels.")
+    ] = ImageOptions.min_side,
     max_pixels: Annotated[
         int | None,
         typer.Option(
             help="Show larger pictures scaled down to so many pixels; as many as fit the prompt if not given.",
             show_default=False,
         ),
-    ] = None,
+    ] = ImageOptions.max_pixels,
     val: Annotated[
         int, typer.Option(help="Number of pictures for val.parquet; 0 leaves it empty, and training needs some.")
-    ] = 0,
-    seed: Seed = 0,
+    ] = ImageOptions.val,
+    seed: Seed = ImageOptions.seed,
     workers: Workers = None,
     ray_address: RayAddress = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Decode every picture, not its header alone.")] = False,
-    answer_format: Format = "answer_tag",
-    max_prompt_length: MaxPromptLength = MAX_PROMPT_LENGTH,
-    limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many pictures.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Decode every picture, not its header alone.")
+    ] = ImageOptions.verify,
+    answer_format: Format = ImageOptions.answer_format,
+    max_prompt_length: MaxPromptLength = ImageOptions.max_prompt_length,
+    limit: Annotated[
+        int | None, typer.Option(help="Look at a random sample of so many pictures.")
+    ] = ImageOptions.limit,
     as_json: AsJson = False,
 ) -> None:
     """Image jigsaws from every picture below a folder. A run that was stopped goes on when started again.
@@ -70,33 +77,31 @@ def image(
         answer_format=answer_format,
         max_prompt_length=max_prompt_length,
     )
-    with progress_bar("pictures") as (progress, rejects):
-        summary = prepare_images(
-            media_root, out, options, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects
-        )
-    _report(summary, out, "pictures", as_json)
+    _prepare("pictures", media_root, out, options, workers, ray_address, as_json)
 
 
 @prepare.command()
 def video(
     media_root: Annotated[Path, typer.Option(help="LLaVA-Video-178K tree, or folder of videos; all below are taken.")],
     out: Out,
-    clips: Annotated[int, typer.Option(help="Number of clips.")] = 6,
+    clips: Annotated[int, typer.Option(help="Number of clips.")] = VideoOptions.clips,
     grid: Annotated[
         str | None, typer.Option(help="Rows x columns of tiles that each clip is cut into too.", show_default=False)
     ] = None,
-    min_seconds: Annotated[float, typer.Option(help="Leave out shorter videos.")] = 24,
-    trim: Annotated[float, typer.Option(help="Share of a clip that is dropped at each end.")] = 0.05,
-    fps: Annotated[float, typer.Option(help="Frames a second that are shown.")] = 2,
-    max_frames: Annotated[int, typer.Option(help="Most frames a clip.")] = 12,
-    max_pixels: Annotated[int, typer.Option(help="Most pixels a frame.")] = 100_352,
+    min_seconds: Annotated[float, typer.Option(help="Leave out shorter videos.")] = VideoOptions.min_seconds,
+    trim: Annotated[float, typer.Option(help="Share of a clip that is dropped at each end.")] = VideoOptions.trim,
+    fps: Annotated[float, typer.Option(help="Frames a second that are shown.")] = VideoOptions.fps,
+    max_frames: Annotated[int, typer.Option(help="Most frames a clip.")] = VideoOptions.max_frames,
+    max_pixels: Annotated[int, typer.Option(help="Most pixels a frame.")] = VideoOptions.max_pixels,
     val: Annotated[
         int, typer.Option(help="Number of videos for val.parquet; 0 leaves it empty, and training needs some.")
-    ] = 0,
-    seed: Seed = 0,
+    ] = VideoOptions.val,
+    seed: Seed = VideoOptions.seed,
     workers: Workers = None,
     ray_address: RayAddress = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Decode all frames of the clips, not just two.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Decode all frames of the clips, not just two.")
+    ] = VideoOptions.verify,
     extract_frames: Annotated[
         Path | None,
         typer.Option(
@@ -105,18 +110,16 @@ def video(
             metavar="DIR",
             show_default=False,
         ),
-    ] = None,
-    answer_format: Format = "answer_tag",
-    max_prompt_length: MaxPromptLength = MAX_PROMPT_LENGTH,
-    limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many videos.")] = None,
+    ] = VideoOptions.extract_frames,
+    answer_format: Format = VideoOptions.answer_format,
+    max_prompt_length: MaxPromptLength = VideoOptions.max_prompt_length,
+    limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many videos.")] = VideoOptions.limit,
     as_json: AsJson = False,
 ) -> None:
     """Video jigsaws from LLaVA-Video-178K or every video below a folder. A run that was stopped goes on.
 
     Example: [bold]jigsaw prepare video --media-root LLaVA-Video-178K --out data/video --val 500[/]
     """
-    from jigsaw.prepare.videos import VideoOptions, prepare_videos
-
     options = VideoOptions(
         clips=clips,
         grid=None if grid is None else parse_grid(grid),
@@ -133,11 +136,7 @@ def video(
         answer_format=answer_format,
         max_prompt_length=max_prompt_length,
     )
-    with progress_bar("videos") as (progress, rejects):
-        summary = prepare_videos(
-            media_root, out, options, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects
-        )
-    _report(summary, out, "videos", as_json)
+    _prepare("videos", media_root, out, options, workers, ray_address, as_json)
 
 
 @prepare.command()
@@ -146,17 +145,21 @@ def depth(
         Path, typer.Option(help="ScanNet (.sens files or exported), or folder of RGB-D scenes; all below are taken.")
     ],
     out: Out,
-    points: Annotated[int, typer.Option(help="Number of points a picture.")] = 6,
-    samples_per_scene: Annotated[int, typer.Option(help="Most frames a scene; each is a row.")] = 200,
-    max_side: Annotated[int, typer.Option(help="Show larger pictures scaled down to this side, in pixels.")] = 1296,
+    points: Annotated[int, typer.Option(help="Number of points a picture.")] = DepthOptions.points,
+    samples_per_scene: Annotated[
+        int, typer.Option(help="Most frames a scene; each is a row.")
+    ] = DepthOptions.samples_per_scene,
+    max_side: Annotated[
+        int, typer.Option(help="Show larger pictures scaled down to this side, in pixels.")
+    ] = DepthOptions.max_side,
     val: Annotated[
         int,
         typer.Option(
             help="Number of scenes for val.parquet, scans of one ScanNet room as one; 0 leaves it empty, and training "
             "needs some."
         ),
-    ] = 0,
-    seed: Seed = 0,
+    ] = DepthOptions.val,
+    seed: Seed = DepthOptions.seed,
     workers: Workers = None,
     ray_address: RayAddress = None,
     extract_frames: Annotated[
@@ -167,18 +170,16 @@ def depth(
             metavar="DIR",
             show_default=False,
         ),
-    ] = None,
-    answer_format: Format = "answer_tag",
-    max_prompt_length: MaxPromptLength = MAX_PROMPT_LENGTH,
-    limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many scenes.")] = None,
+    ] = DepthOptions.extract_frames,
+    answer_format: Format = DepthOptions.answer_format,
+    max_prompt_length: MaxPromptLength = DepthOptions.max_prompt_length,
+    limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many scenes.")] = DepthOptions.limit,
     as_json: AsJson = False,
 ) -> None:
     """Depth jigsaws from ScanNet or every RGB-D scene below a folder. A run that was stopped goes on.
 
     Example: [bold]jigsaw prepare depth --media-root ScanNet --out data/depth --val 50 --extract-frames frames[/]
     """
-    from jigsaw.prepare.scannet import DepthOptions, prepare_depth
-
     options = DepthOptions(
         points=points,
         samples_per_scene=samples_per_scene,
@@ -190,11 +191,23 @@ def depth(
         answer_format=answer_format,
         max_prompt_length=max_prompt_length,
     )
-    with progress_bar("scenes") as (progress, rejects):
-        summary = prepare_depth(
+    _prepare("scenes", media_root, out, options, workers, ray_address, as_json)
+
+
+def _prepare(
+    noun: str,
+    media_root: Path,
+    out: Path,
+    options: Options,
+    workers: int | None,
+    ray_address: str | None,
+    as_json: bool,
+) -> None:
+    with progress_bar(noun) as (progress, rejects):
+        summary = prepare_rows(
             media_root, out, options, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects
         )
-    _report(summary, out, "scenes", as_json)
+    _report(summary, out, noun, as_json)
 
 
 def _report(summary: Summary, out: Path, noun: str, as_json: bool) -> None:

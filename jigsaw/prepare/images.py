@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jigsaw.errors import JigsawError, MediaError
 from jigsaw.media.image import image_size, largest_size, open_rgb, tile_boxes
-from jigsaw.prepare.pipeline import Kind, Options, Rejects, Summary, list_files, prepare_rows, row_schema, usable_file
-from jigsaw.prepare.runner import Progress
+from jigsaw.prepare.pipeline import Kind, Options, list_files, row_schema, usable_file
 from jigsaw.prompts import render
 from jigsaw.reader import Record
 from jigsaw.tokens import VISION, media_tokens
@@ -69,6 +68,19 @@ class ImageOptions(Options):
         """Number of tiles."""
         return self.grid[0] * self.grid[1]
 
+    def kind(self, media_root: Path) -> Kind:
+        """The pictures below a folder."""
+        return Kind(
+            command="prepare image",
+            sources=list_pictures(media_root),
+            noun="pictures",
+            look=partial(check_picture, media_root=media_root.absolute(), options=self),
+            row=partial(image_row, options=self),
+            schema=image_schema(),
+            libraries=("pillow",),
+            shard_size=SHARD_SIZE,
+        )
+
     def fits(self, size: tuple[int, int]) -> bool:
         """Whether a picture of this (width, height) is small enough."""
         if self.max_pixels is not None and size[0] * size[1] > self.max_pixels:
@@ -109,55 +121,6 @@ def check_grid(grid: tuple[int, int]) -> None:
 def grid_text(grid: tuple[int, int]) -> str:
     """The inverse of :func:`parse_grid`."""
     return f"{grid[0]}x{grid[1]}"
-
-
-def prepare_images(
-    media_root: Path,
-    out: Path,
-    options: ImageOptions,
-    *,
-    workers: int | None = None,
-    ray_address: str | None = None,
-    progress: Progress,
-    rejects: Rejects = lambda count: None,
-) -> Summary:
-    """Make ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json`` of the pictures below a folder.
-
-    See :func:`jigsaw.prepare.pipeline.prepare_rows`.
-
-    Args:
-        media_root: folder of the pictures; the rows hold paths relative to it.
-        out: output folder; made if need be.
-        options: what decides the rows.
-        workers: number of pictures at work at a time; None for one a core.
-        ray_address: of a Ray cluster; None for this machine.
-        progress: told (pictures done, pictures in all).
-        rejects: told the number of rejects so far.
-
-    Raises:
-        JigsawError: if an option makes no sense, no picture is fit, or the folder cannot be used.
-    """
-    options.validate()
-    kind = Kind(
-        command="prepare image",
-        noun="pictures",
-        look=partial(check_picture, media_root=media_root.absolute(), options=options),
-        row=partial(image_row, options=options),
-        schema=image_schema(),
-        libraries=("pillow",),
-        shard_size=SHARD_SIZE,
-    )
-    return prepare_rows(
-        kind,
-        list_pictures(media_root),
-        media_root,
-        out,
-        options,
-        workers=workers,
-        ray_address=ray_address,
-        progress=progress,
-        rejects=rejects,
-    )
 
 
 def list_pictures(media_root: Path) -> list[str]:

@@ -101,6 +101,14 @@ class Options(ABC):
         """Tokens that the text leaves for the media."""
         return self.max_prompt_length - self.text_tokens
 
+    @abstractmethod
+    def kind(self, media_root: Path) -> "Kind":
+        """The sources below a folder, and how they become rows.
+
+        Raises:
+            JigsawError: if the folder cannot be used.
+        """
+
     def validate(self) -> None:
         """Raise JigsawError if a value makes no sense."""
         if self.val < 0:
@@ -127,6 +135,7 @@ class Kind:
 
     Attributes:
         command: name of the command, for example ``"prepare image"``.
+        sources: POSIX paths of all of them, relative to the media root, sorted.
         noun: what the sources are called, in the plural.
         look: path of a source -> its records; can be pickled, and must depend on the source alone.
         row: (record with its ``path``, 0-based place of the row in its file, split) -> row.
@@ -140,6 +149,7 @@ class Kind:
     """
 
     command: str
+    sources: Sequence[str]
     noun: str
     look: Work
     row: Callable[[Record, int, str], Record]
@@ -179,8 +189,6 @@ class Summary:
 
 
 def prepare_rows(
-    kind: Kind,
-    found: Sequence[str],
     media_root: Path,
     out: Path,
     options: Options,
@@ -195,11 +203,9 @@ def prepare_rows(
     A run that was killed goes on where it was.
 
     Args:
-        kind: what the sources are.
-        found: POSIX paths of all sources, relative to ``media_root``, sorted.
-        media_root: folder of the sources.
+        media_root: folder of the sources; the rows hold paths relative to it.
         out: output folder; made if need be.
-        options: what decides the rows.
+        options: what decides the rows; their class says of what kind.
         workers: number of sources at work at a time; None for one a core.
         ray_address: of a Ray cluster, whose nodes all see the media root; None for this machine.
         progress: told (sources done, sources in all).
@@ -209,6 +215,8 @@ def prepare_rows(
         JigsawError: if an option makes no sense, nothing is left to train on, or the folder or Ray cannot be used.
     """
     options.validate()
+    kind = options.kind(media_root)
+    found = kind.sources
     _check_apart(out, media_root)
     if workers is not None and workers < 1:
         raise JigsawError(f"--workers {workers}: must be 1 or more")

@@ -20,15 +20,11 @@ from jigsaw.prepare.images import NO_SIZE
 from jigsaw.prepare.pipeline import (
     Kind,
     Options,
-    Rejects,
-    Summary,
-    prepare_rows,
     row_schema,
     stamp_of,
     usable_file,
     walk,
 )
-from jigsaw.prepare.runner import Progress
 from jigsaw.prompts import render
 from jigsaw.reader import Record
 from jigsaw.tasks.depth import MOST_POINTS, RADIUS, choose_points
@@ -89,75 +85,42 @@ class DepthOptions(Options):
         """1, the picture."""
         return 1
 
+    def kind(self, media_root: Path) -> Kind:
+        """The scenes below a folder."""
+        found = list_scenes(media_root)
+        if self.extract_frames is None and (sens := next((scene for scene in found if scene.endswith(SENS)), None)):
+            raise JigsawError(
+                f"{media_root}: holds {SENS} files ({sens}); add --extract-frames DIR, which gets the pictures of the "
+                "rows"
+            )
+        frames: Frames | None = None
+        if self.extract_frames is not None:
+            if self.extract_frames.resolve() == media_root.resolve():
+                raise JigsawError(
+                    f"--extract-frames {self.extract_frames}: is the folder of the scenes; choose another"
+                )
+            frames = Frames(self.extract_frames.absolute(), partial(frames_place, media_root=media_root.absolute()))
+        return Kind(
+            command="prepare depth",
+            sources=found,
+            noun="scenes",
+            look=partial(look_at_scene, media_root=media_root.absolute(), options=self, frames=frames),
+            row=partial(depth_row, options=self),
+            schema=depth_schema(),
+            libraries=("pillow", "numpy"),
+            shard_size=SHARD_SIZE,
+            time_limit=TIME_LIMIT,
+            files=scene_files,
+            frames=frames,
+            group=room,
+        )
+
     def fits(self, size: Size) -> bool:
         """Whether a picture of this (width, height) fits the prompt."""
         try:
             return media_tokens([(*size, 1)]) <= self.room
         except ValueError:
             return False
-
-
-def prepare_depth(
-    media_root: Path,
-    out: Path,
-    options: DepthOptions,
-    *,
-    workers: int | None = None,
-    ray_address: str | None = None,
-    progress: Progress,
-    rejects: Rejects = lambda count: None,
-) -> Summary:
-    """Make ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json`` of the scenes below a folder.
-
-    See :func:`jigsaw.prepare.pipeline.prepare_rows`.
-
-    Args:
-        media_root: folder of the scenes.
-        out: output folder; made if need be.
-        options: what decides the rows.
-        workers: number of scenes at work at a time; None for one a core.
-        ray_address: of a Ray cluster; None for this machine.
-        progress: told (scenes done, scenes in all).
-        rejects: told the number of rejects so far.
-
-    Raises:
-        JigsawError: if an option makes no sense, no scene is fit, or a folder cannot be used.
-    """
-    options.validate()
-    found = list_scenes(media_root)
-    if options.extract_frames is None and (sens := next((scene for scene in found if scene.endswith(SENS)), None)):
-        raise JigsawError(
-            f"{media_root}: holds {SENS} files ({sens}); add --extract-frames DIR, which gets the pictures of the rows"
-        )
-    frames: Frames | None = None
-    if options.extract_frames is not None:
-        if options.extract_frames.resolve() == media_root.resolve():
-            raise JigsawError(f"--extract-frames {options.extract_frames}: is the folder of the scenes; choose another")
-        frames = Frames(options.extract_frames.absolute(), partial(frames_place, media_root=media_root.absolute()))
-    kind = Kind(
-        command="prepare depth",
-        noun="scenes",
-        look=partial(look_at_scene, media_root=media_root.absolute(), options=options, frames=frames),
-        row=partial(depth_row, options=options),
-        schema=depth_schema(),
-        libraries=("pillow", "numpy"),
-        shard_size=SHARD_SIZE,
-        time_limit=TIME_LIMIT,
-        files=scene_files,
-        frames=frames,
-        group=room,
-    )
-    return prepare_rows(
-        kind,
-        found,
-        media_root,
-        out,
-        options,
-        workers=workers,
-        ray_address=ray_address,
-        progress=progress,
-        rejects=rejects,
-    )
 
 
 def list_scenes(media_root: Path) -> list[str]:

@@ -19,15 +19,11 @@ from jigsaw.prepare.images import check_grid, grid_text
 from jigsaw.prepare.pipeline import (
     Kind,
     Options,
-    Rejects,
-    Summary,
     list_files,
-    prepare_rows,
     row_schema,
     stamp_of,
     usable_file,
 )
-from jigsaw.prepare.runner import Progress
 from jigsaw.prompts import render
 from jigsaw.puzzle import CutOptions
 from jigsaw.reader import Record
@@ -128,6 +124,28 @@ class VideoOptions(Options):
         rows, columns = self.grid or (1, 1)
         return self.clips * rows * columns
 
+    def kind(self, media_root: Path) -> Kind:
+        """The videos below a folder."""
+        frames: Frames | None = None
+        if self.extract_frames is not None:
+            if self.extract_frames.resolve() == media_root.resolve():
+                raise JigsawError(
+                    f"--extract-frames {self.extract_frames}: is the folder of the videos; choose another"
+                )
+            frames = Frames(self.extract_frames.absolute(), str, {"max_pixels": self.max_pixels})
+        return Kind(
+            command="prepare video",
+            sources=list_videos(media_root),
+            noun="videos",
+            look=partial(check_video, media_root=media_root.absolute(), options=self, frames=frames),
+            row=partial(video_row, options=self),
+            schema=video_schema(),
+            libraries=("av", "torch", "qwen-vl-utils"),
+            shard_size=SHARD_SIZE,
+            time_limit=DECODE_LIMIT if self.verify or frames is not None else PROBE_LIMIT,
+            frames=frames,
+        )
+
     def limits(self, max_pixels: int) -> Bounds:
         """Of a frame's size, for models whose patches are those of Qwen2.5-VL."""
         return Bounds(CutOptions().factor, min(MAX_PIXELS, max_pixels), max_pixels)
@@ -178,62 +196,6 @@ class VideoOptions(Options):
             min_frames=min(MIN_FRAMES, self.max_frames),
             max_frames=self.max_frames,
         )
-
-
-def prepare_videos(
-    media_root: Path,
-    out: Path,
-    options: VideoOptions,
-    *,
-    workers: int | None = None,
-    ray_address: str | None = None,
-    progress: Progress,
-    rejects: Rejects = lambda count: None,
-) -> Summary:
-    """Make ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json`` of the videos below a folder.
-
-    See :func:`jigsaw.prepare.pipeline.prepare_rows`.
-
-    Args:
-        media_root: folder of the videos.
-        out: output folder; made if need be.
-        options: what decides the rows.
-        workers: number of videos at work at a time; None for one a core.
-        ray_address: of a Ray cluster; None for this machine.
-        progress: told (videos done, videos in all).
-        rejects: told the number of rejects so far.
-
-    Raises:
-        JigsawError: if an option makes no sense, no video is fit, or a folder cannot be used.
-    """
-    options.validate()
-    frames: Frames | None = None
-    if options.extract_frames is not None:
-        if options.extract_frames.resolve() == media_root.resolve():
-            raise JigsawError(f"--extract-frames {options.extract_frames}: is the folder of the videos; choose another")
-        frames = Frames(options.extract_frames.absolute(), str, {"max_pixels": options.max_pixels})
-    kind = Kind(
-        command="prepare video",
-        noun="videos",
-        look=partial(check_video, media_root=media_root.absolute(), options=options, frames=frames),
-        row=partial(video_row, options=options),
-        schema=video_schema(),
-        libraries=("av", "torch", "qwen-vl-utils"),
-        shard_size=SHARD_SIZE,
-        time_limit=DECODE_LIMIT if options.verify or frames is not None else PROBE_LIMIT,
-        frames=frames,
-    )
-    return prepare_rows(
-        kind,
-        list_videos(media_root),
-        media_root,
-        out,
-        options,
-        workers=workers,
-        ray_address=ray_address,
-        progress=progress,
-        rejects=rejects,
-    )
 
 
 def list_videos(media_root: Path) -> list[str]:

@@ -5,9 +5,10 @@ crops, which are written once, small; training then decodes nothing large. The s
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -15,9 +16,8 @@ from jigsaw.errors import JigsawError, MediaError
 from jigsaw.files import atomic_write
 from jigsaw.media.image import Box, open_rgb
 from jigsaw.prepare.frames import Frames
-from jigsaw.prepare.images import ImageOptions, check_picture, image_row, image_schema, list_pictures, tile_tokens
-from jigsaw.prepare.pipeline import Kind, Summary, prepare_rows, stamp_of, usable_file
-from jigsaw.prepare.runner import Progress
+from jigsaw.prepare.images import ImageOptions, check_picture, tile_tokens
+from jigsaw.prepare.pipeline import Kind, stamp_of, usable_file
 from jigsaw.reader import Record
 
 SIDE = 112
@@ -33,9 +33,11 @@ class CropOptions(ImageOptions):
     """What decides the crops and their rows, besides the pictures.
 
     Attributes:
-        crops: number of crops a picture.
+        folder: gets the crops, JPEG files of ``SIDE`` × ``SIDE`` pixels; the rows hold paths relative to it.
+        crops: number of crops a picture. ``val`` and ``limit`` count pictures.
     """
 
+    folder: Path
     crops: int = 1
 
     def validate(self) -> None:
@@ -44,32 +46,21 @@ class CropOptions(ImageOptions):
             raise JigsawError(f"crops is {self.crops}; it must be 1 or more a picture")
         super().validate()
 
+    def arguments(self) -> dict[str, Any]:
+        """All of it but the folder as JSON values, as the manifest says it."""
+        return {name: value for name, value in super().arguments().items() if name != "folder"}
 
-def prepare_crops(pictures: Path, crops: Path, out: Path, options: CropOptions, *, progress: Progress) -> Summary:
-    """Write crops of the pictures below a folder, and their rows like :func:`jigsaw.prepare.images.prepare_images`.
-
-    Args:
-        pictures: folder of the pictures.
-        crops: folder for the crops, JPEG files of ``SIDE`` × ``SIDE`` pixels; the rows hold paths relative to it.
-        out: folder for the rows.
-        options: what decides them; ``val`` and ``limit`` count pictures.
-        progress: told (pictures done, pictures in all).
-
-    Raises:
-        JigsawError: if an option makes no sense, no picture is fit, or a folder cannot be used.
-    """
-    frames = Frames(crops.absolute(), str, {"grid": list(options.grid), "seed": options.seed, "crops": options.crops})
-    kind = Kind(
-        command="quickstart",
-        noun="pictures",
-        look=partial(write_crops, pictures=pictures.absolute(), crops=frames, options=options),
-        row=partial(image_row, options=options),
-        schema=image_schema(),
-        libraries=("pillow",),
-        shard_size=SHARD_SIZE,
-        frames=frames,
-    )
-    return prepare_rows(kind, list_pictures(pictures), pictures, out, options, progress=progress)
+    def kind(self, media_root: Path) -> Kind:
+        """The pictures below a folder."""
+        drawn = {"grid": list(self.grid), "seed": self.seed, "crops": self.crops}
+        frames = Frames(self.folder.absolute(), str, drawn)
+        return replace(
+            super().kind(media_root),
+            command="quickstart",
+            look=partial(write_crops, pictures=media_root.absolute(), crops=frames, options=self),
+            shard_size=SHARD_SIZE,
+            frames=frames,
+        )
 
 
 def write_crops(path: str, *, pictures: Path, crops: Frames, options: CropOptions) -> list[Record]:

@@ -22,7 +22,8 @@ from rich.table import Table
 
 from jigsaw.errors import JigsawError
 from jigsaw.files import alone
-from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid, prepare_images
+from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid
+from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.prepare.runner import available_cores
 from jigsaw.puzzle import Plan, media_specs
 from jigsaw.rows import read_rows
@@ -137,15 +138,16 @@ class Quickstart:
         options = ImageOptions(
             grid=self.grid, min_side=28 * max(self.grid), val=HELDOUT, seed=self.settings.seed, verify=True
         )
-        summary = prepare_images(self.media_root, self.out / "data", options, progress=lambda done, total: None)
+        summary = prepare_rows(self.media_root, self.out / "data", options, progress=lambda done, total: None)
         return f"{summary.train} to train on, {summary.val} held out"
 
     def _crops(self, images: Path, progress: Progress) -> str:
-        from jigsaw.toy.crops import CropOptions, prepare_crops
+        from jigsaw.toy.crops import CropOptions
 
         used = min(MOST, len(list_pictures(images)))
         held_out = min(HELDOUT, used // 3)
         options = CropOptions(
+            folder=self.media_root,
             grid=self.grid,
             min_side=28 * max(self.grid),
             val=held_out,
@@ -155,9 +157,8 @@ class Quickstart:
         )
         bar = progress.add_task("pictures", total=used)
         progress.console.print(f"  {options.crops} crops each of {used} pictures")
-        summary = prepare_crops(
+        summary = prepare_rows(
             images,
-            self.media_root,
             self.out / "data",
             options,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),

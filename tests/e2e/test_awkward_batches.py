@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
-from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.prepare.images import ImageOptions
+from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
@@ -46,7 +47,7 @@ def test_no_token_to_learn_from_leaves_the_weights_alone(ranks: Any) -> None:
 def _trained(folder: Path, make_run: Callable[..., Any], steps: int, *overrides: str, broken: bool = False) -> Any:
     """The metrics of steps on six pictures, the first of which may be broken; replies and micro-batches of one."""
     write_scenes(folder / "scenes", 8, seed=3)
-    prepare_images(
+    prepare_rows(
         folder / "scenes", folder / "data", ImageOptions(grid=(2, 1), val=2), progress=lambda done, total: None
     )
     if broken:

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from jigsaw.errors import JigsawError
-from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.prepare.images import ImageOptions
+from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.show.training import Metrics, read_metrics
 from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
@@ -40,7 +41,7 @@ def _kill(folder: Path, name: str, ready: Callable[[psutil.Process], Any]) -> No
 def ended(folder: Path, make_run: Callable[..., Any]) -> str:
     """How a run ends whose worker is killed in its first step, at its first prompt, and its server in the second."""
     write_scenes(folder / "scenes", 8, seed=3)
-    prepare_images(
+    prepare_rows(
         folder / "scenes", folder / "data", ImageOptions(grid=(2, 1), val=2), progress=lambda done, total: None
     )
     run = make_run(folder, folder / "scenes")

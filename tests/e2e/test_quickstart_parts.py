@@ -23,7 +23,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from jigsaw.difficulty import Difficulty, read_difficulties
 from jigsaw.errors import JigsawError
-from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.prepare.images import ImageOptions
+from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.prompts import render
 from jigsaw.puzzle import Puzzle
 from jigsaw.show.training import heldout_exact, plot_training, read_metrics
@@ -73,7 +74,7 @@ def warm_start_of(
 ) -> Callable[[list[list[int]]], WarmStartDataset]:
     """The warm start's examples of rows of 2×1, at some levels."""
     data = tmp_path_factory.mktemp("rows")
-    prepare_images(scenes, data, ImageOptions(grid=(2, 1)), progress=lambda done, total: None)
+    prepare_rows(scenes, data, ImageOptions(grid=(2, 1)), progress=lambda done, total: None)
     config = {"train_files": str(data / "train.parquet"), "media_root": str(scenes), "seed": 0, "scenes": True}
     config |= {"train_batch_size": 16, "steps": 2, "round": 0}
 

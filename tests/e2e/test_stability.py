@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from jigsaw.errors import JigsawError
-from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.prepare.images import ImageOptions
+from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.show.training import Metrics
 from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def steps(folder: Path, make_run: Callable[..., Any]) -> Iterator[dict[int, Metrics]]:
     """Two steps and, resumed, a third, by a reward that calls everything solved and lets every other prompt teach."""
     write_scenes(folder / "scenes", 24, seed=3)
-    prepare_images(
+    prepare_rows(
         folder / "scenes",
         folder / "data",
         ImageOptions(grid=(2, 2), min_side=28, val=4),

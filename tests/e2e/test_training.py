@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from jigsaw.errors import JigsawError
-from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.prepare.images import ImageOptions
+from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.launch import merge_checkpoint, processes_of
 from jigsaw.toy.scenes import write_scenes
@@ -32,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_run: Any) -> Iterator[Any
     folder = tmp_path_factory.mktemp("run")
     scenes = folder / "scenes"
     write_scenes(scenes, 32, seed=3)
-    prepare_images(scenes, folder / "data", ImageOptions(grid=(2, 2), val=8), progress=lambda done, total: None)
+    prepare_rows(scenes, folder / "data", ImageOptions(grid=(2, 2), val=8), progress=lambda done, total: None)
     rows = pq.read_table(folder / "data/train.parquet")
     for source, begin in SOURCES.items():
         pq.write_table(rows.slice(begin, 12), folder / f"data/{source}.parquet")

@@ -27,7 +27,8 @@ from verl.utils import tensordict_utils
 from jigsaw import plan
 from jigsaw.errors import JigsawError
 from jigsaw.permutation import is_answer
-from jigsaw.prepare.images import ImageOptions, prepare_images
+from jigsaw.prepare.images import ImageOptions
+from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.puzzle import media_specs
 from jigsaw.reward import compute_score
 from jigsaw.rows import read_rows
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.e2e
 def data(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
     """Rows of 40 training and 8 held-out scenes, 2×2."""
     out = tmp_path_factory.mktemp("rows")
-    prepare_images(scenes, out, ImageOptions(grid=(2, 2), min_side=28, val=8), progress=lambda done, total: None)
+    prepare_rows(scenes, out, ImageOptions(grid=(2, 2), min_side=28, val=8), progress=lambda done, total: None)
     return out
 
 
