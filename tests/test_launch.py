@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from omegaconf import OmegaConf
@@ -29,6 +30,37 @@ def test_the_recipes_are_those_of_grpo() -> None:
 def test_a_recipe_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(JigsawError, match=r"no recipe configs/imgae\.yaml; there are depth, image, mixture, quickst"):
         plan_start("imgae", [])
+
+
+def test_a_recipe_of_ones_own_lies_anywhere_and_builds_on_ours(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("defaults: [base, {machine: gpu_8}, _self_]\ndata: {train_batch_size: 12}\n")
+    start = plan_start(str(mine), ["data.seed=1"])
+    assert start.config.data.train_batch_size == 12
+    assert start.config.data.max_prompt_length == 8192
+    assert start.config.trainer.default_local_dir.endswith("outputs/mine_jigsaw/checkpoints")
+    assert start.arguments[:2] == [f"--config-dir={tmp_path}", "--config-name=mine"]
+    with pytest.raises(JigsawError, match=r"nope\.yaml: there is no such file"):
+        plan_start("nope.yaml", [])
+
+
+def test_the_wheel_trains_without_the_clone(repository: Path, tmp_path: Path) -> None:
+    """As installed in an environment that knows no clone: recipes come with it, runs go where one stands."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, cwd=repository, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    code = "from jigsaw.cli import main; main()"
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "train", "image", "--cfg", "job"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert OmegaConf.create(shown.stdout).trainer.default_local_dir == f"{tmp_path}/outputs/image_jigsaw/checkpoints"
 
 
 def test_all_names_that_are_unknown_are_said_with_the_nearest() -> None:

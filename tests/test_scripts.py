@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from jigsaw.toy import quickstart
+from jigsaw.cli import app
 
 
 @pytest.fixture
@@ -27,14 +27,14 @@ def test_the_quickstarts_help_installs_nothing_and_names_every_option(bare: Path
     shown = run(bare / "train_scripts/quickstart.sh", "--steps", "3", "--help")
     assert shown.returncode == 0
     assert sorted(path.name for path in bare.iterdir()) == ["train_scripts"]
-    options = {name for param in get_command(quickstart.app).params for name in param.opts}
+    options = {name for param in get_command(app).commands["quickstart"].params for name in param.opts}
     assert set(re.findall(r"^  (--[a-z-]+)", shown.stdout, re.MULTILINE)) == options | {"--help"}
 
 
 def test_a_usage_error_of_the_quickstart_names_its_command() -> None:
-    shown = CliRunner().invoke(quickstart.app, ["--nope"], prog_name=quickstart.COMMAND)
+    shown = CliRunner().invoke(app, ["quickstart", "--nope"], prog_name="jigsaw")
     assert shown.exit_code == 2
-    assert "Usage: bash train_scripts/quickstart.sh" in shown.output
+    assert "Usage: jigsaw quickstart" in shown.output
 
 
 def test_a_recipe_without_an_installation_says_what_to_do(bare: Path) -> None:

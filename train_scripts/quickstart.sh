@@ -7,14 +7,14 @@
 #   --images DIR            your own pictures instead of rendered scenes
 #   --grid 2x2              rows × columns of tiles; 2x1 if not given
 #   --begin-with 2x1        an easier grid, until it is solved; then --grid
-#   --steps N               GRPO steps; more than before goes on from the last checkpoint
+#   --steps N               GRPO steps; more than before resumes from the last checkpoint
 #   --warm-start-steps N    supervised steps before GRPO
 #   --seed S                of pictures, weights and draws
 #   --out DIR               output folder
 #   --json                  the summary as JSON
 #   --help                  this; nothing is installed
 #
-# Stopped at any point, it goes on from the last whole checkpoint when started again.
+# Stopped at any point, it resumes from the last complete checkpoint when started again.
 set -euo pipefail
 for argument; do
     [[ $argument != --help ]] || exec sed -n '2,/^set /s/^# \?//p' "${BASH_SOURCE[0]}"
@@ -22,5 +22,4 @@ done
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) # paths in the arguments stay relative to where one stands
 begin=$SECONDS
 bash "$root/train_scripts/setup.sh"
-source "$root/train_scripts/env_cpu.sh"
-JIGSAW_SECONDS_INSTALL=$((SECONDS - begin)) exec "$root/.venv/bin/python" -m jigsaw.toy.quickstart "$@"
+JIGSAW_SECONDS_INSTALL=$((SECONDS - begin)) exec "$root/.venv/bin/jigsaw" quickstart "$@"

