@@ -41,11 +41,11 @@ class Cutter:
             record, pixels = reader.make(_cut, (messages, os.fspath(media_root), options), self._time_limit)
         except ReaderDied as error:
             paths = dict.fromkeys(str(spec["path"]) for spec in media_specs(messages))
-            raise MediaError(f"{', '.join(paths)}: {error}; remove or replace it") from error
+            raise MediaError(", ".join(paths), f"{error}; remove or replace it") from error
         finally:
             self._free.put(reader)
         if "reason" in record:
-            raise MediaError(record["reason"])
+            raise MediaError(record["path"], record["reason"])
         media: list[Any] = []
         for one in record["media"]:
             size = prod(one["shape"])
@@ -59,7 +59,7 @@ def _cut(item: tuple[list[Message], str, CutOptions]) -> tuple[Record, list[Any]
     try:
         media = cut_media(*item)
     except MediaError as error:
-        return {"reason": str(error)}, []
+        return {"path": error.path and os.fspath(error.path), "reason": error.why}, []
     said: list[Record] = []
     pixels: list[Any] = []
     for one in media:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from errno import EACCES, EDQUOT, ENOSPC, EPERM
+from os import PathLike
 
 _CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
 _WRITTEN_OUT = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
@@ -16,7 +17,20 @@ class RowError(JigsawError):
 
 
 class MediaError(JigsawError):
-    """A picture, video or map that cannot be used. The message names the file."""
+    """A picture, video or map that cannot be used.
+
+    Args:
+        path: of the file; None where the caller knows it.
+        why: what is wrong, and what to do.
+    """
+
+    def __init__(self, path: str | PathLike[str] | None, why: str) -> None:
+        super().__init__(path, why)  # what a process that unpickles it gives
+        self.path = path
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why if self.path is None else f"{self.path}: {self.why}"
 
 
 class Problems(JigsawError):

@@ -180,14 +180,14 @@ def media_path(path: str, media_root: str | os.PathLike[str]) -> Path:
     """
     root = os.path.realpath(media_root)
     if os.path.isabs(path):
-        raise MediaError(f"{path}: absolute paths are not allowed in rows; make it relative to the media root {root}")
+        raise MediaError(path, f"absolute paths are not allowed in rows; make it relative to the media root {root}")
     if "\0" in path or not _can_be_encoded(path):
-        raise MediaError(f"{path!a}: is no path of this system; make it relative to the media root {root}")
+        raise MediaError(ascii(path), f"is no path of this system; make it relative to the media root {root}")
     resolved = os.path.realpath(f"{root}/{path}")
     if os.path.commonpath((root, resolved)) != root:
-        raise MediaError(f"{path}: leaves the media root {root}; move the file below it or choose another root")
+        raise MediaError(path, f"leaves the media root {root}; move the file below it or choose another root")
     if not os.path.isfile(resolved):  # not Path.is_file, which raises on a name that is too long
-        raise MediaError(f"{path}: no such file below the media root {root}")
+        raise MediaError(path, f"no such file below the media root {root}")
     return Path(resolved)
 
 

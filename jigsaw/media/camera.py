@@ -75,16 +75,18 @@ def register(colour_size: Size, depth_size: Size, cameras: tuple[Intrinsics, Int
     sizes = f"{colour_size[0]}×{colour_size[1]}, {depth_size[0]}×{depth_size[1]}"
     if cameras is None:
         if abs(colour_size[0] * depth_size[1] / (colour_size[1] * depth_size[0]) - 1) > _SAME_ASPECT:
-            raise MediaError(f"picture and depth map differ in aspect, and there are no intrinsics ({sizes})")
+            raise MediaError(None, f"picture and depth map differ in aspect, and there are no intrinsics ({sizes})")
         scale = depth_size[0] / colour_size[0], depth_size[1] / colour_size[1]
         return PixelMap(scale, ((scale[0] - 1) / 2, (scale[1] - 1) / 2))
     for camera, size, name in zip(cameras, (colour_size, depth_size), ("picture", "depth map"), strict=True):
         if not camera.fits(size):
-            raise MediaError(f"the intrinsics are not those of a {name} of its size ({size[0]}×{size[1]})")
+            raise MediaError(None, f"the intrinsics are not those of a {name} of its size ({size[0]}×{size[1]})")
     colour, depth = cameras
     scale = depth.fx / colour.fx, depth.fy / colour.fy
     if abs(scale[0] / scale[1] - 1) > _SAME_SCALE:
-        raise MediaError(f"picture and depth map differ in the shape of their pixels, by their intrinsics ({sizes})")
+        raise MediaError(
+            None, f"picture and depth map differ in the shape of their pixels, by their intrinsics ({sizes})"
+        )
     offset = depth.cx - scale[0] * colour.cx, depth.cy - scale[1] * colour.cy
     covered = 1.0
     for side in (0, 1):
@@ -92,7 +94,7 @@ def register(colour_size: Size, depth_size: Size, cameras: tuple[Intrinsics, Int
         high = min(float(colour_size[side]), (depth_size[side] - offset[side]) / scale[side])
         covered *= max(0.0, high - low) / colour_size[side]
     if covered < _LEAST_OVERLAP:
-        raise MediaError(f"the depth map covers less than half of the picture, by their intrinsics ({sizes})")
+        raise MediaError(None, f"the depth map covers less than half of the picture, by their intrinsics ({sizes})")
     return PixelMap(scale, offset)
 
 
@@ -106,10 +108,10 @@ def read_matrix(path: str | os.PathLike[str]) -> Floats:
         with Path(path).open("rb") as file:
             values = np.array(file.read(_LONGEST_TEXT).split(), dtype=np.float64)
     except OSError as error:
-        raise MediaError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
+        raise MediaError(path, f"cannot be read ({error.strerror}); make it readable") from error
     except ValueError:
         values = np.empty(0)
     if values.size not in (9, 16):
-        raise MediaError(f"{path}: holds no 3×3 or 4×4 matrix of numbers; export it anew")
+        raise MediaError(path, "holds no 3×3 or 4×4 matrix of numbers; export it anew")
     side = 3 if values.size == 9 else 4
     return values.reshape(side, side)

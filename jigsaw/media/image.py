@@ -51,23 +51,23 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
                 raise Image.DecompressionBombError
             # A multi-picture JPEG (MPO, from phones) is a still with extras behind it, not an animation.
             if getattr(image, "is_animated", False) and image.format != "MPO":
-                raise MediaError(f"{path}: is animated; save the frame you want as a still picture")
+                raise MediaError(path, "is animated; save the frame you want as a still picture")
             if image.mode == "F":
                 raise _too_deep(path)
             yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down first") from error
+        raise MediaError(path, f"has more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down first") from error
     except UnidentifiedImageError as error:
-        raise MediaError(f"{path}: is not a picture that can be read; remove or replace it") from error
+        raise MediaError(path, "is not a picture that can be read; remove or replace it") from error
     except _DAMAGE as error:
         # The system's own words without the path, which the message names already.
         why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-        raise MediaError(f"{path}: cannot be decoded ({' '.join(why.split())}); remove or replace it") from error
+        raise MediaError(path, f"cannot be decoded ({' '.join(why.split())}); remove or replace it") from error
 
 
 def _too_deep(path: str | os.PathLike[str]) -> MediaError:
     """The error for pixels whose black and white no one has agreed upon: scaled by a guess they come out blank."""
-    return MediaError(f"{path}: has float/32-bit pixels; save it as 8 or 16 bits")
+    return MediaError(path, "has float/32-bit pixels; save it as 8 or 16 bits")
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -70,7 +70,7 @@ class Frame:
         try:
             return self.colour.read_bytes()
         except OSError as error:
-            raise MediaError(f"{self.colour}: cannot be read ({error.strerror}); make it readable") from error
+            raise MediaError(self.colour, f"cannot be read ({error.strerror}); make it readable") from error
 
 
 class SensScene:
@@ -91,7 +91,7 @@ class SensScene:
         self._length = os.fstat(file.fileno()).st_size
         version, name_length = struct.unpack("<IQ", self._take(12))
         if version != 4 or name_length > _LONGEST_NAME:
-            raise MediaError(f"{path}: is no .sens file of version 4; download it anew")
+            raise MediaError(path, "is no .sens file of version 4; download it anew")
         self._take(name_length)
         matrices = np.array(_MATRICES.unpack(self._take(_MATRICES.size))).reshape(4, 4, 4)
         colour_camera, colour_place, depth_camera, depth_place = matrices
@@ -99,22 +99,20 @@ class SensScene:
         self._count: int = count
         self._colour_size, self._depth_size = (sides[0], sides[1]), (sides[2], sides[3])
         if self._depth_kind == _OCCI_DEPTH:
-            raise MediaError(f"{path}: its depth maps are compressed by occi, which is not read; export the scene")
+            raise MediaError(path, "its depth maps are compressed by occi, which is not read; export the scene")
         if self._colour_kind not in (_RAW, _PNG, _JPEG) or self._depth_kind not in (_RAW_DEPTH, _ZLIB_DEPTH):
-            raise MediaError(f"{path}: its header names a compression that there is none of; download it anew")
+            raise MediaError(path, "its header names a compression that there is none of; download it anew")
         most = Image.MAX_IMAGE_PIXELS or 1 << 32
         if not all(0 < width * height <= most for width, height in (self._colour_size, self._depth_size)):
-            raise MediaError(f"{path}: its header names sizes of pictures that make no sense; download it anew")
+            raise MediaError(path, "its header names sizes of pictures that make no sense; download it anew")
         # The longest reading in metres must be a number, too.
         if not _LONGEST_READING / np.finfo(np.float32).max < self._units < np.inf:
-            raise MediaError(f"{path}: its header names a unit of depth that makes no sense; download it anew")
+            raise MediaError(path, "its header names a unit of depth that makes no sense; download it anew")
         # Then no pixel would lie where the intrinsics alone put it. In ScanNet both are the identity.
         if not np.allclose(colour_place, depth_place, atol=1e-3):
-            raise MediaError(
-                f"{path}: its two cameras stand in different places; export depth maps laid over the colour"
-            )
+            raise MediaError(path, "its two cameras stand in different places; export depth maps laid over the colour")
         if self._count * _FRAME.size > self._length:
-            raise MediaError(f"{path}: names more frames than its bytes can hold; download it anew")
+            raise MediaError(path, "names more frames than its bytes can hold; download it anew")
         self.cameras = Intrinsics.from_matrix(colour_camera), Intrinsics.from_matrix(depth_camera)
         self._starts = [file.tell()]  # of the frames walked so far and of the one after them, in bytes
 
@@ -137,7 +135,7 @@ class SensScene:
             self._head(len(self._starts) - 1)
         pose, colour_bytes, depth_bytes = self._head(index)
         if not np.isfinite(pose).all():
-            raise MediaError(f"{self.path}: tracking was lost, so there is no pose")
+            raise MediaError(self.path, "tracking was lost, so there is no pose")
         colour, depth = self._take(colour_bytes), self._take(depth_bytes)
         return Frame(self._picture(colour), self._colour_size, self._depth_map(depth), pose)
 
@@ -145,9 +143,9 @@ class SensScene:
         try:
             data = self._file.read(count)
         except OSError as error:
-            raise MediaError(f"{self.path}: cannot be read ({error.strerror}); make it readable") from error
+            raise MediaError(self.path, f"cannot be read ({error.strerror}); make it readable") from error
         if len(data) < count:
-            raise MediaError(f"{self.path}: ends within its header; download it anew")
+            raise MediaError(self.path, "ends within its header; download it anew")
         return data
 
     def _head(self, index: int) -> tuple[npt.NDArray[np.float64], int, int]:
@@ -163,7 +161,7 @@ class SensScene:
         # No codec makes more of a picture than this; a number that is wrong would else fill the memory.
         too_long = colour_bytes > 4 * width * height + _SLACK or depth_bytes > 4 * columns * rows + _SLACK
         if end > self._length or too_long:
-            raise CutOffError(f"{self.path}: is cut off or damaged; download it anew (frame {index} of {self._count})")
+            raise CutOffError(self.path, f"is cut off or damaged; download it anew (frame {index} of {self._count})")
         if index + 1 == len(self._starts):
             self._starts.append(end)
         return np.array(pose).reshape(4, 4), colour_bytes, depth_bytes
@@ -172,12 +170,12 @@ class SensScene:
         """The encoded picture; raw pixels as PNG."""
         if self._colour_kind == _RAW:
             if len(data) != 3 * self._colour_size[0] * self._colour_size[1]:
-                raise MediaError(f"{self.path}: its colour has not the size that the header names")
+                raise MediaError(self.path, "its colour has not the size that the header names")
             encoded = BytesIO()
             Image.frombytes("RGB", self._colour_size, data).save(encoded, "PNG")
             return encoded.getvalue()
         if _upright_size(BytesIO(data), self.path) != self._colour_size:
-            raise MediaError(f"{self.path}: its colour has not the size that the header names")
+            raise MediaError(self.path, "its colour has not the size that the header names")
         return data
 
     def _depth_map(self, data: bytes) -> npt.NDArray[np.float32]:
@@ -187,9 +185,9 @@ class SensScene:
                 # One byte more than wanted tells what is too long, and nothing can grow beyond it.
                 data = zlib.decompressobj().decompress(data, 2 * width * height + 1)
             except zlib.error as error:
-                raise MediaError(f"{self.path}: its depth map is damaged ({error})") from error
+                raise MediaError(self.path, f"its depth map is damaged ({error})") from error
         if len(data) != 2 * width * height:
-            raise MediaError(f"{self.path}: its depth map has not the size that the header names")
+            raise MediaError(self.path, "its depth map has not the size that the header names")
         return _metres(np.frombuffer(data, "<u2").reshape(height, width), self._units)
 
 
@@ -210,7 +208,7 @@ class FolderScene:
         try:
             self._frames = _pairs(path)
         except OSError as error:
-            raise MediaError(f"{path}: cannot be listed ({error.strerror}); make it readable") from error
+            raise MediaError(path, f"cannot be listed ({error.strerror}); make it readable") from error
         self.cameras: tuple[Intrinsics, Intrinsics] | None = None
         if names := _intrinsics(path):
             colour, depth = (Intrinsics.from_matrix(read_matrix(path / name)) for name in names)
@@ -235,7 +233,7 @@ class FolderScene:
         if (pose_path := self.path / "pose" / f"{stem}.txt").is_file():
             pose = read_matrix(pose_path)
             if not np.isfinite(pose).all():
-                raise MediaError(f"{self.path / name}: tracking was lost, so there is no pose")
+                raise MediaError(self.path / name, "tracking was lost, so there is no pose")
         size = _upright_size(self.path / name, self.path / name)
         return Frame(self.path / name, size, read_depth(self.path / "depth" / f"{stem}.png"), pose)
 
@@ -286,7 +284,7 @@ def open_scene(path: Path) -> Iterator[SensScene | FolderScene]:
     try:
         file = path.open("rb", buffering=0)  # buffers would be filled with bytes that are skipped
     except OSError as error:
-        raise MediaError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
+        raise MediaError(path, f"cannot be read ({error.strerror}); make it readable") from error
     with file:
         yield SensScene(file, path)
 
@@ -299,7 +297,7 @@ def read_depth(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     """
     with opened(path) as image:
         if image.mode != "I;16":
-            raise MediaError(f"{path}: is no depth map; it must be a grey PNG of 16 bits, in millimetres")
+            raise MediaError(path, "is no depth map; it must be a grey PNG of 16 bits, in millimetres")
         return _metres(np.asarray(image), _MILLIMETRES)
 
 
@@ -314,7 +312,7 @@ def _upright_size(source: Path | BytesIO, path: Path) -> Size:
         with opened(source) as image:  # type: ignore[arg-type]
             # Pillow's own method for PNG would decode it.
             if Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1) != 1:
-                raise MediaError(f"{path}: is stored turned, unlike its depth map; store it upright")
+                raise MediaError(path, "is stored turned, unlike its depth map; store it upright")
             return image.size
     except MediaError as error:
-        raise MediaError(str(error).replace(f"{source}: ", f"{path}: ", 1)) from error
+        raise MediaError(path, error.why) from error

@@ -142,20 +142,20 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
                 if not packet.is_discard:
                     told.append(packet.pts)
         if first is None:
-            raise MediaError(f"{path}: holds no frames; remove or replace it")
+            raise MediaError(path, "holds no frames; remove or replace it")
         unit, header = stream.time_base, float(stream.average_rate or 0)
         start = (stream.start_time or 0) * unit
         # The sound of a file may go on a little longer than its picture.
         promised = stream.duration * unit if stream.duration else 0.9e-6 * (container.duration or 0)
         seconds = float(end * unit - start)
         if max(end * unit, seconds) < promised - 1:  # Matroska and ASF count from zero, wherever they start
-            raise MediaError(f"{path}: ends after {seconds:.1f} seconds, which is before its header says; replace it")
+            raise MediaError(path, f"ends after {seconds:.1f} seconds, which is before its header says; replace it")
     times: list[int | None] = [] if None in told else sorted(told)  # type: ignore[type-var]
     if times[: len(tried)] != tried:
         with _opened(path) as (container, stream):
             times = [frame.pts for frame in _decoded(container, stream)]
     if len(times) < 2:
-        raise MediaError(f"{path}: holds a single frame, so it is no video; remove it")
+        raise MediaError(path, "holds a single frame, so it is no video; remove it")
     width, height = first.width, first.height
     if _turns(first)[0]:
         width, height = height, width
@@ -171,7 +171,7 @@ def _rate(path: str | os.PathLike[str], times: Sequence[int | None], unit: Fract
     # A header's rate is exact where times are rounded (WebM), and wrong where the rate varies (Matroska).
     rate = header if not fps or abs(header - fps) < 0.01 * fps else fps
     if not rate:
-        raise MediaError(f"{path}: does not say when its frames are shown; {_CONVERT}")
+        raise MediaError(path, f"does not say when its frames are shown; {_CONVERT}")
     return rate
 
 
@@ -239,7 +239,7 @@ def read_extracted(paths: Sequence[Path], indices: Sequence[int], *, fps: float,
     for path in paths:
         picture = open_rgb(path)
         if size is not None and picture.size != size:
-            raise MediaError(f"{path}: is of another size than the frames before it; extract the frames anew")
+            raise MediaError(path, "is of another size than the frames before it; extract the frames anew")
         size = picture.size
         frames.append(_resized(np.array(picture), extracted_size(path, bounds, picture.height, picture.width)))
     return _clip(frames, indices, fps)
@@ -276,7 +276,7 @@ def frame_size(path: str | os.PathLike[str], bounds: Bounds, height: int, width:
     try:
         return bounds.size(height, width)
     except ValueError as error:
-        raise MediaError(f"{path}: {error}; leave it out or change its limits") from error
+        raise MediaError(path, f"{error}; leave it out or change its limits") from error
 
 
 def extracted_size(path: str | os.PathLike[str], bounds: Bounds, height: int, width: int) -> tuple[int, int]:
@@ -314,14 +314,14 @@ def _frames(path: str | os.PathLike[str], wanted: set[int], info: VideoInfo) -> 
         # Every frame on the way is compared, so that none of those that are counted can be missing.
         for (index, time), frame in zip(enumerate(info.times), _decoded(container, stream), strict=False):
             if frame.pts != time:
-                raise MediaError(f"{path}: frame {index} is not the one that the file's index names; {_CONVERT}")
+                raise MediaError(path, f"frame {index} is not the one that the file's index names; {_CONVERT}")
             if frame.is_corrupt:
-                raise MediaError(f"{path}: frame {index} is damaged; replace or remove it")
+                raise MediaError(path, f"frame {index} is damaged; replace or remove it")
             if index in wanted:
                 yield index, _rgb(frame, reformatter)
             if index == last:
                 return
-    raise MediaError(f"{path}: ends before frame {last}; replace it")
+    raise MediaError(path, f"ends before frame {last}; replace it")
 
 
 def _rgb(frame: Any, reformatter: Any) -> Frame:
@@ -369,10 +369,10 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         with av.open(os.fspath(path), metadata_errors="ignore") as container:
             stream = container.streams.best("video")
             if stream is None:
-                raise MediaError(f"{path}: holds no video; remove it")
+                raise MediaError(path, "holds no video; remove it")
             if stream.codec_context is None:
-                raise MediaError(f"{path}: is in a format that FFmpeg does not know; {_CONVERT}")
+                raise MediaError(path, f"is in a format that FFmpeg does not know; {_CONVERT}")
             stream.codec_context.thread_count = 1  # the processes that read videos share the cores as it is
             yield container, stream
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{path}: cannot be read as a video ({error.strerror}); remove or replace it") from error
+        raise MediaError(path, f"cannot be read as a video ({error.strerror}); remove or replace it") from error

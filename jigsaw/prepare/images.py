@@ -146,7 +146,7 @@ def check_picture(path: str, *, media_root: Path, options: ImageOptions) -> list
     try:
         size = open_rgb(file).size if options.verify else image_size(file)
     except MediaError as error:
-        return [{"reason": str(error).removeprefix(f"{file}: ")}]
+        return [{"reason": error.why}]
     width, height = size
     rows, columns = options.grid
     if min(size) < options.min_side:

@@ -325,14 +325,13 @@ def usable_file(path: str, media_root: Path) -> Path:
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise MediaError("its name is not valid UTF-8, which rows cannot hold; rename it") from error
+        raise MediaError(None, "its name is not valid UTF-8, which rows cannot hold; rename it") from error
     if _climbs(path):  # even if it comes back: its frames would lie elsewhere
-        raise MediaError("leaves the media root; name it by its path from there")
+        raise MediaError(None, "leaves the media root; name it by its path from there")
     try:
         return media_path(path, media_root)
     except MediaError as error:
-        reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{path!a}: ")
-        raise MediaError(reason.replace(f" {os.path.realpath(media_root)}", "")) from error
+        raise MediaError(None, error.why.replace(f" {os.path.realpath(media_root)}", "")) from error
 
 
 def _climbs(path: str) -> bool:

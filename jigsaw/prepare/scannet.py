@@ -191,7 +191,7 @@ def _frame_records(
     frames: Frames | None,
 ) -> Iterator[Record]:
     if len(opened) == 0:
-        raise MediaError("holds no frames; a picture and its depth map must have one name")
+        raise MediaError(None, "holds no frames; a picture and its depth map must have one name")
     folder = PurePosixPath(scene if isinstance(opened, FolderScene) else scene.removesuffix(SENS))
     target: Path | None = None
     for index in sampled_frames(len(opened), options.samples_per_scene, [options.seed, scene]):
@@ -203,7 +203,9 @@ def _frame_records(
             pixels = register(frame.size, (frame.depth.shape[1], frame.depth.shape[0]), opened.cameras)
             allowed = shown_size(frame.size, options.max_side)
             if (resize := largest_size(allowed, options.fits)) is None:
-                raise MediaError(f"its picture cannot be made to fit --max-prompt-length ({allowed[0]}×{allowed[1]})")
+                raise MediaError(
+                    None, f"its picture cannot be made to fit --max-prompt-length ({allowed[0]}×{allowed[1]})"
+                )
             points, depths = choose_points(
                 frame.depth,
                 pixels,
@@ -268,7 +270,7 @@ def frames_place(scene: str, media_root: Path) -> str:
 
 def _check_inside(folder: Path, media_root: Path) -> None:
     if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(media_root)):
-        raise MediaError("leaves the media root; move the folder below it or choose another root")
+        raise MediaError(None, "leaves the media root; move the folder below it or choose another root")
 
 
 def _remove_halves(folder: Path) -> None:
@@ -277,13 +279,11 @@ def _remove_halves(folder: Path) -> None:
         half.unlink(missing_ok=True)
 
 
-def _reason(error: MediaError, path: Path) -> str:
+def _reason(error: MediaError, scene: Path) -> str:
     """An error without its file, which the record names; of files in the scene's folder the kind is left."""
-    text = str(error)
-    if not text.startswith(f"{path}/"):
-        return text.removeprefix(f"{path}: ")
-    file, _, why = text.removeprefix(f"{path}/").partition(": ")
-    return f"{file.partition('/')[0]}: {why}"
+    if error.path is None or not (path := Path(error.path)).is_relative_to(scene) or path == scene:
+        return error.why
+    return f"{path.relative_to(scene).parts[0]}: {error.why}"
 
 
 def depth_schema() -> "pa.Schema":

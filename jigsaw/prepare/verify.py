@@ -169,7 +169,7 @@ def check_row(
     except RowError as error:
         record["reason"] = str(error).removeprefix(f"row {record['id']}: ")
     except MediaError as error:
-        record["reason"] = _without_path(str(error), planned, media_root)
+        record["reason"] = _reason(error, planned, media_root)
     return [record]
 
 
@@ -199,12 +199,12 @@ def _files(planned: Plan) -> Iterator[str]:
             yield spec["path"]
 
 
-def _without_path(text: str, planned: Plan, media_root: Path) -> str:
+def _reason(error: MediaError, planned: Plan, media_root: Path) -> str:
     """A reason with the file in brackets, where what differs from row to row stands."""
-    for path in _files(planned):
-        if text.startswith(f"{path!a}: "):  # it is no path, for which there is no realpath
-            return f"{text.removeprefix(f'{path!a}: ')} ({path!a})"
-        for name in (path, os.path.realpath(media_root / path)):
-            if text.startswith(f"{name}: "):
-                return f"{text.removeprefix(f'{name}: ')} ({path})"
-    return text
+    if error.path is None:
+        return error.why
+    path = str(error.path)
+    if os.path.isabs(path):  # a file that was found, by its real path; the row names it by another
+        names = {os.path.realpath(media_root / name): name for name in _files(planned)}
+        path = names.get(path, path)
+    return f"{error.why} ({path})"

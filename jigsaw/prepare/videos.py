@@ -286,7 +286,7 @@ def check_video(path: str, *, media_root: Path, options: VideoOptions, frames: F
             wanted = indices if options.verify else [indices[0][:2]]
             read_clips(file, wanted, info, bounds=bounds)
     except MediaError as error:
-        return [{"reason": str(error).removeprefix(f"{file}: ")}]
+        return [{"reason": error.why}]
     except ValueError as error:  # of the clips or of the size
         return [{"reason": f"cannot be cut ({error})"}]
     record = {

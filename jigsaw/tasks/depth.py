@@ -168,7 +168,7 @@ def _check_inside(spec: Spec, size: Size) -> None:
     """Raise MediaError unless all points lie in a picture of this size."""
     for y, x in spec["points"]:
         if y >= size[1] or x >= size[0]:
-            raise MediaError(f"{spec['path']}: point [{y}, {x}] ([y, x]) lies outside its {size[0]}×{size[1]} pixels")
+            raise MediaError(spec["path"], f"point [{y}, {x}] ([y, x]) lies outside its {size[0]}×{size[1]} pixels")
 
 
 def rescaled(point: Sequence[int], size: Size, resized: Size) -> list[int]:
@@ -234,7 +234,7 @@ def choose_points(
     margin = math.ceil((RADIUS + 1) / shrink)
     extent = np.array([size[1], size[0]]) - 2 * margin
     if extent.min() < 1:
-        raise MediaError(f"its picture is too small for a disc ({size[0]}×{size[1]})")
+        raise MediaError(None, f"its picture is too small for a disc ({size[0]}×{size[1]})")
     digest = hashlib.shake_256(json.dumps(list(key)).encode()).digest(8 * _CANDIDATES)
     places = margin + (np.frombuffer(digest, "<u4").reshape(-1, 2).astype(np.uint64) * extent.astype(np.uint64) >> 32)
     points = places.astype(np.int64)
@@ -242,7 +242,9 @@ def choose_points(
     depths, flat = flat_depths(depth, pixels(points), (reach[0], reach[1]))
     points, depths = points[flat], depths[flat]
     if len(points) < count:
-        raise MediaError(f"its depth map has too few flat places with readings ({len(points)} of {_CANDIDATES} tried)")
+        raise MediaError(
+            None, f"its depth map has too few flat places with readings ({len(points)} of {_CANDIDATES} tried)"
+        )
     apart = max(MIN_PIXELS, (2 * RADIUS + 2) / shrink)
     best = 0
     for start in range(min(_STARTS, len(points))):
@@ -258,7 +260,7 @@ def choose_points(
             chosen.sort(key=lambda place: depths[place])
             return points[chosen].tolist(), depths[chosen].tolist()
         best = max(best, len(chosen))
-    raise MediaError(f"it has too few points that are apart in the picture and in depth ({best} of {count})")
+    raise MediaError(None, f"it has too few points that are apart in the picture and in depth ({best} of {count})")
 
 
 def flat_depths(

@@ -141,11 +141,12 @@ def _boxes(spec: Spec, size: tuple[int, int]) -> list[Box]:
     width, height = spec["resize"] or size
     if spec["crop"]:
         if spec["crop"][0] > width or spec["crop"][1] > height:
-            raise MediaError(f"{path}: {width}×{height} pixels are fewer than its crop {spec['crop']}")
+            raise MediaError(path, f"{width}×{height} pixels are fewer than its crop {spec['crop']}")
         width, height = spec["crop"]
     if width < columns or height < rows:
         raise MediaError(
-            f"{path}: {width}×{height} pixels cannot be cut into {rows} rows and {columns} columns; "
-            "choose a smaller grid or drop the picture"
+            path,
+            f"{width}×{height} pixels cannot be cut into {rows} rows and {columns} columns; "
+            "choose a smaller grid or drop the picture",
         )
     return tile_boxes((width, height), rows, columns)

@@ -286,7 +286,7 @@ def _indices(spec: Spec, info: VideoInfo) -> list[tuple[int, ...]]:
     try:
         return clip_indices(info.frames, info.fps, **rules)
     except ValueError as error:
-        raise MediaError(f"{spec['path']}: {error}; leave it out or lower the number of clips") from error
+        raise MediaError(spec["path"], f"{error}; leave it out or lower the number of clips") from error
 
 
 def _frame_paths(spec: Spec, media_root: str | os.PathLike[str]) -> list[Path]:
@@ -302,7 +302,7 @@ def _sizes(found: Sequence[Spec], media_root: str | os.PathLike[str], options: C
         (width, height), *others = map(image_size, paths)
         for path, size in zip(paths[1:], others, strict=True):
             if size != (width, height):
-                raise MediaError(f"{path}: is of another size than the frames before it; extract the frames anew")
+                raise MediaError(path, "is of another size than the frames before it; extract the frames anew")
         height, width = extracted_size(paths[0], bounds, height, width)
         counts = [len(one["frames"]) for one in found]
     else:
@@ -319,8 +319,9 @@ def _check_memory(spec: Spec, width: int, height: int, counts: Sequence[int]) ->
     """Raise MediaError if clips of so many frames would take more memory than a puzzle may."""
     if (needed := 3 * width * height * sum(counts)) > MOST_BYTES:
         raise MediaError(
-            f"{spec['path']}: its frames take too much memory ({sum(counts)} of {width}×{height} pixels, "
-            f"{needed / (1 << 30):.1f} GiB); lower its max_pixels, min_pixels or fps_max_frames"
+            spec["path"],
+            f"its frames take too much memory ({sum(counts)} of {width}×{height} pixels, "
+            f"{needed / (1 << 30):.1f} GiB); lower its max_pixels, min_pixels or fps_max_frames",
         )
 
 
@@ -370,7 +371,7 @@ def _piece_size(clip: Medium, spec: Spec, factor: int) -> Medium:
     try:
         return piece_size(clip, spec["grid"], factor)
     except ValueError as error:
-        raise MediaError(f"{spec['path']}: {error}; choose a smaller grid or more pixels") from error
+        raise MediaError(spec["path"], f"{error}; choose a smaller grid or more pixels") from error
 
 
 def _tile(clip: Clip, spec: Spec, factor: int) -> Clip:

@@ -79,7 +79,7 @@ def write_crops(path: str, *, pictures: Path, crops: Frames, options: CropOption
     try:
         picture = open_rgb(file)
     except MediaError as error:
-        return [{"reason": str(error).removeprefix(f"{file}: ")}]
+        return [{"reason": error.why}]
     boxes = [crop_box(picture.size, options.grid, f"{options.seed}/{path}/{number}") for number in range(options.crops)]
     folder, tokens = crops.claim(path, stamp_of(path, pictures)), tile_tokens((SIDE, SIDE), options.grid)
     records = []
