@@ -12,12 +12,9 @@ from statistics import fmean
 from typing import Any
 
 from jigsaw.errors import JigsawError, RowError
-from jigsaw.prompts import render
 from jigsaw.rows import Row, answer_format
-from jigsaw.tasks import image, video
-
-Level = tuple[int, int] | int
-"""Of the image task the grid, (rows, columns); of the video task the number of clips."""
+from jigsaw.tasks import TASKS
+from jigsaw.tasks.base import Level, Task, is_count
 
 LEVELS = "levels"
 """Where in its ``extra_info`` a prompt holds its puzzle at each level."""
@@ -61,12 +58,13 @@ def read_difficulties(config: Any) -> dict[str, Difficulty]:
 
 
 def _read(where: str, task: str, given: Any) -> Difficulty:
-    if task not in ("image", "video"):
-        raise JigsawError(f"{where} names no task with levels; these have some: image, video")
+    with_levels = [name for name, known in TASKS.items() if known.level_form]
+    if task not in with_levels:
+        raise JigsawError(f"{where} names no task with levels; these have some: {', '.join(with_levels)}")
     whole = isinstance(given, Mapping) and set(given) == {"levels", "raise_at", "window"}
     if not whole or not _is_list(given["levels"]):
         raise JigsawError(f"{where} is {given}; it must be like {_FORM}")
-    levels = tuple(_level(where, task, level) for level in given["levels"])
+    levels = tuple(_level(where, TASKS[task], level) for level in given["levels"])
     raise_at, window = given["raise_at"], given["window"]
     if len(levels) < 2:
         raise JigsawError(f"{where}.levels holds {len(levels)}; it must hold two or more")
@@ -74,7 +72,7 @@ def _read(where: str, task: str, given: Any) -> Difficulty:
     if any(after <= before for before, after in pairwise(pieces)):
         raise JigsawError(f"{where}.levels holds {given['levels']}; each must have more pieces than the one before")
     is_share = isinstance(raise_at, int | float) and not isinstance(raise_at, bool) and 0 < raise_at <= 1
-    if not is_share or not _is_positive(window):
+    if not is_share or not is_count(window):
         raise JigsawError(
             f"{where} has raise_at={raise_at} and window={window}; raise_at is a share above 0, at most 1, and window "
             "a number of steps"
@@ -86,19 +84,10 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _level(where: str, task: str, given: Any) -> Level:
-    numbers = list(given) if _is_list(given) else [given]
-    whole = all(map(_is_positive, numbers))
-    if task == "image" and whole and _is_list(given) and len(numbers) == 2 and max(numbers) > 1:
-        return numbers[0], numbers[1]
-    if task == "video" and whole and not _is_list(given) and given > 1:
-        return int(given)
-    right = "a grid of two tiles or more, for example [2, 1]" if task == "image" else "a number of clips, 2 or more"
-    raise JigsawError(f"{where}.levels holds {given}; a level of it is {right}")
+def _level(where: str, task: Task, given: Any) -> Level:
+    if (level := task.level(given)) is None:
+        raise JigsawError(f"{where}.levels holds {given}; a level of it is {task.level_form}")
+    return level
 
 
 def at_level(row: Row, task: str, level: Level) -> Row:
@@ -108,23 +97,8 @@ def at_level(row: Row, task: str, level: Level) -> Row:
         RowError: if the row's prompt is not the one that ``jigsaw prepare`` writes, so that what to ask for other
             pieces cannot be known; or if its clips' frames were extracted, which are of its own clips alone.
     """
-    wording = answer_format(row)
-    if row["prompt"][0]["content"] != render(task, wording, **_count(row, task)):
+    known, wording = TASKS[task], answer_format(row)
+    if row["prompt"][0]["content"] != known.prompt(known.read(row), wording):
         raise RowError("a difficulty schedule changes the prompt; make the rows with jigsaw prepare")
-    kind = "images"
-    change: dict[str, Any] = {"jigsaw_config": level}
-    if task == "video":
-        kind, change = "videos", {"jigsaw_clip_num": level, "clip_order": None}
-    (struct,) = row[kind]
-    if struct.get("frames") is not None:
-        raise RowError("a difficulty schedule needs the videos; make the rows without --extract-frames")
-    changed = {**row, kind: [{**struct, **change}]}
-    return {**changed, "prompt": [{"role": "user", "content": render(task, wording, **_count(changed, task))}]}
-
-
-def _count(row: Row, task: str) -> dict[str, int]:
-    """What the wording of the prompt says of the pieces."""
-    if task == "image":
-        return dict(zip(("rows", "columns"), image.grid(row), strict=True))
-    shown = video.source(row)
-    return {"clips": shown["clips"], **dict(zip(("rows", "columns"), shown["grid"] or (), strict=False))}
+    changed = known.at_level(row, level)
+    return {**changed, "prompt": [{"role": "user", "content": known.prompt(known.read(changed), wording)}]}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jigsaw.errors import JigsawError, RowError, remedy
 from jigsaw.puzzle import media_specs
 from jigsaw.rows import MEDIA_COLUMNS, each_row, read_table
-from jigsaw.tasks import plan
+from jigsaw.tasks import TASKS, plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,11 +27,6 @@ _SOURCES = (
     (re.compile(r"(?:.*/)?(?=scene\d{4}_\d{2}\b)"), "ScanNet's scene folders, their colour frames exported"),
 )
 # What the tasks read of a released medium. Another field may mean a puzzle that is cut in another way.
-_READ = {
-    "images": {"path", "jigsaw_config", "resize_size", "crop_size", "points"},
-    "videos": {"path", "jigsaw_clip_num", "fps", "fps_min_frames", "fps_max_frames", "min_pixels", "max_pixels"}
-    | {"clip_order", "spatial_jigsaw_grid_config", "frames", "source_fps"},
-}
 # What an address may hold that is nobody's business: user and token before the host, and a query.
 _SECRETS = ((re.compile(r"(?<=://)\S*@"), "***@"), (re.compile(r"(://[^\s?#]*)[?#]\S*"), r"\1?***"))
 
@@ -206,7 +201,8 @@ def _unread(schema: "pa.Schema") -> list[str]:
     for column in MEDIA_COLUMNS:
         kind = schema.field(column).type if column in schema.names else None
         if kind is not None and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
-            unread += [f"{column}.{field.name}" for field in kind.value_type if field.name not in _READ[column]]
+            read = frozenset().union(*(task.fields for task in TASKS.values() if task.column == column))
+            unread += [f"{column}.{field.name}" for field in kind.value_type if field.name not in read]
     return unread
 
 

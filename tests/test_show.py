@@ -151,7 +151,7 @@ def test_large_clips_are_scaled_for_the_page_and_keep_their_size_in_words():
 def test_clips_are_put_back_with_the_numbers_of_their_frames():
     figures = tuple(video_figure(clip(first, frames=2)) for first in (500, 0, 900))
     prompt = tuple(part for place in (1, 2, 3) for part in (Prose(f"Clip {place}: "), Prose("", place)))
-    card = Card(index=0, id="film", task="video", prompt=prompt, figures=figures, answer=(2, 1, 3))
+    card = Card(index=0, id="film", task="video", cut="3 clips", prompt=prompt, figures=figures, answer=(2, 1, 3))
     page = render_page([card], title="val.parquet", rows=1, seed=0, epoch=0)
     assert "video, 3 clips, chance 1 in 6" in page
     assert "56 × 28 · 2 frames" in page
@@ -243,7 +243,7 @@ def test_a_row_that_cannot_be_read_shows_why(tmp_path, media):
 
 @pytest.mark.parametrize(("side", "orders"), [(5, f"{factorial(25):,}"), (50, "2500!")])
 def test_many_pieces_have_their_chance_as_a_factorial(side, orders):
-    card = Card(index=0, id="a", task="image", grid=(side, side), answer=tuple(range(side**2)))
+    card = Card(index=0, id="a", task="image", cut=f"{side} × {side} tiles", answer=tuple(range(side**2)))
     assert card.kind == f"image, {side} × {side} tiles, chance 1 in {orders}"
 
 

@@ -15,7 +15,7 @@ from jigsaw.media.camera import register
 from jigsaw.permutation import answer_of
 from jigsaw.prompts import render
 from jigsaw.puzzle import media_specs
-from jigsaw.tasks import depth, media_sizes
+from jigsaw.tasks import TASKS, media_sizes
 from jigsaw.tasks.depth import (
     FARTHEST,
     MIN_METRES,
@@ -402,6 +402,7 @@ def test_flat_depths_is_what_a_loop_finds(seed, reach_y, reach_x):
             assert metres == pytest.approx(np.median(around), abs=1e-4)
 
 
-def test_the_module_is_a_task():
-    assert depth.MEDIA_TYPE == "image"
-    assert (depth.pieces(make_row()), depth.media_count(make_row()), depth.grid(make_row())) == (6, 1, None)
+def test_one_picture_shows_all_points():
+    task = TASKS["depth"]
+    said = task.read(make_row())
+    assert (task.media_type, task.pieces(said), task.media_count(said), task.grid(said)) == ("image", 6, 1, None)

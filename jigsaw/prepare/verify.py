@@ -184,19 +184,14 @@ def _too_long(record: Record, planned: Plan, sizes: Sequence[Medium], text: int,
         return None
     return (
         f"takes more tokens than --max-prompt-length ({media:,} of its media and up to {text:,} of its text, over "
-        f"{most:,}); make its media smaller by {TASKS[planned.task].SIZED_BY}, or raise data.max_prompt_length"
+        f"{most:,}); make its media smaller by {TASKS[planned.task].sized_by}, or raise data.max_prompt_length"
     )
 
 
 def _files(planned: Plan) -> Iterator[str]:
     """Path of each file that the puzzle needs."""
-    from jigsaw.media.video import FRAME_NAME
-
     for spec in media_specs(planned.messages):
-        if spec["task"] == "video" and spec["frames"]:
-            yield from (f"{spec['path']}/{FRAME_NAME.format(index)}" for index in spec["frames"])
-        else:
-            yield spec["path"]
+        yield from TASKS[planned.task].files(spec)
 
 
 def _reason(error: MediaError, planned: Plan, media_root: Path) -> str:

@@ -16,8 +16,9 @@ from jigsaw.cutter import Cutter
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.files import atomic_write
 from jigsaw.puzzle import Puzzle
-from jigsaw.rows import Row, each_row, extra_info, read_table, row_id
-from jigsaw.tasks import plan, with_media
+from jigsaw.rows import Row, each_row, read_table, row_id
+from jigsaw.tasks import TASKS, plan, with_media
+from jigsaw.tasks.base import Mark
 
 if TYPE_CHECKING:
     from jigsaw.media.video import Clip
@@ -72,23 +73,6 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A point of a depth puzzle.
-
-    Attributes:
-        number: the 1-based number that it carries.
-        x: pixel of the source picture.
-        y: pixel of the source picture.
-        depth: metres; None where the row does not say.
-    """
-
-    number: int
-    x: int
-    y: int
-    depth: float | None
-
-
-@dataclass(frozen=True)
 class Prose:
     """A stretch of the prompt: text, or the mark of a piece.
 
@@ -110,24 +94,26 @@ class Card:
         id: the row's id; its place where the id cannot be read.
         error: why the row could not be built; then all that follows is empty.
         task: name of the task.
+        cut: what its source was cut into, in words.
         grid: (rows, columns) of a tiling, else None.
         prompt: the messages in order, media as marks.
         figures: all media in the order shown.
         answer: 1-based; ``answer[i]`` is the place where piece i is shown.
         whole: the reassembled source of a tiling, else None.
-        points: the points of a depth puzzle, nearest first.
+        points: the places that the pieces stand for, in source order; none where a piece is a medium.
     """
 
     index: int
     id: str
     error: str | None = None
     task: str = ""
+    cut: str = ""
     grid: tuple[int, int] | None = None
     prompt: tuple[Prose, ...] = ()
     figures: tuple[Figure, ...] = ()
     answer: tuple[int, ...] = ()
     whole: Figure | None = None
-    points: tuple[Point, ...] = ()
+    points: tuple[Mark, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -135,16 +121,9 @@ class Card:
         if self.error is not None:
             return ""
         pieces = len(self.answer)
-        clips = len({figure.strip.indices for figure in self.figures if figure.strip})
-        if self.grid:
-            cut = f"{self.grid[0]} × {self.grid[1]} tiles"
-        elif clips:
-            cut = f"{clips} clips" + (f" of {pieces // clips} tiles" if clips < pieces else "")
-        else:
-            cut = f"{pieces} points"
         # Python writes no number of more than 4300 digits, and nobody reads one.
         orders = f"{factorial(pieces):,}" if pieces <= _WRITTEN_OUT else f"{pieces}!"
-        return f"{self.task}, {cut}, chance 1 in {orders}"
+        return f"{self.task}, {self.cut}, chance 1 in {orders}"
 
 
 def write_gallery(
@@ -203,16 +182,18 @@ def make_card(row: Row, index: int, media_root: str | os.PathLike[str], *, seed:
     except JigsawError as error:
         return Card(index=index, id=_name(row, index), error=str(error))
     prompt, figures = _lay_out(puzzle)
+    task = TASKS[puzzle.task]
     return Card(
         index=index,
         id=puzzle.id,
         task=puzzle.task,
+        cut=task.in_words(planned),
         grid=puzzle.grid,
         prompt=prompt,
         figures=figures,
         answer=puzzle.answer,
         whole=image_figure(puzzle.reassemble()) if puzzle.grid else None,
-        points=_points(row, puzzle) if puzzle.task == "depth" else (),
+        points=tuple(task.marks(row, puzzle)),
     )
 
 
@@ -221,15 +202,6 @@ def _name(row: Row, index: int) -> str:
         return row_id(row, index)
     except RowError:
         return str(index)
-
-
-def _points(row: Row, puzzle: Puzzle) -> tuple[Point, ...]:
-    depths = extra_info(row).get("depths") or [None] * len(puzzle.answer)
-    return tuple(
-        Point(number, x, y, depth)
-        for number, depth in zip(puzzle.answer, depths, strict=True)
-        for y, x in [puzzle.pieces[number - 1]]
-    )
 
 
 def _lay_out(puzzle: Puzzle) -> tuple[tuple[Prose, ...], tuple[Figure, ...]]:

@@ -1,14 +1,5 @@
 """The one door from rows to puzzles, and the table of tasks behind it.
 
-A task is a module with ``MEDIA_TYPE``, ``SIZED_BY`` (what in a row decides how large its media are shown) and
-
-* ``pieces(row)``: K, and ``media_count(row)``: how many media the prompt shows;
-* ``grid(row)``: (rows, columns) of a tiling of a picture, else None;
-* ``specs(row, order)``: one spec a medium, in prompt order;
-* ``sizes(specs, media_root, options)``: (width, height, frames) of their media, by headers alone;
-* ``cut(specs, media_root, options)``: the media of these specs;
-* ``shown(specs, media)``: the pieces, in the order shown.
-
 ``plan`` draws the order and writes the messages without reading a pixel; ``cut`` adds the pixels.
 """
 
@@ -17,31 +8,32 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import groupby
-from types import ModuleType
 from typing import Any
 
 from jigsaw.errors import RowError
 from jigsaw.permutation import answer_of, draw
 from jigsaw.puzzle import MARK, CutOptions, Message, Plan, Puzzle, Spec, media_specs
 from jigsaw.rows import Row, answer_format, chat, row_id, row_split
-from jigsaw.tasks import depth, image, video
+from jigsaw.tasks.base import Task
+from jigsaw.tasks.depth import DepthTask
+from jigsaw.tasks.image import ImageTask
+from jigsaw.tasks.video import VideoTask
 from jigsaw.tokens import Medium
 
-TASKS: dict[str, ModuleType] = {"image": image, "video": video, "depth": depth}
+TASKS: dict[str, Task] = {task.name: task for task in (ImageTask(), VideoTask(), DepthTask())}
+"""All tasks by name. A row that several own is of the last of them: the later, the more particular."""
 
 
-def task_of(row: Row) -> str:
-    """Name of the row's task.
+def task_of(row: Row) -> Task:
+    """The row's task.
 
     Raises:
         RowError: if the row belongs to no known task.
     """
     data_source = str(row.get("data_source"))
-    if "jigsaw" in data_source:
-        if row.get("videos") is not None:
-            return "video"
-        if row.get("images") is not None:
-            return "depth" if "depth" in data_source else "image"
+    owners = [task for task in TASKS.values() if task.owns(row)]
+    if "jigsaw" in data_source and owners:
+        return owners[-1]
     raise RowError(
         f"data_source {data_source!r:.60} names no task that is known ({', '.join(TASKS)}); it must contain 'jigsaw' "
         "and the row must fill 'images' or 'videos': make rows with jigsaw prepare"
@@ -64,19 +56,18 @@ def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
     try:
         name = row_id(row, index)
         task = task_of(row)
-        module = TASKS[task]
-        pieces = module.pieces(row)
+        said = task.read(row)
         # Before the draw, which takes time and memory by the number of pieces: any number may stand in a row.
-        _check_marks(row, module.MEDIA_TYPE, module.media_count(row))
-        order = draw(pieces, seed=seed, split=row_split(row), sample_id=name, epoch=epoch)
+        _check_marks(row, task.media_type, task.media_count(said))
+        order = draw(task.pieces(said), seed=seed, split=row_split(row), sample_id=name, epoch=epoch)
         return Plan(
-            task=task,
+            task=task.name,
             id=name,
             order=order,
             answer=answer_of(order),
             answer_format=answer_format(row),
-            grid=module.grid(row),
-            messages=_messages(row, module.MEDIA_TYPE, module.specs(row, order)),
+            grid=task.grid(said),
+            messages=_messages(row, task.media_type, task.specs(said, order)),
         )
     except RowError as error:
         raise RowError(f"row {name}: {error}") from error

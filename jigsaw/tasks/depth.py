@@ -19,14 +19,13 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from jigsaw.errors import MediaError, RowError
 from jigsaw.media.camera import PixelMap, Size
 from jigsaw.media.image import image_size, open_rgb
-from jigsaw.puzzle import CutOptions, Spec
+from jigsaw.puzzle import CutOptions, Plan, Puzzle, Spec
 from jigsaw.rows import Row, extra_info, media_path, media_struct, struct_path
+from jigsaw.tasks.base import Mark, Task
 from jigsaw.tasks.image import picture_size
 from jigsaw.tokens import Medium
 
 DATA_SOURCE = "visual_depth_jigsaw"
-MEDIA_TYPE = "image"
-SIZED_BY = "resize_size"
 
 RADIUS = 15
 """Of a disc, in pixels of the picture that it is drawn on (released code)."""
@@ -48,28 +47,101 @@ _CANDIDATES = 1024
 _STARTS = 16
 
 
-def source(row: Row) -> Spec:
-    """What the row says of its picture: ``{path, points, resize, draw}``.
+class DepthTask(Task):
+    """Points of a picture by their distance from the camera."""
 
-    ``points`` are [y, x] pixels of the upright file, nearest first; ``resize`` is [width, height] or None; ``draw``
-    says when the discs are drawn: ``after_resize`` (``extra_info.draw`` of own rows) or ``before_resize`` (released).
+    name = "depth"
+    media_type = "image"
+    column = "images"
+    fields = frozenset({"path", "points", "resize_size"})
+    sized_by = "resize_size"
 
-    Raises:
-        RowError: if a value makes no sense, or the points do not go from near to far by ``extra_info.depths``.
-    """
-    struct = media_struct(row, "images", "path, points, resize_size")
-    path = struct_path(struct, "images")
-    points = _points(struct)
-    draw = extra_info(row).get("draw")
-    if draw not in (None, BEFORE_RESIZE, AFTER_RESIZE):
-        raise RowError(f"extra_info.draw is {draw!r:.60}; it must be {AFTER_RESIZE}, {BEFORE_RESIZE} or null")
-    _check_depths(row, len(points))
-    return {
-        "path": path,
-        "points": points,
-        "resize": picture_size(struct, "resize_size"),
-        "draw": draw or BEFORE_RESIZE,
-    }
+    def owns(self, row: Row) -> bool:
+        """Whether it holds a picture, and says that it goes by depth."""
+        source = str(row.get("data_source"))
+        return row.get("videos") is None and row.get("images") is not None and "depth" in source
+
+    def read(self, row: Row) -> Spec:
+        """What the row says of its picture: ``{path, points, resize, draw}``.
+
+        ``points`` are [y, x] pixels of the upright file, nearest first; ``resize`` is [width, height] or None; ``draw``
+        says when the discs are drawn: ``after_resize`` (own rows, by ``extra_info.draw``) or ``before_resize``
+        (released).
+
+        Raises:
+            RowError: if a value makes no sense, or the points do not go from near to far by ``extra_info.depths``.
+        """
+        struct = media_struct(row, "images", "path, points, resize_size")
+        path = struct_path(struct, "images")
+        points = _points(struct)
+        draw = extra_info(row).get("draw")
+        if draw not in (None, BEFORE_RESIZE, AFTER_RESIZE):
+            raise RowError(f"extra_info.draw is {draw!r:.60}; it must be {AFTER_RESIZE}, {BEFORE_RESIZE} or null")
+        _check_depths(row, len(points))
+        return {
+            "path": path,
+            "points": points,
+            "resize": picture_size(struct, "resize_size"),
+            "draw": draw or BEFORE_RESIZE,
+        }
+
+    def pieces(self, said: Spec) -> int:
+        """Number of points."""
+        return len(said["points"])
+
+    def media_count(self, said: Spec) -> int:
+        """One picture, which carries all points."""
+        return 1
+
+    def specs(self, said: Spec, order: Sequence[int]) -> list[Spec]:
+        """One spec; its points stand in the order of the numbers that they carry."""
+        return [{"task": self.name, **said, "points": [said["points"][rank] for rank in order]}]
+
+    def sizes(self, wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Medium]:
+        """The sizes of the pictures, by their headers.
+
+        Raises:
+            MediaError: if a header cannot be read, or a point lies outside its picture.
+        """
+        found: list[Medium] = []
+        for spec in wanted:
+            size = image_size(media_path(spec["path"], media_root))
+            _check_inside(spec, size)
+            width, height = spec["resize"] or size
+            found.append((width, height, 1))
+        return found
+
+    def cut(self, wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Image.Image]:
+        """The pictures with their discs.
+
+        Returns:
+            RGB images.
+
+        Raises:
+            MediaError: if a picture cannot be read, or a point lies outside it.
+        """
+        return [_marked(spec, media_root) for spec in wanted]
+
+    def shown(self, wanted: Sequence[Spec], media: Sequence[Image.Image]) -> list[list[int]]:
+        """The pieces: the [y, x] points in pixels of the source picture, in the order of their numbers."""
+        return [point for spec in wanted for point in spec["points"]]
+
+    def in_words(self, plan: Plan) -> str:
+        """The number of points."""
+        return f"{len(plan.order)} points"
+
+    def marks(self, row: Row, puzzle: Puzzle) -> list[Mark]:
+        """The points, nearest first."""
+        depths = extra_info(row).get("depths") or [None] * len(puzzle.answer)
+        return [
+            Mark(number, x, y, depth)
+            for number, depth in zip(puzzle.answer, depths, strict=True)
+            for y, x in [puzzle.pieces[number - 1]]
+        ]
+
+    def wording(self, said: Spec) -> dict[str, int]:
+        """The number of points."""
+        return {"points": self.pieces(said)}
 
 
 def _points(struct: Mapping[str, Any]) -> list[list[int]]:
@@ -96,58 +168,6 @@ def _check_depths(row: Row, count: int) -> None:
         raise RowError(f"extra_info.depths is {given!r:.60}; it must be {count} depths in metres, one a point")
     if not all(near < far for near, far in pairwise(given)):
         raise RowError(f"extra_info.depths is {given!r:.60}; it must ascend, as the points go from near to far")
-
-
-def grid(row: Row) -> None:
-    """None: nothing is tiled."""
-
-
-def pieces(row: Row) -> int:
-    """Number of points."""
-    return len(source(row)["points"])
-
-
-def media_count(row: Row) -> int:
-    """One picture, which carries all points."""
-    return 1
-
-
-def specs(row: Row, order: Sequence[int]) -> list[Spec]:
-    """One spec; its points stand in the order of the numbers that they carry."""
-    picture = source(row)
-    return [{"task": "depth", **picture, "points": [picture["points"][rank] for rank in order]}]
-
-
-def sizes(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Medium]:
-    """The sizes of the pictures, by their headers.
-
-    Raises:
-        MediaError: if a header cannot be read, or a point lies outside its picture.
-    """
-    found: list[Medium] = []
-    for spec in wanted:
-        size = image_size(media_path(spec["path"], media_root))
-        _check_inside(spec, size)
-        width, height = spec["resize"] or size
-        found.append((width, height, 1))
-    return found
-
-
-def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Image.Image]:
-    """The pictures with their discs.
-
-    Returns:
-        RGB images.
-
-    Raises:
-        MediaError: if a picture cannot be read, or a point lies outside it.
-    """
-    return [_marked(spec, media_root) for spec in wanted]
-
-
-def shown(wanted: Sequence[Spec], media: Sequence[Image.Image]) -> list[list[int]]:
-    """The pieces: the [y, x] points in pixels of the source picture, in the order of their numbers."""
-    return [point for spec in wanted for point in spec["points"]]
 
 
 def _marked(spec: Spec, media_root: str | os.PathLike[str]) -> Image.Image:

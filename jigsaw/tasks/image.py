@@ -9,35 +9,109 @@ from PIL import Image
 
 from jigsaw.errors import MediaError, RowError
 from jigsaw.media.image import Box, center_crop_box, image_size, open_rgb, tile_boxes
-from jigsaw.puzzle import CutOptions, Spec
+from jigsaw.puzzle import CutOptions, Plan, Spec
 from jigsaw.rows import Row, media_path, media_struct, struct_path, unnest, whole_numbers
+from jigsaw.tasks.base import Level, Task, is_count
 from jigsaw.tokens import Medium
 
 DATA_SOURCE = "visual_jigsaw_image"
-MEDIA_TYPE = "image"
-SIZED_BY = "resize_size"
 
 
-def source(row: Row) -> Spec:
-    """What the row says of its picture: ``{path, grid: [rows, columns], resize, crop}``; sizes are (w, h) or None.
+class ImageTask(Task):
+    """Tiles of a picture."""
 
-    Raises:
-        RowError: if the row does not hold exactly one such struct, or a value in it makes no sense.
-    """
-    struct = media_struct(row, "images", "path, jigsaw_config")
-    path = struct_path(struct, "images")
-    grid = whole_numbers(struct.get("jigsaw_config"), 2)
-    if grid is None or min(grid) < 1 or max(grid) < 2:
-        raise RowError(
-            f"images[0].jigsaw_config is {struct.get('jigsaw_config')!r:.60}; it must be [rows, columns] with two "
-            "tiles or more, for example [3, 3]"
-        )
-    return {
-        "path": path,
-        "grid": grid,
-        "resize": picture_size(struct, "resize_size"),
-        "crop": picture_size(struct, "crop_size"),
-    }
+    name = "image"
+    media_type = "image"
+    column = "images"
+    fields = frozenset({"path", "jigsaw_config", "resize_size", "crop_size"})
+    sized_by = "resize_size"
+    level_form = "a grid of two tiles or more, for example [2, 1]"
+
+    def owns(self, row: Row) -> bool:
+        """Whether it holds a picture."""
+        return row.get("videos") is None and row.get("images") is not None
+
+    def read(self, row: Row) -> Spec:
+        """What the row says of its picture: ``{path, grid: [rows, columns], resize, crop}``; sizes are (w, h) or None.
+
+        Raises:
+            RowError: if the row does not hold exactly one such struct, or a value in it makes no sense.
+        """
+        struct = media_struct(row, "images", "path, jigsaw_config")
+        path = struct_path(struct, "images")
+        grid = whole_numbers(struct.get("jigsaw_config"), 2)
+        if grid is None or min(grid) < 1 or max(grid) < 2:
+            raise RowError(
+                f"images[0].jigsaw_config is {struct.get('jigsaw_config')!r:.60}; it must be [rows, columns] with two "
+                "tiles or more, for example [3, 3]"
+            )
+        return {
+            "path": path,
+            "grid": grid,
+            "resize": picture_size(struct, "resize_size"),
+            "crop": picture_size(struct, "crop_size"),
+        }
+
+    def pieces(self, said: Spec) -> int:
+        """Number of tiles."""
+        rows, columns = said["grid"]
+        return int(rows * columns)
+
+    def grid(self, said: Spec) -> tuple[int, int]:
+        """(rows, columns) of the tiling."""
+        rows, columns = said["grid"]
+        return rows, columns
+
+    def specs(self, said: Spec, order: Sequence[int]) -> list[Spec]:
+        """One spec a tile, in the order shown."""
+        return [{"task": self.name, **said, "tile": tile} for tile in order]
+
+    def sizes(self, wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Medium]:
+        """The sizes of the wanted tiles, by their pictures' headers.
+
+        Raises:
+            MediaError: if a picture's header cannot be read, or it is smaller than its grid or its crop.
+        """
+        found: list[Medium] = []
+        for picture_spec, specs_of_picture in _by_picture(wanted):
+            boxes = _boxes(picture_spec, image_size(media_path(picture_spec["path"], media_root)))
+            tiles = (boxes[spec["tile"]] for spec in specs_of_picture)
+            found += [(right - left, bottom - top, 1) for left, top, right, bottom in tiles]
+        return found
+
+    def cut(self, wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Image.Image]:
+        """Cut the wanted tiles, in the order given; a picture that neighbours share is decoded once.
+
+        Returns:
+            RGB images.
+
+        Raises:
+            MediaError: if a picture cannot be read or is smaller than its grid or its crop.
+        """
+        tiles = []
+        for picture_spec, specs_of_picture in _by_picture(wanted):
+            picture, boxes = _open(picture_spec, media_root)
+            tiles += [picture.crop(boxes[spec["tile"]]) for spec in specs_of_picture]
+        return tiles
+
+    def in_words(self, plan: Plan) -> str:
+        """Rows × columns."""
+        rows, columns = plan.grid or (0, 0)
+        return f"{rows} × {columns} tiles"
+
+    def level(self, given: Any) -> Level | None:
+        """(rows, columns) of a list of two numbers that make two tiles or more."""
+        sides = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
+        return (sides[0], sides[1]) if len(sides) == 2 and all(map(is_count, sides)) and max(sides) > 1 else None
+
+    def at_level(self, row: Row, level: Level) -> Row:
+        """The row with another grid."""
+        (struct,) = row["images"]
+        return {**row, "images": [{**struct, "jigsaw_config": level}]}
+
+    def wording(self, said: Spec) -> dict[str, int]:
+        """The grid."""
+        return dict(zip(("rows", "columns"), said["grid"], strict=True))
 
 
 def picture_size(struct: Mapping[str, Any], name: str) -> list[int] | None:
@@ -59,64 +133,6 @@ def picture_size(struct: Mapping[str, Any], name: str) -> list[int] | None:
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise RowError(f"images[0].{name} is {given!r:.60}; it must have {Image.MAX_IMAGE_PIXELS} pixels or fewer")
     return pair
-
-
-def grid(row: Row) -> tuple[int, int]:
-    """(rows, columns) of the tiling."""
-    rows, columns = source(row)["grid"]
-    return rows, columns
-
-
-def pieces(row: Row) -> int:
-    """Number of tiles."""
-    rows, columns = grid(row)
-    return rows * columns
-
-
-def media_count(row: Row) -> int:
-    """Number of pictures shown: each tile is one."""
-    return pieces(row)
-
-
-def specs(row: Row, order: Sequence[int]) -> list[Spec]:
-    """One spec a tile, in the order shown."""
-    picture = source(row)
-    return [{"task": "image", **picture, "tile": tile} for tile in order]
-
-
-def sizes(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Medium]:
-    """The sizes of the wanted tiles, by their pictures' headers.
-
-    Raises:
-        MediaError: if a picture's header cannot be read, or it is smaller than its grid or its crop.
-    """
-    found: list[Medium] = []
-    for picture_spec, specs_of_picture in _by_picture(wanted):
-        boxes = _boxes(picture_spec, image_size(media_path(picture_spec["path"], media_root)))
-        tiles = (boxes[spec["tile"]] for spec in specs_of_picture)
-        found += [(right - left, bottom - top, 1) for left, top, right, bottom in tiles]
-    return found
-
-
-def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Image.Image]:
-    """Cut the wanted tiles, in the order given; a picture that neighbours share is decoded once.
-
-    Returns:
-        RGB images.
-
-    Raises:
-        MediaError: if a picture cannot be read or is smaller than its grid or its crop.
-    """
-    tiles = []
-    for picture_spec, specs_of_picture in _by_picture(wanted):
-        picture, boxes = _open(picture_spec, media_root)
-        tiles += [picture.crop(boxes[spec["tile"]]) for spec in specs_of_picture]
-    return tiles
-
-
-def shown(wanted: Sequence[Spec], media: Sequence[Image.Image]) -> list[Image.Image]:
-    """The pieces: the tiles themselves."""
-    return list(media)
 
 
 def _by_picture(wanted: Sequence[Spec]) -> Iterator[tuple[Spec, Iterator[Spec]]]:

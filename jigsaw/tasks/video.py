@@ -26,7 +26,7 @@ evenly spaced from the first of the M to the last and rounded to whole frames, w
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -45,13 +45,12 @@ from jigsaw.media.video import (
     read_clips,
     read_extracted,
 )
-from jigsaw.puzzle import CutOptions, Spec
+from jigsaw.puzzle import CutOptions, Plan, Spec, media_specs
 from jigsaw.rows import Row, extra_info, media_path, media_struct, struct_path, whole_numbers
+from jigsaw.tasks.base import Level, Task, is_count
 from jigsaw.tokens import Medium
 
 DATA_SOURCE = "visual_jigsaw_video"
-MEDIA_TYPE = "video"
-SIZED_BY = "max_pixels, min_pixels or fps_max_frames"
 
 TRIM = 0.05
 """Share of a clip that is dropped at each end (paper)."""
@@ -106,38 +105,113 @@ def clip_indices(
     return [tuple(dropped + clip * length + ends + offset for offset in offsets) for clip in range(clips)]
 
 
-def source(row: Row) -> Spec:
-    """What the row says of its video, the same for all pieces.
+class VideoTask(Task):
+    """Clips of a video, or tiles of them."""
 
-    Raises:
-        RowError: if the row does not hold exactly one such struct, or a value in it makes no sense.
-    """
-    struct = media_struct(row, "videos", "path, jigsaw_clip_num")
-    tiling = _grid(struct)
-    clips = _clips(struct, tiling)
-    trim = extra_info(row).get("trim")
-    if trim is not None and not (_is_number(trim) and 0 <= trim < 0.5):
-        raise RowError(f"extra_info.trim is {trim!r:.60}; it must be a share below 0.5, or null for a released row")
-    released = trim is None
-    max_frames = _whole(struct, "fps_max_frames", 16 if released else 12, least=2)
-    max_pixels = _whole(struct, "max_pixels", MAX_PIXELS)
-    min_pixels = _whole(struct, "min_pixels", min(MAX_PIXELS, max_pixels))
-    if min_pixels > max_pixels:
-        raise RowError(f"videos[0].min_pixels is {min_pixels}, above max_pixels, {max_pixels}; lower it")
-    frames = _extracted(struct, clips)
-    return {
-        "path": struct_path(struct, "videos"),
-        "clips": clips,
-        "grid": tiling,
-        "trim": trim,
-        "fps": _rate(struct, "fps", 2.0),
-        "min_frames": _whole(struct, "fps_min_frames", 2 if released else 4),
-        "max_frames": max_frames,
-        "min_pixels": min_pixels,
-        "max_pixels": max_pixels,
-        "frames": frames,
-        "source_fps": None if frames is None else _rate(struct, "source_fps"),
-    }
+    name = "video"
+    media_type = "video"
+    column = "videos"
+    fields = frozenset(
+        {"path", "jigsaw_clip_num", "fps", "fps_min_frames", "fps_max_frames", "min_pixels", "max_pixels"}
+        | {"clip_order", "spatial_jigsaw_grid_config", "frames", "source_fps"}
+    )
+    sized_by = "max_pixels, min_pixels or fps_max_frames"
+    level_form = "a number of clips, 2 or more"
+
+    def owns(self, row: Row) -> bool:
+        """Whether it holds videos."""
+        return row.get("videos") is not None
+
+    def read(self, row: Row) -> Spec:
+        """What the row says of its video, the same for all pieces.
+
+        Raises:
+            RowError: if the row does not hold exactly one such struct, or a value in it makes no sense.
+        """
+        struct = media_struct(row, "videos", "path, jigsaw_clip_num")
+        tiling = _grid(struct)
+        clips = _clips(struct, tiling)
+        trim = extra_info(row).get("trim")
+        if trim is not None and not (_is_number(trim) and 0 <= trim < 0.5):
+            raise RowError(f"extra_info.trim is {trim!r:.60}; it must be a share below 0.5, or null for a released row")
+        released = trim is None
+        max_frames = _whole(struct, "fps_max_frames", 16 if released else 12, least=2)
+        max_pixels = _whole(struct, "max_pixels", MAX_PIXELS)
+        min_pixels = _whole(struct, "min_pixels", min(MAX_PIXELS, max_pixels))
+        if min_pixels > max_pixels:
+            raise RowError(f"videos[0].min_pixels is {min_pixels}, above max_pixels, {max_pixels}; lower it")
+        frames = _extracted(struct, clips)
+        return {
+            "path": struct_path(struct, "videos"),
+            "clips": clips,
+            "grid": tiling,
+            "trim": trim,
+            "fps": _rate(struct, "fps", 2.0),
+            "min_frames": _whole(struct, "fps_min_frames", 2 if released else 4),
+            "max_frames": max_frames,
+            "min_pixels": min_pixels,
+            "max_pixels": max_pixels,
+            "frames": frames,
+            "source_fps": None if frames is None else _rate(struct, "source_fps"),
+        }
+
+    def pieces(self, said: Spec) -> int:
+        """Number of clips, times that of the tiles of each."""
+        return int(said["clips"] * _tiles(said))
+
+    def specs(self, said: Spec, order: Sequence[int]) -> list[Spec]:
+        """One spec a piece, in the order shown; of extracted frames, each names its own clip's alone."""
+        found = []
+        for piece in order:
+            clip, tile = divmod(piece, _tiles(said))
+            frames = said["frames"] and said["frames"][clip]
+            found.append({"task": self.name, **said, "frames": frames, "clip": clip, "tile": tile})
+        return found
+
+    def sizes(self, wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Medium]:
+        """The sizes of the wanted pieces, by the headers of their videos or of all their extracted frames.
+
+        Raises:
+            MediaError: if a header cannot be read, a video is too short for its clips or too small for its grid, or the
+                pieces are too large for the memory.
+        """
+        clips = {key: _sizes(found, media_root, options) for key, found in _by_video(wanted).items()}
+        return [_piece_size(clips[_key(spec)][spec["clip"]], spec, options.factor) for spec in wanted]
+
+    def cut(self, wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Clip]:
+        """Cut the wanted pieces, in the order given; a video that several specs share is decoded once.
+
+        Raises:
+            MediaError: if a video cannot be read, is too short for its clips or too small for its grid, or the pieces
+                are too large for the memory.
+        """
+        clips = {key: _read(found, media_root, options) for key, found in _by_video(wanted).items()}
+        return [_tile(clips[_key(spec)][spec["clip"]], spec, options.factor) for spec in wanted]
+
+    def files(self, spec: Spec) -> Iterator[str]:
+        """The video, or the extracted frames of the clip."""
+        yield from _frame_names(spec) if spec["frames"] else [spec["path"]]
+
+    def in_words(self, plan: Plan) -> str:
+        """Clips, and tiles of each if it is cut."""
+        spec = media_specs(plan.messages)[0]
+        tiles = _tiles(spec)
+        return f"{spec['clips']} clips" + (f" of {tiles} tiles" if tiles > 1 else "")
+
+    def level(self, given: Any) -> Level | None:
+        """A number of clips, two or more."""
+        return int(given) if is_count(given) and given > 1 else None
+
+    def at_level(self, row: Row, level: Level) -> Row:
+        """The row with another number of clips; not of extracted frames, which are of its own clips alone."""
+        (struct,) = row["videos"]
+        if struct.get("frames") is not None:
+            raise RowError("a difficulty schedule needs the videos; make the rows without --extract-frames")
+        return {**row, "videos": [{**struct, "jigsaw_clip_num": level, "clip_order": None}]}
+
+    def wording(self, said: Spec) -> dict[str, int]:
+        """The number of clips, and the grid of each if there is one."""
+        return {"clips": said["clips"], **dict(zip(("rows", "columns"), said["grid"] or (), strict=False))}
 
 
 def _grid(struct: Mapping[str, Any]) -> list[int] | None:
@@ -205,62 +279,9 @@ def _rate(struct: Mapping[str, Any], name: str, default: float | None = None) ->
     return float(value)
 
 
-def grid(row: Row) -> None:
-    """None: a video is no tiling of a picture."""
-
-
-def pieces(row: Row) -> int:
-    """Number of clips, times that of the tiles of each."""
-    video = source(row)
-    return int(video["clips"] * _tiles(video))
-
-
 def _tiles(video: Spec) -> int:
     rows, columns = video["grid"] or (1, 1)
     return int(rows * columns)
-
-
-def media_count(row: Row) -> int:
-    """Number of videos shown: each piece is one."""
-    return pieces(row)
-
-
-def specs(row: Row, order: Sequence[int]) -> list[Spec]:
-    """One spec a piece, in the order shown; of extracted frames, each names its own clip's alone."""
-    video = source(row)
-    found = []
-    for piece in order:
-        clip, tile = divmod(piece, _tiles(video))
-        frames = video["frames"] and video["frames"][clip]
-        found.append({"task": "video", **video, "frames": frames, "clip": clip, "tile": tile})
-    return found
-
-
-def sizes(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Medium]:
-    """The sizes of the wanted pieces, by the headers of their videos or of all their extracted frames.
-
-    Raises:
-        MediaError: if a header cannot be read, a video is too short for its clips or too small for its grid, or the
-            pieces are too large for the memory.
-    """
-    clips = {key: _sizes(found, media_root, options) for key, found in _by_video(wanted).items()}
-    return [_piece_size(clips[_key(spec)][spec["clip"]], spec, options.factor) for spec in wanted]
-
-
-def cut(wanted: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> list[Clip]:
-    """Cut the wanted pieces, in the order given; a video that several specs share is decoded once.
-
-    Raises:
-        MediaError: if a video cannot be read, is too short for its clips or too small for its grid, or the pieces are
-            too large for the memory.
-    """
-    clips = {key: _read(found, media_root, options) for key, found in _by_video(wanted).items()}
-    return [_tile(clips[_key(spec)][spec["clip"]], spec, options.factor) for spec in wanted]
-
-
-def shown(wanted: Sequence[Spec], media: Sequence[Clip]) -> list[Clip]:
-    """The pieces: the clips themselves."""
-    return list(media)
 
 
 def _by_video(wanted: Sequence[Spec]) -> dict[str, list[Spec]]:
@@ -291,7 +312,11 @@ def _indices(spec: Spec, info: VideoInfo) -> list[tuple[int, ...]]:
 
 def _frame_paths(spec: Spec, media_root: str | os.PathLike[str]) -> list[Path]:
     """The extracted frames of a spec's clip."""
-    return [media_path(f"{spec['path']}/{FRAME_NAME.format(index)}", media_root) for index in spec["frames"]]
+    return [media_path(name, media_root) for name in _frame_names(spec)]
+
+
+def _frame_names(spec: Spec) -> list[str]:
+    return [f"{spec['path']}/{FRAME_NAME.format(index)}" for index in spec["frames"]]
 
 
 def _sizes(found: Sequence[Spec], media_root: str | os.PathLike[str], options: CutOptions) -> dict[int, Medium]:
