@@ -1,4 +1,4 @@
-"""A reward of one's own, on top of ours: partial credit that grows with the square of the pieces in place.
+"""A custom reward, on top of ours: partial credit that grows with the square of the pieces in place.
 
     bash train_scripts/image.sh … reward.custom_reward_function.path=examples/reward.py
 

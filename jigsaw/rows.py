@@ -94,7 +94,7 @@ def chat(row: Row) -> list[Mapping[str, str]]:
     ):
         raise RowError(f"its prompt must be a list of {{role, content}}, both text, got {prompt!r:.60}")
     if any(_SURROGATE.search(message[key]) for message in prompt for key in ("role", "content")):
-        raise RowError("its prompt holds a lone surrogate, which no tokenizer takes; write the prompt anew")
+        raise RowError("its prompt holds a lone surrogate, which no tokenizer takes; rewrite the prompt")
     return prompt
 
 
@@ -219,9 +219,9 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
         found = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())
-        raise JigsawError(f"{path}: cannot be read as parquet ({why}); make it anew with jigsaw prepare") from error
+        raise JigsawError(f"{path}: cannot be read as parquet ({why}); make it again with jigsaw prepare") from error
     if twice is not None:
-        raise JigsawError(f"{path}: column {twice} is there twice; make it anew with jigsaw prepare")
+        raise JigsawError(f"{path}: column {twice} is there twice; make it again with jigsaw prepare")
     missing = [column for column in REQUIRED_COLUMNS if column not in found]
     if not any(column in found for column in MEDIA_COLUMNS):
         missing.append(" or ".join(MEDIA_COLUMNS))
@@ -230,7 +230,7 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
             f"{path}: column {', '.join(missing)} is missing; found {', '.join(found)}; make rows with jigsaw prepare"
         )
     if table.num_rows == 0:
-        raise JigsawError(f"{path}: holds no rows; make it anew with jigsaw prepare (val.parquet needs --val above 0)")
+        raise JigsawError(f"{path}: holds no rows; make it again with jigsaw prepare (val.parquet needs --val above 0)")
     return table
 
 

@@ -141,7 +141,7 @@ def test_a_file_cut_off_anywhere_gives_the_frames_before(sens, views, tmp_path, 
                 same_frame(scene.frame(index), view)
             else:
                 with pytest.raises(
-                    CutOffError, match=rf"cut off or damaged; download it anew \(frame \d of {FRAMES}\)"
+                    CutOffError, match=rf"cut off or damaged; download it again \(frame \d of {FRAMES}\)"
                 ):
                     scene.frame(index)
 

@@ -301,7 +301,7 @@ def test_a_schedule_needs_a_reward_that_says_exact(said_of: Said, tmp_path: Path
     found = said_of(changes)
     assert len(found) == (said is not None)
     assert all(said in line for line in found)
-    assert said_of({**changes, "data.difficulty": None}) == []  # a reward of one's own is one's own
+    assert said_of({**changes, "data.difficulty": None}) == []  # a custom reward is one's own
 
 
 def test_asynchronous_rewards_are_asked_too(said_of: Said, tmp_path: Path) -> None:

@@ -471,11 +471,11 @@ def test_a_sens_file_that_is_cut_off_gives_what_is_whole(rooms, tmp_path):
     (tmp_path / "a.sens").write_bytes(whole[:-1000])
     records = look(tmp_path, "a.sens")
     assert records[0]["path"] == "a/000000.jpg"
-    assert records[1:] == [{"reason": "is cut off or damaged; download it anew (frame 1 of 2)"}]
+    assert records[1:] == [{"reason": "is cut off or damaged; download it again (frame 1 of 2)"}]
     (tmp_path / "a.sens").write_bytes(whole[:200])
-    assert look(tmp_path, "a.sens") == [{"reason": "ends within its header; download it anew"}]
+    assert look(tmp_path, "a.sens") == [{"reason": "ends within its header; download it again"}]
     (tmp_path / "a.sens").write_bytes(b"")
-    assert look(tmp_path, "a.sens") == [{"reason": "ends within its header; download it anew"}]
+    assert look(tmp_path, "a.sens") == [{"reason": "ends within its header; download it again"}]
 
 
 def test_scenes_without_frames_or_cameras(rooms, tmp_path):
@@ -486,7 +486,9 @@ def test_scenes_without_frames_or_cameras(rooms, tmp_path):
     assert look(tmp_path, "a.sens")[0]["reason"].startswith("holds no frames")
     folder = write_scene(tmp_path / "scene", rooms[0], "25k")
     (folder / "intrinsics_color.txt").write_text("none")
-    assert look(tmp_path) == [{"reason": "intrinsics_color.txt: holds no 3×3 or 4×4 matrix of numbers; export it anew"}]
+    assert look(tmp_path) == [
+        {"reason": "intrinsics_color.txt: holds no 3×3 or 4×4 matrix of numbers; export it again"}
+    ]
     (folder / "intrinsics_color.txt").unlink()
     assert reasons(look(tmp_path)) == [None, None]  # then the fields of view must be the same, and they are
 

@@ -301,7 +301,7 @@ def test_a_tree_gives_the_videos_that_its_lists_name(tree, tmp_path):
 )
 def test_a_list_that_is_none(tree, text):
     (tree / "0_30_s_academic_v0_1/x_mc_y.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(JigsawError, match=r"x_mc_y\.json: is no list of LLaVA-Video-178K.*fetch it anew"):
+    with pytest.raises(JigsawError, match=r"x_mc_y\.json: is no list of LLaVA-Video-178K.*fetch it again"):
         list_videos(tree)
 
 
@@ -372,7 +372,7 @@ def test_a_record_that_names_no_video_of_the_tree_costs_itself(film, tmp_path):
 
 def test_a_list_that_is_nested_without_end_is_one_line(tree):
     (tree / "0_30_s_academic_v0_1/x_mc_y.json").write_text('[{"video": ' + "[" * 100_000)
-    with pytest.raises(JigsawError, match=r"x_mc_y\.json: is no list of LLaVA-Video-178K.*fetch it anew"):
+    with pytest.raises(JigsawError, match=r"x_mc_y\.json: is no list of LLaVA-Video-178K.*fetch it again"):
         list_videos(tree)
 
 

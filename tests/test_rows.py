@@ -194,7 +194,7 @@ def test_a_missing_column(tmp_path, column):
 def test_no_rows(tmp_path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist([ROW]).slice(0, 0), path)
-    with pytest.raises(JigsawError, match="holds no rows; make it anew with jigsaw prepare"):
+    with pytest.raises(JigsawError, match="holds no rows; make it again with jigsaw prepare"):
         read_table(path)
 
 

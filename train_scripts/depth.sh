@@ -5,5 +5,5 @@
 #   bash train_scripts/depth.sh data.train_files=data/depth/train.parquet \
 #       data.val_files=data/depth/val.parquet data.media_root=data/depth/frames
 #
-# Started again, it goes on from the newest whole checkpoint.
+# Started again, it resumes from the newest complete checkpoint.
 exec bash "$(dirname "${BASH_SOURCE[0]}")/launch.sh" depth "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GRPO by a recipe, from the newest whole checkpoint: `jigsaw train` (--help says more) of this clone.
+# GRPO by a recipe, from the newest complete checkpoint: `jigsaw train` (--help says more) of this clone.
 #
 #   bash train_scripts/launch.sh RECIPE [Hydra overrides]
 jigsaw=$(dirname "${BASH_SOURCE[0]}")/../.venv/bin/jigsaw

@@ -4,5 +4,5 @@
 #   bash train_scripts/setup.sh gpu
 #   bash train_scripts/mixture.sh    with the rows where the recipe's comment makes them
 #
-# Started again, it goes on from the newest whole checkpoint.
+# Started again, it resumes from the newest complete checkpoint.
 exec bash "$(dirname "${BASH_SOURCE[0]}")/launch.sh" mixture "$@"

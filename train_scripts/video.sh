@@ -5,5 +5,5 @@
 #   bash train_scripts/video.sh data.train_files=data/video/train.parquet \
 #       data.val_files=data/video/val.parquet data.media_root=LLaVA-Video-178K
 #
-# Started again, it goes on from the newest whole checkpoint.
+# Started again, it resumes from the newest complete checkpoint.
 exec bash "$(dirname "${BASH_SOURCE[0]}")/launch.sh" video "$@"

@@ -62,7 +62,7 @@ def image(
     ] = ImageOptions.limit,
     as_json: AsJson = False,
 ) -> None:
-    """Image jigsaws from every picture below a folder. A run that was stopped goes on when started again.
+    """Image jigsaws from every picture below a folder. A run that was stopped resumes when started again.
 
     Example: [bold]jigsaw prepare image --media-root COCO/train2017 --out data/image --grid 3x3 --val 500[/]
     """
@@ -116,7 +116,7 @@ def video(
     limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many videos.")] = VideoOptions.limit,
     as_json: AsJson = False,
 ) -> None:
-    """Video jigsaws from LLaVA-Video-178K or every video below a folder. A run that was stopped goes on.
+    """Video jigsaws from LLaVA-Video-178K or every video below a folder. A run that was stopped resumes.
 
     Example: [bold]jigsaw prepare video --media-root LLaVA-Video-178K --out data/video --val 500[/]
     """
@@ -176,7 +176,7 @@ def depth(
     limit: Annotated[int | None, typer.Option(help="Look at a random sample of so many scenes.")] = DepthOptions.limit,
     as_json: AsJson = False,
 ) -> None:
-    """Depth jigsaws from ScanNet or every RGB-D scene below a folder. A run that was stopped goes on.
+    """Depth jigsaws from ScanNet or every RGB-D scene below a folder. A run that was stopped resumes.
 
     Example: [bold]jigsaw prepare depth --media-root ScanNet --out data/depth --val 50 --extract-frames frames[/]
     """

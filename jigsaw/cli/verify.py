@@ -55,7 +55,7 @@ def verify(
         _print(report, data)
     if report.bad:
         raise JigsawError(
-            f"{data}: {len(report.bad):,} of {report.rows:,} rows are bad; make it anew or mend its media"
+            f"{data}: {len(report.bad):,} of {report.rows:,} rows are bad; make it again or fix its media"
         )
 
 

@@ -112,6 +112,6 @@ def read_matrix(path: str | os.PathLike[str]) -> Floats:
     except ValueError:
         values = np.empty(0)
     if values.size not in (9, 16):
-        raise MediaError(path, "holds no 3×3 or 4×4 matrix of numbers; export it anew")
+        raise MediaError(path, "holds no 3×3 or 4×4 matrix of numbers; export it again")
     side = 3 if values.size == 9 else 4
     return values.reshape(side, side)

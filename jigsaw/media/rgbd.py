@@ -91,7 +91,7 @@ class SensScene:
         self._length = os.fstat(file.fileno()).st_size
         version, name_length = struct.unpack("<IQ", self._take(12))
         if version != 4 or name_length > _LONGEST_NAME:
-            raise MediaError(path, "is no .sens file of version 4; download it anew")
+            raise MediaError(path, "is no .sens file of version 4; download it again")
         self._take(name_length)
         matrices = np.array(_MATRICES.unpack(self._take(_MATRICES.size))).reshape(4, 4, 4)
         colour_camera, colour_place, depth_camera, depth_place = matrices
@@ -101,18 +101,18 @@ class SensScene:
         if self._depth_kind == _OCCI_DEPTH:
             raise MediaError(path, "its depth maps are compressed by occi, which is not read; export the scene")
         if self._colour_kind not in (_RAW, _PNG, _JPEG) or self._depth_kind not in (_RAW_DEPTH, _ZLIB_DEPTH):
-            raise MediaError(path, "its header names a compression that there is none of; download it anew")
+            raise MediaError(path, "its header names an unknown compression; download it again")
         most = Image.MAX_IMAGE_PIXELS or 1 << 32
         if not all(0 < width * height <= most for width, height in (self._colour_size, self._depth_size)):
-            raise MediaError(path, "its header names sizes of pictures that make no sense; download it anew")
+            raise MediaError(path, "its header names sizes of pictures that make no sense; download it again")
         # The longest reading in metres must be a number, too.
         if not _LONGEST_READING / np.finfo(np.float32).max < self._units < np.inf:
-            raise MediaError(path, "its header names a unit of depth that makes no sense; download it anew")
+            raise MediaError(path, "its header names a unit of depth that makes no sense; download it again")
         # Then no pixel would lie where the intrinsics alone put it. In ScanNet both are the identity.
         if not np.allclose(colour_place, depth_place, atol=1e-3):
             raise MediaError(path, "its two cameras stand in different places; export depth maps laid over the colour")
         if self._count * _FRAME.size > self._length:
-            raise MediaError(path, "names more frames than its bytes can hold; download it anew")
+            raise MediaError(path, "names more frames than its bytes can hold; download it again")
         self.cameras = Intrinsics.from_matrix(colour_camera), Intrinsics.from_matrix(depth_camera)
         self._starts = [file.tell()]  # of the frames walked so far and of the one after them, in bytes
 
@@ -145,7 +145,7 @@ class SensScene:
         except OSError as error:
             raise MediaError(self.path, f"cannot be read ({error.strerror}); make it readable") from error
         if len(data) < count:
-            raise MediaError(self.path, "ends within its header; download it anew")
+            raise MediaError(self.path, "ends within its header; download it again")
         return data
 
     def _head(self, index: int) -> tuple[npt.NDArray[np.float64], int, int]:
@@ -161,7 +161,7 @@ class SensScene:
         # No codec makes more of a picture than this; a number that is wrong would else fill the memory.
         too_long = colour_bytes > 4 * width * height + _SLACK or depth_bytes > 4 * columns * rows + _SLACK
         if end > self._length or too_long:
-            raise CutOffError(self.path, f"is cut off or damaged; download it anew (frame {index} of {self._count})")
+            raise CutOffError(self.path, f"is cut off or damaged; download it again (frame {index} of {self._count})")
         if index + 1 == len(self._starts):
             self._starts.append(end)
         return np.array(pose).reshape(4, 4), colour_bytes, depth_bytes

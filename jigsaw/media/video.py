@@ -239,7 +239,7 @@ def read_extracted(paths: Sequence[Path], indices: Sequence[int], *, fps: float,
     for path in paths:
         picture = open_rgb(path)
         if size is not None and picture.size != size:
-            raise MediaError(path, "is of another size than the frames before it; extract the frames anew")
+            raise MediaError(path, "is of another size than the frames before it; extract the frames again")
         size = picture.size
         frames.append(_resized(np.array(picture), extracted_size(path, bounds, picture.height, picture.width)))
     return _clip(frames, indices, fps)

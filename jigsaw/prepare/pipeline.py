@@ -200,7 +200,7 @@ def prepare_rows(
 ) -> Summary:
     """Make ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json``.
 
-    A run that was killed goes on where it was.
+    A run that was killed resumes where it was.
 
     Args:
         media_root: folder of the sources; the rows hold paths relative to it.

@@ -160,7 +160,7 @@ def _read_json(path: Path, keys: Set[str]) -> Record | None:
 
 
 def _check_finished(out: Path, manifest: Record, found: Record, ours: Record) -> None:
-    remedy = "choose another --out, or delete this folder to make it anew"
+    remedy = "choose another --out, or delete this folder to start over"
     if found["command"] != ours["command"]:
         raise JigsawError(f"{out}: holds the output of jigsaw {found['command']}; {remedy}")
     there, wanted = found["arguments"], ours["arguments"]

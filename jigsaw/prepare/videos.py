@@ -228,7 +228,7 @@ def _listed(media_root: Path, path: str) -> Iterator[str]:
     except (ValueError, AttributeError, RecursionError) as error:
         raise JigsawError(
             f"{media_root / path}: is no list of LLaVA-Video-178K, records with the path of a video ({error}); "
-            "fetch it anew or move it away"
+            "fetch it again or move it away"
         ) from error
 
 

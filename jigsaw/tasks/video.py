@@ -327,7 +327,7 @@ def _sizes(found: Sequence[Spec], media_root: str | os.PathLike[str], options: C
         (width, height), *others = map(image_size, paths)
         for path, size in zip(paths[1:], others, strict=True):
             if size != (width, height):
-                raise MediaError(path, "is of another size than the frames before it; extract the frames anew")
+                raise MediaError(path, "is of another size than the frames before it; extract the frames again")
         height, width = extracted_size(paths[0], bounds, height, width)
         counts = [len(one["frames"]) for one in found]
     else:

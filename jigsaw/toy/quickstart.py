@@ -252,7 +252,7 @@ class Quickstart:
         return scores_of(plans, solve(*load(folder), plans, self.media_root, grey=grey))
 
     def grpo(self, progress: Progress, clock: Clock, *overrides: str) -> str:
-        """GRPO through verl, from the last whole checkpoint if there is one; further overrides of its config."""
+        """GRPO through verl, from the last complete checkpoint if there is one; further overrides of its config."""
         from jigsaw.verl_plugin.checkpoint import last_whole, override, resume_overrides, step_of
 
         steps = self.steps
@@ -326,14 +326,14 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
     Args:
         out: output folder.
         settings: see :class:`Settings`.
-        steps: GRPO steps; more than an earlier run had goes on from its last checkpoint.
+        steps: GRPO steps; more than an earlier run had resumes from its last checkpoint.
         seconds_install: what the installation took before, for the summary.
 
     Returns:
         The summary.
 
     Raises:
-        JigsawError: if a stage fails; starting again goes on from there.
+        JigsawError: if a stage fails; starting again resumes there.
     """
     import torch
     from transformers.utils import logging as transformers_logging

@@ -55,7 +55,7 @@ def _apart(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 
 class _Once(Generic[T]):
-    """The result of an async call that is made by the first who asks and awaited by the others."""
+    """The result of an async call that is made by the first caller and awaited by the others."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[T] | None = None
@@ -279,7 +279,7 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
             await asyncio.wait(self.background_tasks)
         self._ahead = {_content(messages): SharedPrompt() for messages in prompts}
         builds = (self._build(messages, self._ahead[_content(messages)]) for messages in prompts)
-        await asyncio.gather(*builds, return_exceptions=True)  # who needs it finds the error in it
+        await asyncio.gather(*builds, return_exceptions=True)  # whoever needs it finds the error in it
 
     @cached_property
     def _loop(self) -> JigsawAgentLoop:
@@ -361,7 +361,7 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
     """
 
     running: ClassVar["JigsawAgentLoopManager | None"] = None
-    """The one of this process, for who waits for prompts: verl hands it to nobody."""
+    """The one of this process, for the code that waits for prompts: verl hands it to nobody."""
     config: Any
     llm_client: Any
 
@@ -421,7 +421,7 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
     def give_again(self, partition_id: str, unfinished: Callable[[], Iterable[str]]) -> None:
         """Hand prompts whose worker died to its next life; one that loses its worker twice fails, and is noted.
 
-        To be called now and then by who waits for them.
+        To be called now and then by the code that waits for them.
 
         Args:
             partition_id: verl's, of the prompts that are waited for.
@@ -473,7 +473,7 @@ def check_no_second_start(positions: Sequence[int], dataset: Sized) -> None:
         if before == len(dataset) - 1 and after <= before:
             raise JigsawError(
                 f"the rows are used up: dynamic sampling has taken the {len(dataset)} prompts of all epochs; raise "
-                "data.epochs (of a mixture, its sources' epochs) and start again, to go on from the last checkpoint"
+                "data.epochs (of a mixture, its sources' epochs) and start again, to resume from the last checkpoint"
             )
 
 

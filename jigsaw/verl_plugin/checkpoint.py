@@ -32,7 +32,7 @@ class MarkWhole:
     ends with that process, however it ends.
 
     Raises:
-        JigsawError: if another run trains in the folder, or this one would write over whole checkpoints.
+        JigsawError: if another run trains in the folder, or this one would write over complete checkpoints.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -138,7 +138,7 @@ def _has_weights(checkpoint: Path) -> bool:
 
 
 def last_whole(folder: Path) -> Path | None:
-    """The newest whole checkpoint ``global_step_N`` below a run's checkpoint folder, None where there is none."""
+    """The newest complete checkpoint ``global_step_N`` below a run's checkpoint folder, None where there is none."""
     return next(filter(_has_weights, reversed(_later(folder, -1))), None)
 
 
@@ -155,7 +155,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def resume_overrides(folder: Path) -> list[str]:
-    """Hydra overrides that resume from the newest whole checkpoint below ``folder``, or start anew without one."""
+    """Hydra overrides that resume from the newest complete checkpoint below ``folder``, or start anew without one."""
     checkpoint = last_whole(folder)
     if checkpoint is None:
         return ["trainer.resume_mode=disable"]

@@ -22,7 +22,7 @@ _MERGE, _TEMPORAL_PATCH = 2, 2
 class JigsawDataset(Dataset[dict[str, Any]]):
     """Plans of puzzles (see :class:`jigsaw.verl_plugin.plans.Plans`), and the media that they ask for.
 
-    What the launcher checks before a start (preflight.py) is checked here again, for who starts verl directly.
+    What the launcher checks before a start (preflight.py) is checked here again, for those who start verl directly.
 
     Args:
         data_files: parquet file or files of rows, or sources; None stands for ``data.mixture``.
@@ -36,7 +36,7 @@ class JigsawDataset(Dataset[dict[str, Any]]):
     """
 
     training: ClassVar["JigsawDataset | None"] = None
-    """The one that this process trains on, for who looks ahead: verl hands it to nobody."""
+    """The one that this process trains on, for the code that looks ahead: verl hands it to nobody."""
 
     def __init__(
         self,

@@ -346,7 +346,7 @@ def _score(reward: Any, item: dict[str, Any], options: dict[str, Any]) -> Any:
 
 
 def _check_says_exact(function: DictConfig, item: dict[str, Any]) -> None:
-    """Raise JigsawError unless a reward of one's own says ``exact``, which the levels of a schedule follow from."""
+    """Raise JigsawError unless a custom reward says ``exact``, which the levels of a schedule follow from."""
     name = f"{function.path}, {function.name}"
     try:
         said = _score(_load(function.path, function.name), item, _options(function.reward_kwargs))

@@ -111,7 +111,7 @@ def check_modes(config: DictConfig) -> Iterator[str]:
 
 
 def check_data(config: DictConfig) -> Iterator[str]:
-    """Rows, media folders, the options of both, and a reward of one's own."""
+    """Rows, media folders, the options of both, and a custom reward."""
     yield from _line(check_options_of_data, config.data)
     yield from _line(check_scoring, config.reward)
     function = config.reward.custom_reward_function.path or REWARD
@@ -171,7 +171,7 @@ def _check_processor_of(folder: Path) -> None:
             try:
                 processor = json.loads((folder / name).read_text()).get("processor_class")
             except (ValueError, AttributeError) as error:
-                raise JigsawError(f"{folder / name}: cannot be read ({error}); fetch the model anew") from error
+                raise JigsawError(f"{folder / name}: cannot be read ({error}); download the model again") from error
             if processor is not None:
                 return check_processor(processor)
     return None

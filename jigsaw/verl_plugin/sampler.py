@@ -155,7 +155,7 @@ def _reward_metrics(scores: list[Score]) -> dict[str, float]:
             f"{group}/{name}": fmean(values)
             for group, members in groups.items()
             for name in dict.fromkeys(chain.from_iterable(members))
-            # A reward of one's own may say text, or less of one reply than of another.
+            # A custom reward may say text, or less of one reply than of another.
             if (values := [score[name] for score in members if isinstance(score.get(name), Real)])
         },
     }
