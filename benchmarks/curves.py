@@ -5,7 +5,7 @@
 
 ``ranks``: one rank and two, which must learn as one. ``stability``: what is said to keep GRPO from going astray, each
 alone, on 2×2; with two optimizer steps a GRPO step, for with one no clipping sets in. All runs of a seed train on the
-same puzzles, one run at a time (10 GiB, on two ranks 14). Stopped and started again it resumes: runs that are complete or
+same puzzles, one run at a time (10 GiB, on two ranks 14). Stopped and started again it resumes: runs that are done or
 have solved their task are kept, the one that was cut off starts from its last complete checkpoint. Runs whose figures
 are in FILE are not run again either, so what takes hours may be measured in parts, or on several machines.
 """
