@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
+collect_ignore = ["outside"]  # what a test puts into a copy of the package
+
 SLOW = {
     "faults": "processes of a real run are killed",
     "learning": "a run must learn",
