@@ -30,8 +30,9 @@ from jigsaw.files import alone, atomic_write
 from jigsaw.prepare.images import parse_grid
 from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.launch import Clock, kill_leftovers, told_in_one_line, write_json
-from jigsaw.toy.quickstart import Quickstart, Settings, schedule, warm_start_steps_of
-from jigsaw.verl_plugin.launch import REPOSITORY
+from jigsaw.toy.quickstart import Quickstart, schedule, warm_start_steps_of
+from jigsaw.toy.settings import Settings
+from jigsaw.verl_plugin.launch import OUTPUTS
 
 SEQUENCES = 128
 """Responses a step (configs/quickstart.yaml); the ranks share them, in one micro-batch each."""
@@ -234,7 +235,7 @@ def main(
         raise typer.BadParameter(f"there is no such study or variant; these are there: {known}")
     asked = STUDIES[study]
     seeds, steps = seeds or asked.seeds, steps or asked.steps
-    folder = (out or REPOSITORY / "outputs" / study).resolve()
+    folder = (out or OUTPUTS / "" / study).resolve()
     console = Console(highlight=False, soft_wrap=True)
     again = "stopped; started again with the same arguments it goes on"
     busy = f"{folder}: another start works in this folder; wait for it, or choose another --out"

@@ -204,7 +204,9 @@ def test_no_rows(tmp_path):
 def test_a_file_that_is_no_parquet(tmp_path, content):
     path = tmp_path / "rows.parquet"
     path.write_bytes(content)
-    with pytest.raises(JigsawError, match=r"^[^\n]*rows.parquet: cannot be read as parquet[^\n]*; make it anew[^\n]*$"):
+    with pytest.raises(
+        JigsawError, match=r"^[^\n]*rows.parquet: cannot be read as parquet[^\n]*; make it again[^\n]*$"
+    ):
         read_table(path)
 
 
@@ -220,7 +222,7 @@ def test_a_name_that_is_there_twice(tmp_path, name, fields):
         table = table.drop_columns("images")
         twice = pa.ListArray.from_arrays([0, 1, 2], twice)
     pq.write_table(table.append_column(column, twice), tmp_path / "rows.parquet")
-    with pytest.raises(JigsawError, match=rf"rows.parquet: column {name} is there twice; make it anew"):
+    with pytest.raises(JigsawError, match=rf"rows.parquet: column {name} is there twice; make it again"):
         read_table(tmp_path / "rows.parquet")
 
 

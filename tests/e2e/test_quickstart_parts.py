@@ -30,7 +30,8 @@ from jigsaw.puzzle import Puzzle
 from jigsaw.show.training import heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy import launch
-from jigsaw.toy.quickstart import Quickstart, Settings, _begin, schedule, warm_start_steps_of
+from jigsaw.toy.quickstart import Quickstart, _begin, schedule, warm_start_steps_of
+from jigsaw.toy.settings import Settings
 from jigsaw.toy.sft_dataset import WarmStartDataset
 from jigsaw.toy.solve import greyed, scores_of, solve
 from jigsaw.toy.verdict import mean_scores
