@@ -235,7 +235,7 @@ def main(
         raise typer.BadParameter(f"there is no such study or variant; these are there: {known}")
     asked = STUDIES[study]
     seeds, steps = seeds or asked.seeds, steps or asked.steps
-    folder = (out or OUTPUTS / "" / study).resolve()
+    folder = (out or OUTPUTS / study).resolve()
     console = Console(highlight=False, soft_wrap=True)
     again = "stopped; started again with the same arguments it goes on"
     busy = f"{folder}: another start works in this folder; wait for it, or choose another --out"
