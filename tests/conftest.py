@@ -18,6 +18,7 @@ SLOW = {
     "faults": "processes of a real run are killed",
     "learning": "a run must learn",
     "media": "the rest of the video formats",
+    "training": "more real runs: stability options, awkward batches, unreadable media, true times",
 }
 """What takes too long for every run, in parts of 80 minutes at most; ``pytest.mark.slow("faults")`` makes one of it."""
 

@@ -83,6 +83,7 @@ def of_one(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Any
     )
 
 
+@pytest.mark.slow("training")
 def test_a_step_of_one_response_learns(of_one: dict[int, Metrics]) -> None:
     assert sorted(of_one) == [1, 2]
     for values in of_one.values():
@@ -91,6 +92,7 @@ def test_a_step_of_one_response_learns(of_one: dict[int, Metrics]) -> None:
         assert values["critic/advantages/mean"] == pytest.approx(values["critic/score/mean"], rel=1e-5)
 
 
+@pytest.mark.slow("training")
 def test_validation_with_several_responses_reports_their_mean(of_one: dict[int, Metrics]) -> None:
     exact = heldout_exact(of_one[2])
     assert exact is not None
@@ -113,6 +115,7 @@ def of_two_ranks(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..
     )
 
 
+@pytest.mark.slow("training")
 def test_a_failed_group_leaves_ranks_without_work_that_still_step(of_two_ranks: dict[int, Metrics]) -> None:
     assert sorted(values["training/failed_prompts"] for values in of_two_ranks.values()) == [0, 1]
     for values in of_two_ranks.values():
@@ -121,6 +124,7 @@ def test_a_failed_group_leaves_ranks_without_work_that_still_step(of_two_ranks: 
         assert values["training/rollout_probs_diff_max"] < 1e-3
 
 
+@pytest.mark.slow("training")
 def test_replies_of_one_length_train_on_two_ranks(of_two_ranks: dict[int, Metrics]) -> None:
     (whole,) = (values for values in of_two_ranks.values() if values["training/failed_prompts"] == 0)
     assert whole["response_length/min"] == whole["response_length/max"] == 1

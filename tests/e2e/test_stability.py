@@ -54,6 +54,7 @@ def steps(folder: Path, make_run: Callable[..., Any]) -> Iterator[dict[int, Metr
     assert processes_of(folder) == []
 
 
+@pytest.mark.slow("training")
 def test_prompts_that_teach_nothing_are_replaced(steps: dict[int, Metrics]) -> None:
     assert sorted(steps) == [1, 2, 3]
     assert all(values["reward/teaches"] == 1 for values in steps.values())
@@ -61,16 +62,19 @@ def test_prompts_that_teach_nothing_are_replaced(steps: dict[int, Metrics]) -> N
     assert sum(values.get("training/filter_groups/evicted_samples", 0) for values in steps.values()) > 0
 
 
+@pytest.mark.slow("training")
 def test_the_level_rises_with_the_accuracy_and_stays_over_a_resume(steps: dict[int, Metrics]) -> None:
     assert [steps[step]["training/difficulty/image"] for step in (1, 2, 3)] == [0, 1, 1]
     lengths = [steps[step]["prompt_length/mean"] for step in (1, 2, 3)]
     assert lengths[0] < lengths[1] == lengths[2]  # two tiles, then four
 
 
+@pytest.mark.slow("training")
 def test_rollout_and_actor_see_the_same_at_every_level(steps: dict[int, Metrics]) -> None:
     assert max(values["training/rollout_probs_diff_max"] for values in steps.values()) <= 1e-3
 
 
+@pytest.mark.slow("training")
 def test_what_a_level_follows_from_lies_beside_the_checkpoints(folder: Path, steps: dict[int, Metrics]) -> None:
     lines = (folder / "checkpoints/difficulty.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"step": step, "image": 1.0} for step in (1, 2, 3)]

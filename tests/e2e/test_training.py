@@ -128,6 +128,7 @@ def test_a_checkpoint_merges_and_reloads(run: Any, later: dict[int, Metrics]) ->
         assert torch.equal(loaded[name].bfloat16(), full.bfloat16()), name  # verl's merger rounds to bfloat16
 
 
+@pytest.mark.slow("training")
 def test_too_many_unreadable_pictures_stop_the_run_with_one_line(run: Any, first: dict[int, Metrics]) -> None:
     for picture in sorted(run.media_root.iterdir())[::2]:
         picture.write_bytes(b"")

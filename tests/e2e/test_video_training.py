@@ -42,7 +42,7 @@ def _row(index: int, rate: float, split: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=["released", "true"])
+@pytest.fixture(scope="module", params=["released", pytest.param("true", marks=pytest.mark.slow("training"))])
 def steps(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_run: Any, sharp_model: Path
 ) -> Iterator[dict[float, Metrics]]:
