@@ -1,13 +1,73 @@
-"""What this machine has, as Ray counts it, and the Ray cluster that a run would join."""
+"""What this machine has, as Ray counts it, what our distribution asks for, and the cluster that a run would join."""
 
 import logging
 import os
+import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.runner import answers
+
+DISTRIBUTION = "visual-jigsaw"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A requirement of the installed distribution.
+
+    Attributes:
+        package: its name.
+        operator: ``==`` or ``>=``.
+        wanted: the version.
+        extra: the extra that asks for it; empty for the core.
+    """
+
+    package: str
+    operator: str
+    wanted: str
+    extra: str
+
+    def met_by(self, installed: str) -> bool:
+        """Whether an installed version will do; a build tag such as ``+cpu`` does not count."""
+        plain = installed.partition("+")[0]
+        return plain == self.wanted if self.operator == "==" else _release(plain) >= _release(self.wanted)
+
+
+def pins() -> list[Pin] | None:
+    """The requirements of the installed distribution; None if it is not installed.
+
+    Raises:
+        ValueError: if one is written in a way that is not understood here.
+    """
+    try:
+        written = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return None
+    return [parse_pin(line) for line in written]
+
+
+def parse_pin(requirement: str) -> Pin:
+    """Read a requirement such as ``ray[default]==2.60.0; extra == 'train'``.
+
+    Raises:
+        ValueError: for any but one ``==`` or ``>=`` and at most one extra.
+    """
+    found = re.fullmatch(
+        r"""([\w.-]+)(?:\[[^\]]*\])?\s*(==|>=)\s*([\d.]+)(?:\s*;\s*extra\s*==\s*['"]([\w-]+)['"])?""", requirement
+    )
+    if found is None:
+        raise ValueError(f"the requirement {requirement!r} is written in a way that is not understood here")
+    package, operator, wanted, extra = found.groups(default="")
+    return Pin(package, operator, wanted, extra)
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: 2.11.0rc1 → (2, 11, 0)."""
+    numbers = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in numbers[0].split(".")) if numbers else ()
 
 
 def installed(package: str) -> str | None:

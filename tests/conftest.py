@@ -48,9 +48,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests are left out, not skipped, unless asked for; end-to-end tests run last."""
-    wanted = [item for item in items if _wanted(item, config.getoption("--slow"))]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
-    items[:] = wanted
+    slow = config.getoption("--slow")
+    config.hook.pytest_deselected(items=[item for item in items if not _wanted(item, slow)])
+    items[:] = [item for item in items if _wanted(item, slow)]
     items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
 
 

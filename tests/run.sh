@@ -2,7 +2,7 @@
 # Sets up what the tests need and runs them all.
 #
 #   bash tests/run.sh                  unit tests, then the real stack end to end (verl, Ray, vLLM on the CPU)
-#   bash tests/run.sh -m "not e2e"     unit tests alone, under a minute
+#   bash tests/run.sh -m "not e2e"     unit tests alone, a minute or two
 #   bash tests/run.sh --slow           everything, also what takes long
 #   bash tests/run.sh --slow faults    one part of what takes long: faults, learning, media or training
 #   bash tests/run.sh -k reward -x     further arguments go to pytest

@@ -12,7 +12,7 @@ from jigsaw.errors import JigsawError, RowError
 from jigsaw.prepare.images import ImageOptions, image_row
 from jigsaw.prepare.videos import VideoOptions, video_row
 from jigsaw.rows import ANSWER_FORMATS
-from jigsaw.tasks import plan
+from jigsaw.tasks import TASKS, plan
 
 LEVELS = ((2, 1), (2, 2), (3, 3))
 accuracies = st.lists(st.sampled_from([0.0, 0.5, 0.75, 1.0]), max_size=60)
@@ -145,3 +145,8 @@ GOOD = {"levels": [[2, 1], [2, 2]], "raise_at": 0.8, "window": 10}
 def test_a_schedule_that_makes_no_sense_is_refused(config: Any, message: str) -> None:
     with pytest.raises(JigsawError, match=message.replace("{", r"\{")):
         read_difficulties(config)
+
+
+def test_a_task_without_levels_says_so() -> None:
+    with pytest.raises(RowError, match="a row of the task depth cannot be made easier"):
+        TASKS["depth"].at_level({}, 2)

@@ -17,7 +17,6 @@ from jigsaw.cli.doctor import (
     DISK,
     GIB,
     Check,
-    Pin,
     Probe,
     answers,
     check_cores,
@@ -31,10 +30,9 @@ from jigsaw.cli.doctor import (
     check_ray,
     check_shared_memory,
     doctor,
-    parse_pin,
-    pins,
     probe,
 )
+from jigsaw.machine import Pin, parse_pin, pins
 
 app = Typer()
 app.command()(doctor)

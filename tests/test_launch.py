@@ -8,6 +8,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
@@ -42,6 +43,12 @@ def test_a_recipe_of_ones_own_lies_anywhere_and_builds_on_ours(tmp_path: Path) -
     assert start.arguments[:2] == [f"--config-dir={tmp_path}", "--config-name=mine"]
     with pytest.raises(JigsawError, match=r"nope\.yaml: there is no such file"):
         plan_start("nope.yaml", [])
+
+
+@pytest.mark.parametrize("name", ["a, b [1]", "it's {here} & there", "データ"])
+def test_what_a_recipe_builds_on_is_found_in_a_folder_of_any_name(name: str) -> None:
+    parsed = OverridesParser.create().parse_override(launch._search(Path("/", name), Path("/other")))
+    assert parsed.value() == [f"file:///{name}", "file:///other"]
 
 
 def test_the_wheel_trains_without_the_clone(repository: Path, tmp_path: Path) -> None:

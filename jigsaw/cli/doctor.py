@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import resource
 import shutil
 import subprocess
@@ -11,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,13 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jigsaw.machine import installed, last_cluster
+from jigsaw.machine import DISTRIBUTION, Pin, installed, last_cluster, pins
 from jigsaw.prepare.runner import answers, available_cores
 
 Status = Literal["ok", "warning", "problem"]
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
-DISTRIBUTION = "visual-jigsaw"
 SETUP = "bash train_scripts/setup.sh"
 PYTHONS = ((3, 11), (3, 12))
 GIB = 2**30
@@ -66,28 +63,6 @@ class Check:
     status: Status
     found: str
     advice: str = ""
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A requirement of the installed distribution.
-
-    Attributes:
-        package: its name.
-        operator: ``==`` or ``>=``.
-        wanted: the version.
-        extra: the extra that asks for it; empty for the core.
-    """
-
-    package: str
-    operator: str
-    wanted: str
-    extra: str
-
-    def met_by(self, installed: str) -> bool:
-        """Whether an installed version will do; a build tag such as ``+cpu`` does not count."""
-        plain = installed.partition("+")[0]
-        return plain == self.wanted if self.operator == "==" else _release(plain) >= _release(self.wanted)
 
 
 @dataclass(frozen=True)
@@ -184,40 +159,6 @@ def check_python(found: tuple[int, ...]) -> Check:
         return Check("Python", "ok", here)
     wanted = " or ".join(".".join(map(str, python)) for python in PYTHONS)
     return Check("Python", "problem", here, f"make the environment with Python {wanted}")
-
-
-def pins() -> list[Pin] | None:
-    """The requirements of the installed distribution; None if it is not installed.
-
-    Raises:
-        ValueError: if one is written in a way that is not understood here.
-    """
-    try:
-        written = requires(DISTRIBUTION) or []
-    except PackageNotFoundError:
-        return None
-    return [parse_pin(line) for line in written]
-
-
-def parse_pin(requirement: str) -> Pin:
-    """Read a requirement such as ``ray[default]==2.60.0; extra == 'train'``.
-
-    Raises:
-        ValueError: for any but one ``==`` or ``>=`` and at most one extra.
-    """
-    found = re.fullmatch(
-        r"""([\w.-]+)(?:\[[^\]]*\])?\s*(==|>=)\s*([\d.]+)(?:\s*;\s*extra\s*==\s*['"]([\w-]+)['"])?""", requirement
-    )
-    if found is None:
-        raise ValueError(f"the requirement {requirement!r} is written in a way that is not understood here")
-    package, operator, wanted, extra = found.groups(default="")
-    return Pin(package, operator, wanted, extra)
-
-
-def _release(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version: 2.11.0rc1 → (2, 11, 0)."""
-    numbers = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in numbers[0].split(".")) if numbers else ()
 
 
 def check_packages(pins: list[Pin] | None, installed: Callable[[str], str | None]) -> list[Check]:

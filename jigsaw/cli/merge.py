@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Annotated
 
 import typer
@@ -34,7 +35,9 @@ def merge(
         raise JigsawError(f"{checkpoint}: is not complete, its save was cut off; take an earlier one")
     if out.exists():
         raise JigsawError(f"{out}: is there already; remove it or choose another folder")
-    log = out.with_name(f"{out.name}.log")
+    descriptor, name = mkstemp(prefix="jigsaw-merge-", suffix=".log")
+    os.close(descriptor)
+    log = Path(name)  # of an error, which names it, it is left
     merge_checkpoint(actor, out, log=log)
     log.unlink()
     print(f"{out}: made of {checkpoint}")

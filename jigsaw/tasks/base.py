@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from jigsaw.errors import RowError
 from jigsaw.prompts import render
 from jigsaw.puzzle import CutOptions, Plan, Puzzle, Spec
-from jigsaw.rows import Row
+from jigsaw.rows import AnswerFormat, Row
 from jigsaw.tokens import Medium
 
 Level = tuple[int, int] | int
@@ -122,12 +123,12 @@ class Task(ABC):
         Raises:
             RowError: if that cannot be.
         """
-        raise NotImplementedError
+        raise RowError(f"a row of the task {self.name} cannot be made easier")
 
     def wording(self, said: Spec) -> dict[str, int]:
         """What the template of the prompt is told of the pieces."""
         return {}
 
-    def prompt(self, said: Spec, answer_format: Any) -> str:
+    def prompt(self, said: Spec, answer_format: AnswerFormat) -> str:
         """The prompt that ``jigsaw prepare`` writes."""
         return render(self.name, answer_format, **self.wording(said))

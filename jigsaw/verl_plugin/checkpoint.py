@@ -163,7 +163,12 @@ def resume_overrides(folder: Path) -> list[str]:
 
 
 def override(key: str, value: object) -> str:
-    """A Hydra override with its value quoted: a path may hold blanks, commas, brackets or letters of any script.
+    """A Hydra override with its value quoted, see :func:`quoted`."""
+    return f"{key}={quoted(value)}"
+
+
+def quoted(value: object) -> str:
+    """A value as the config language quotes it: a path may hold blanks, commas, brackets or letters of any script.
 
     Raises:
         JigsawError: if the value holds ``${``, which Hydra would resolve.
@@ -171,8 +176,8 @@ def override(key: str, value: object) -> str:
     if "${" in str(value):
         raise JigsawError(f"{value}: holds '${{', which the config language resolves; give the folder without")
     # Hydra takes a backslash as it is, but before a quote, the closing one included.
-    quoted = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(value))
-    return f"{key}='{quoted}'"
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(value))
+    return f"'{escaped}'"
 
 
 def metrics_override(file: Path) -> str:

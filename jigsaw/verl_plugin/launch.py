@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jigsaw.errors import JigsawError, Problems
-from jigsaw.verl_plugin.checkpoint import metrics_override, override, resume_overrides
+from jigsaw.verl_plugin.checkpoint import metrics_override, override, quoted, resume_overrides
 
 _PACKAGE, _CLONE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[2]
 CONFIGS = _CLONE / "configs"
@@ -77,7 +77,7 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
     for parsed in _parse(follows):  # to compose anew takes a second
         if parsed.key_or_group not in named:
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=True)
-    where = [f"--config-dir={folder_of}", f"--config-name={recipe}", f"hydra.searchpath=[file://{CONFIGS}]"]
+    where = [f"--config-dir={folder_of}", f"--config-name={recipe}", _search(CONFIGS)]
     arguments = [*where, *start, *follows, *given]
     return Start(arguments, config, metrics)
 
@@ -122,9 +122,14 @@ def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:
     verl = find_spec("verl")
     if verl is None or verl.origin is None:
         raise JigsawError("verl is not installed; to train: bash train_scripts/setup.sh gpu")
-    search = f"hydra.searchpath=[file://{CONFIGS},file://{Path(verl.origin).parent / 'trainer/config'}]"
+    search = _search(CONFIGS, Path(verl.origin).parent / "trainer/config")
     with initialize_config_dir(str(folder.resolve()), version_base=None):
         return compose(recipe, [search, *overrides])
+
+
+def _search(*folders: Path) -> str:
+    """The override by which Hydra finds what a recipe builds on."""
+    return f"hydra.searchpath=[{','.join(quoted(f'file://{folder}') for folder in folders)}]"
 
 
 def _compose(folder: Path, recipe: str, overrides: Sequence[str]) -> DictConfig:

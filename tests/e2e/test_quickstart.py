@@ -39,7 +39,7 @@ KEYS = {
 
 
 def _start(repository: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
-    command = ["bash", "train_scripts/quickstart.sh", "--out", str(out), "--steps", "3", "--warm-start-steps", "30"]
+    command = ["bash", "train_scripts/quickstart.sh", "--out", str(out), "--steps", "3", "--warm-start-steps", "60"]
     # Its own session, as a terminal would give it, so that Ctrl-C reaches the quickstart and not the tests.
     return subprocess.Popen(
         command, cwd=repository, stdout=log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True

@@ -8,7 +8,6 @@ import sys
 import weakref
 from contextlib import nullcontext
 from functools import partial
-from importlib.metadata import requires
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +23,7 @@ from tensordict.tensorclass import NonTensorStack
 from transformers import AutoProcessor
 from verl.utils import tensordict_utils
 
-from jigsaw import plan
+from jigsaw import machine, plan
 from jigsaw.errors import JigsawError
 from jigsaw.permutation import is_answer
 from jigsaw.prepare.images import ImageOptions
@@ -868,10 +867,11 @@ def test_patches_are_applied_once_verl_is_imported(config: DictConfig) -> None:
     assert plugin == install.__name__
 
 
-@pytest.mark.parametrize(("installed", "said"), [("0.9.1", None), ("0.10", "verl 0.10 is installed; jigsaw")])
+@pytest.mark.parametrize(("installed", "said"), [("0.9.1", None), ("0.10", "verl 0.10 is installed; install 0.9.1")])
 def test_another_verl_is_said_in_one_line(installed: str, said: str | None) -> None:
-    line = install.other_version(requires("visual-jigsaw") or [], installed)
+    line = install.other_verl(machine.pins(), installed)
     assert line is None if said is None else (line or "").startswith(said)
+    assert install.other_verl(None, installed) is None  # run from a source tree that was never installed
 
 
 def test_a_start_that_cannot_be_is_one_line_by_the_script_too(repository: Path) -> None:
