@@ -20,7 +20,7 @@ from matplotlib.figure import SubFigure
 from jigsaw import Puzzle, build_puzzle
 from jigsaw.prepare.images import ImageOptions, image_row
 from jigsaw.prepare.pipeline import prepare_rows
-from jigsaw.prepare.scannet import DepthOptions
+from jigsaw.prepare.scenes import DepthOptions
 from jigsaw.prepare.videos import VideoOptions
 from jigsaw.rows import read_rows
 from jigsaw.toy.rgbd import render_views, write_scene

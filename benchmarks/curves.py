@@ -26,10 +26,11 @@ from rich.table import Table
 from run import machine
 
 from jigsaw.errors import JigsawError
-from jigsaw.files import alone, atomic_write
+from jigsaw.files import alone, atomic_write, write_json
 from jigsaw.prepare.images import parse_grid
+from jigsaw.processes import kill_leftovers, told_in_one_line
 from jigsaw.show.training import Metrics, heldout_exact
-from jigsaw.toy.launch import Clock, kill_leftovers, told_in_one_line, write_json
+from jigsaw.toy.clock import Clock
 from jigsaw.toy.quickstart import Quickstart, schedule, warm_start_steps_of
 from jigsaw.toy.settings import Settings
 from jigsaw.verl_plugin.launch import OUTPUTS

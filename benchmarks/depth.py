@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from jigsaw.media.camera import register
-from jigsaw.prepare.scannet import DepthOptions, depth_row, look_at_scene
+from jigsaw.prepare.scenes import DepthOptions, depth_row, look_at_scene
 from jigsaw.tasks import build_puzzle
 from jigsaw.tasks.depth import choose_points
 from jigsaw.toy.rgbd import View, render_views, sens_bytes
@@ -35,7 +35,7 @@ SCENE = """
 import json, re, sys
 from pathlib import Path
 import psutil
-from jigsaw.prepare.scannet import DepthOptions, look_at_scene
+from jigsaw.prepare.scenes import DepthOptions, look_at_scene
 options = DepthOptions(samples_per_scene=int(sys.argv[3]))
 before = psutil.Process().io_counters().read_chars
 look_at_scene(sys.argv[2], media_root=Path(sys.argv[1]), options=options, frames=None)

@@ -41,7 +41,7 @@ from transformers import AutoProcessor
 from jigsaw.toy.model import build_processor, build_tiny_model
 from jigsaw.toy.rows import write_puzzles
 from jigsaw.verl_plugin.dataset import JigsawDataset
-from jigsaw.verl_plugin.dry_run import Rollout, Stack, compose_config, read, stack
+from jigsaw.verl_plugin.testing import Rollout, Stack, compose_config, read, stack
 
 TASKS = ("image", "video", "depth")
 RESPONSES = (1, 4, 16)

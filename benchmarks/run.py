@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jigsaw.prepare.runner import available_cores
+from jigsaw.machine import available_cores
 
 HERE = Path(__file__).parent
 NAMES = ("image", "video", "depth", "prepare", "reward")

@@ -14,21 +14,17 @@ from typing import Any
 import decord
 
 from jigsaw.media.video import Bounds, extract_frames, probe
-from jigsaw.prompts import render
 from jigsaw.tasks import build_puzzle
-from jigsaw.tasks.video import DATA_SOURCE, MAX_PIXELS, TRIM, clip_indices
+from jigsaw.tasks.video import MAX_PIXELS, TRIM, clip_indices
+from jigsaw.toy.rows import video_row
 from jigsaw.toy.videos import write_video
 
 CLIPS, SECONDS, FPS, SIZE = 6, 72, 30, (720, 480)
 
 
 def make_row(**video: Any) -> dict[str, Any]:
-    return {
-        "data_source": DATA_SOURCE,
-        "prompt": [{"role": "user", "content": render("video", "answer_tag", clips=CLIPS)}],
-        "videos": [{"jigsaw_clip_num": CLIPS, **video}],
-        "extra_info": {"id": "film", "split": "train", "answer_format": "answer_tag", "trim": TRIM},
-    }
+    path = video.pop("path")
+    return video_row(path, CLIPS, id="film", struct=video)
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

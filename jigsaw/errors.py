@@ -33,6 +33,26 @@ class MediaError(JigsawError):
         return self.why if self.path is None else f"{self.path}: {self.why}"
 
 
+class OptionError(JigsawError):
+    """An option with a value that makes no sense, or without one that is needed.
+
+    Args:
+        option: its name in Python; the command line says ``--like-this``.
+        value: what was given; None where nothing was.
+        why: what is wrong, and what to do.
+    """
+
+    def __init__(self, option: str, value: object, why: str) -> None:
+        super().__init__(option, value, why)
+        self.option = option
+        self.value = value
+        self.why = why
+
+    def __str__(self) -> str:
+        value = f"{self.value:g}" if isinstance(self.value, float) else self.value
+        return f"{self.option}: {self.why}" if value is None else f"{self.option} {value}: {self.why}"
+
+
 class Problems(JigsawError):
     """Several things to mend at once, a line each."""
 
@@ -59,6 +79,9 @@ def print_error(error: JigsawError | OSError) -> None:
     from rich.markup import escape
 
     message = str(error)
+    if isinstance(error, OptionError):
+        name = error.option.replace("_", "-")
+        message = f"--{name}{message.removeprefix(error.option)}"
     if isinstance(error, OSError):
         message = f"{error.filename or 'input/output'}: {error.strerror or error}"
     console = Console(stderr=True, soft_wrap=True, highlight=False)

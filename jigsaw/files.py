@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all, and folders that one process holds alone."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -39,6 +40,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):  # the error that brought us here says more
             temporary.unlink()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file by rename."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
 @contextmanager

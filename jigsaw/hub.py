@@ -199,10 +199,10 @@ def _unread(schema: "pa.Schema") -> list[str]:
 
     unread = []
     for column in MEDIA_COLUMNS:
-        kind = schema.field(column).type if column in schema.names else None
-        if kind is not None and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+        type_ = schema.field(column).type if column in schema.names else None
+        if type_ is not None and pa.types.is_list(type_) and pa.types.is_struct(type_.value_type):
             read = frozenset().union(*(task.fields for task in TASKS.values() if task.column == column))
-            unread += [f"{column}.{field.name}" for field in kind.value_type if field.name not in read]
+            unread += [f"{column}.{field.name}" for field in type_.value_type if field.name not in read]
     return unread
 
 

@@ -3,15 +3,16 @@
 import logging
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from jigsaw.errors import JigsawError
-from jigsaw.prepare.runner import answers
 
 DISTRIBUTION = "visual-jigsaw"
+_DIAL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,23 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def answers(address: str) -> bool:
+    """Whether something listens at ``host:port``, with or without ``ray://`` in front."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return False
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_SECONDS):
+            return True
+    except (OSError, OverflowError):
+        return False
 
 
 def gpus() -> int:

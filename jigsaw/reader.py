@@ -206,13 +206,13 @@ def _ending(status: int | None) -> str:
 def _serve(pipe: Connection) -> None:
     """The process itself; an error of the work ends it, after it was told."""
 
-    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, MemoryError):
+    def tell(raised: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(raised, MemoryError):
             pipe.send_bytes(_MEMORY)
-        elif issubclass(kind, JigsawError):
+        elif issubclass(raised, JigsawError):
             pipe.send_bytes(_REFUSED + str(error).encode("utf-8", "backslashreplace"))
         else:
-            text = "".join(traceback.format_exception(kind, error, trace))
+            text = "".join(traceback.format_exception(raised, error, trace))
             pipe.send_bytes(_RAISED + text.encode("utf-8", "backslashreplace"))
 
     sys.excepthook = tell

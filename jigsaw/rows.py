@@ -230,7 +230,9 @@ def read_table(path: str | os.PathLike[str]) -> "pa.Table":
             f"{path}: column {', '.join(missing)} is missing; found {', '.join(found)}; make rows with jigsaw prepare"
         )
     if table.num_rows == 0:
-        raise JigsawError(f"{path}: holds no rows; make it again with jigsaw prepare (val.parquet needs --val above 0)")
+        raise JigsawError(
+            f"{path}: holds no rows; make it again with jigsaw prepare (a validation file needs rows for validation)"
+        )
     return table
 
 
@@ -245,11 +247,11 @@ def _named_twice(schema: "pa.Schema") -> str | None:
             if field.name in seen:
                 return f"{where}{field.name}"
             seen.add(field.name)
-            kind = field.type
-            while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-                kind = kind.value_type
-            if pa.types.is_struct(kind):
-                waiting.append((f"{where}{field.name}.", list(kind)))
+            type_ = field.type
+            while pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+                type_ = type_.value_type
+            if pa.types.is_struct(type_):
+                waiting.append((f"{where}{field.name}.", list(type_)))
     return None
 
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
-collect_ignore = ["outside"]  # what a test puts into a copy of the package
+collect_ignore = ["tasks/outside"]  # what a test puts into a copy of the package
 
 SLOW = {
     "faults": "processes of a real run are killed",
@@ -100,7 +100,7 @@ def shared_ray() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def started_ray() -> Callable[..., AbstractContextManager[str]]:
     """A Ray begun by ``ray start``, as by a user: its address, while a context lasts."""
-    from jigsaw.toy.launch import MARK, kill_leftovers
+    from jigsaw.processes import MARK, kill_leftovers
 
     @contextmanager
     def started(*resources: str, nodes: int = 1, **environment: str) -> Iterator[str]:

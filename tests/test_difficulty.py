@@ -83,7 +83,7 @@ def test_a_film_at_a_level_is_the_row_of_so_many_clips(level: int, grid: tuple[i
 
 def test_extracted_frames_are_of_their_own_clips_alone() -> None:
     row = _video_row(2, frames=[[0, 1], [2, 3]])
-    with pytest.raises(RowError, match="needs the videos; make the rows without --extract-frames"):
+    with pytest.raises(RowError, match="needs the videos; make the rows without extracting frames"):
         at_level(row, "video", 4)
 
 

@@ -13,12 +13,12 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from jigsaw.cli.doctor import (
+from jigsaw import doctor
+from jigsaw.doctor import (
     DISK,
     GIB,
     Check,
     Probe,
-    answers,
     check_cores,
     check_disk,
     check_gpus,
@@ -29,15 +29,14 @@ from jigsaw.cli.doctor import (
     check_python,
     check_ray,
     check_shared_memory,
-    doctor,
     probe,
 )
-from jigsaw.machine import Pin, parse_pin, pins
+from jigsaw.machine import Pin, answers, parse_pin, pins
 
-app = Typer()
-app.command()(doctor)
 # By import_module, as the package's attribute of this name is the function.
-module = import_module("jigsaw.cli.doctor")
+command = import_module("jigsaw.cli.doctor")
+app = Typer()
+app.command()(command.doctor)
 
 PINS = [
     Pin("numpy", ">=", "2.1", ""),
@@ -64,8 +63,8 @@ def test_every_pin_of_the_installed_distribution_is_understood():
 
 
 def test_the_pythons_are_those_of_the_distribution():
-    low, high = module.PYTHONS[0], module.PYTHONS[-1]
-    assert metadata(module.DISTRIBUTION)["Requires-Python"] in (
+    low, high = doctor.PYTHONS[0], doctor.PYTHONS[-1]
+    assert metadata(doctor.DISTRIBUTION)["Requires-Python"] in (
         f"<{high[0]}.{high[1] + 1},>={low[0]}.{low[1]}",
         f">={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}",
     )
@@ -218,10 +217,10 @@ def test_a_probe_gives_what_was_printed_or_the_last_line_of_the_error():
 
 def test_the_command_works_with_the_core_alone(monkeypatch):
     """Nothing but the core is there to find, and it takes no time."""
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     core = {pin.package for pin in pins() if not pin.extra}
-    found = module.installed
-    monkeypatch.setattr(module, "installed", lambda package: found(package) if package in core else None)
+    found = doctor.installed
+    monkeypatch.setattr(doctor, "installed", lambda package: found(package) if package in core else None)
     started = time.monotonic()
     result = CliRunner().invoke(app, ["--json"])
     assert time.monotonic() - started < 5
@@ -238,7 +237,7 @@ def test_the_command_works_with_the_core_alone(monkeypatch):
 
 def test_only_a_problem_makes_the_command_fail(monkeypatch):
     for status, code in (("ok", 0), ("warning", 0), ("problem", 1)):
-        monkeypatch.setattr(module, "examine", lambda status=status: [Check("it", status, "[here]", "[do this]")])
+        monkeypatch.setattr(command, "examine", lambda status=status: [Check("it", status, "[here]", "[do this]")])
         result = CliRunner().invoke(app, [])
         assert result.exit_code == code
         assert "[here]" in result.stdout

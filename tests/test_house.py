@@ -1,5 +1,6 @@
-"""What may know what (pyproject.toml, ``[tool.importlinter]``)."""
+"""What may know what (pyproject.toml, ``[tool.importlinter]``), and how long a function may be."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -10,3 +11,15 @@ def test_no_module_knows_more_than_it_may(repository: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", lint], cwd=repository, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
     assert "0 broken" in ended.stdout
+
+
+def test_no_function_is_longer_than_a_screen(repository: Path) -> None:
+    """60 lines at most, what its docstring takes not counted."""
+    longer = []
+    for path in (repository / "jigsaw").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                if node.end_lineno - first.lineno > 60:
+                    longer.append(f"{path.name}: {node.name}")
+    assert not longer

@@ -21,20 +21,13 @@ from jigsaw import build_puzzle, cut, plan
 from jigsaw.errors import MediaError, RowError
 from jigsaw.media.image import tile_boxes
 from jigsaw.permutation import answer_of
-from jigsaw.prompts import render
 from jigsaw.puzzle import media_specs
 from jigsaw.tasks import image, media_sizes
+from jigsaw.toy.rows import image_row
 
 
-def make_row(path="a.png", grid=(3, 3), *, sample_id="a", resize=None, crop=None, answer_format="answer_tag", **extra):
-    rows, columns = grid
-    return {
-        "data_source": "visual_jigsaw_image",
-        "prompt": [{"role": "user", "content": render("image", answer_format, rows=rows, columns=columns)}],
-        "images": [{"path": path, "jigsaw_config": list(grid), "resize_size": resize, "crop_size": crop}],
-        "reward_model": {"style": "rule", "ground_truth": None},
-        "extra_info": {"id": sample_id, "split": "train", "answer_format": answer_format, **extra},
-    }
+def make_row(path="a.png", grid=(3, 3), *, resize=None, crop=None, **said):
+    return image_row(path, grid, struct={"resize_size": resize, "crop_size": crop}, **said)
 
 
 def noise(width, height, seed=0):
@@ -149,21 +142,21 @@ def test_the_order_follows_from_seed_split_id_and_epoch():
     others = [
         plan(make_row(grid=(4, 4)), seed=1),
         plan(make_row(grid=(4, 4)), epoch=1),
-        plan(make_row(grid=(4, 4), sample_id="b")),
+        plan(make_row(grid=(4, 4), id="b")),
         plan(make_row(grid=(4, 4), split="val")),
     ]
     assert len({base, *(other.order for other in others)}) == 5
 
 
 def test_a_row_without_an_id_gets_one_from_its_place():
-    row = make_row(grid=(4, 4), sample_id=None)
+    row = make_row(grid=(4, 4), id=None)
     assert plan(row, index=0).id != plan(row, index=1).id
     assert plan(row, index=0).id == plan(dict(row), index=0).id
     assert plan(row, index=0).order != plan(row, index=1).order
 
 
 def orders(epoch):
-    return [plan(make_row(sample_id=f"é{number}"), seed=11, epoch=epoch).order for number in range(20)]
+    return [plan(make_row(id=f"é{number}"), seed=11, epoch=epoch).order for number in range(20)]
 
 
 def test_worker_processes_plan_alike():
@@ -177,9 +170,9 @@ def digest(folder):
     """One hash over the plan and the pixels of a few puzzles."""
     found = hashlib.sha256()
     for number in range(5):
-        puzzle = build_puzzle(make_row(sample_id=f"é{number}"), folder, seed=11, epoch=number)
+        puzzle = build_puzzle(make_row(id=f"é{number}"), folder, seed=11, epoch=number)
         found.update(repr((puzzle.id, puzzle.order, puzzle.answer)).encode())
-        found.update(json.dumps(plan(make_row(sample_id=f"é{number}"), seed=11, epoch=number).messages).encode())
+        found.update(json.dumps(plan(make_row(id=f"é{number}"), seed=11, epoch=number).messages).encode())
         for piece in puzzle.pieces:
             found.update(piece.tobytes())
     return found.hexdigest()

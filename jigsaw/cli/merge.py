@@ -23,8 +23,8 @@ def merge(
     if not machine.gpus():
         os.environ.update(ENVIRONMENT)
     try:
-        from jigsaw.toy.launch import merge_checkpoint
         from jigsaw.verl_plugin.checkpoint import MARKER
+        from jigsaw.verl_plugin.child import merge_checkpoint
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; to merge: bash train_scripts/setup.sh gpu") from error
 

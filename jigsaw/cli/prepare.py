@@ -13,7 +13,7 @@ from rich.text import Text
 from jigsaw.cli.progress import RayAddress, Workers, progress_bar
 from jigsaw.prepare.images import ImageOptions, grid_text, parse_grid
 from jigsaw.prepare.pipeline import Options, Summary, prepare_rows
-from jigsaw.prepare.scannet import DepthOptions
+from jigsaw.prepare.scenes import DepthOptions
 from jigsaw.prepare.videos import VideoOptions
 from jigsaw.rows import AnswerFormat
 

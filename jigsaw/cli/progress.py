@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from jigsaw.prepare.folder import OnProgress
 from jigsaw.prepare.pipeline import Rejects
-from jigsaw.prepare.runner import Progress as OnProgress
 
 Workers = Annotated[
     int | None, typer.Option(help="Number of readers at a time; one a core if not given.", show_default=False)

@@ -27,8 +27,8 @@ def show(
     rows, cards = write_gallery(data, media_root, out, limit=limit, seed=seed, epoch=epoch)
     failed = [{"index": card.index, "id": card.id, "error": card.error} for card in cards if card.error is not None]
     if as_json:
-        kinds = sorted({card.kind for card in cards if card.kind})
-        print(json.dumps({"out": str(out), "rows": rows, "shown": len(cards), "kinds": kinds, "failed": failed}))
+        headlines = sorted({card.headline for card in cards if card.headline})
+        print(json.dumps({"out": str(out), "rows": rows, "shown": len(cards), "kinds": headlines, "failed": failed}))
     else:
         Console().print(f"{out}: {len(cards):,} of {rows:,} rows", markup=False, highlight=False, soft_wrap=True)
     if failed:

@@ -29,7 +29,7 @@ from jigsaw.media.image import open_rgb
 if TYPE_CHECKING:
     import torch
 
-Frame = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 """(H, W, RGB)."""
 
 FRAME_NAME = "{:06d}.jpg"
@@ -245,7 +245,7 @@ def read_extracted(paths: Sequence[Path], indices: Sequence[int], *, fps: float,
     return _clip(frames, indices, fps)
 
 
-def _clip(frames: Sequence[Frame], indices: Sequence[int], fps: float) -> Clip:
+def _clip(frames: Sequence[Pixels], indices: Sequence[int], fps: float) -> Clip:
     import torch
 
     height, width, channels = frames[0].shape
@@ -258,7 +258,7 @@ def _clip(frames: Sequence[Frame], indices: Sequence[int], fps: float) -> Clip:
 
 def _scaled(
     path: str | os.PathLike[str], wanted: Sequence[Sequence[int]], info: VideoInfo, bounds: Bounds
-) -> Iterator[tuple[int, Frame]]:
+) -> Iterator[tuple[int, Pixels]]:
     """Each wanted frame once, scaled, with its index."""
     target: tuple[int, int] | None = None
     for index, frame in _frames(path, set(chain.from_iterable(wanted)), info):
@@ -286,7 +286,7 @@ def extracted_size(path: str | os.PathLike[str], bounds: Bounds, height: int, wi
     return frame_size(path, bounds, height, width)
 
 
-def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
+def _resized(frame: Pixels, size: tuple[int, int]) -> Pixels:
     """A frame scaled to (height, width), bicubic with antialiasing.
 
     qwen-vl-utils goes by way of floats. In whole numbers it takes a tenth of the time, and every machine rounds alike.
@@ -304,7 +304,7 @@ def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
     return scaled[0].permute(1, 2, 0).numpy()
 
 
-def _frames(path: str | os.PathLike[str], wanted: set[int], info: VideoInfo) -> Iterator[tuple[int, Frame]]:
+def _frames(path: str | os.PathLike[str], wanted: set[int], info: VideoInfo) -> Iterator[tuple[int, Pixels]]:
     """The wanted frames with their indices, in order."""
     from av.video.reformatter import VideoReformatter
 
@@ -324,11 +324,11 @@ def _frames(path: str | os.PathLike[str], wanted: set[int], info: VideoInfo) -> 
     raise MediaError(path, f"ends before frame {last}; replace it")
 
 
-def _rgb(frame: Any, reformatter: Any) -> Frame:
+def _rgb(frame: Any, reformatter: Any) -> Pixels:
     """A decoded frame, upright."""
     # PyAV leaves out the frame's matrix and range where both colour spaces are given alike, as they are by default.
     converted = reformatter.reformat(frame, format="rgb24", dst_colorspace="DEFAULT", src_color_range=frame.color_range)
-    pixels: Frame = converted.to_ndarray()
+    pixels: Pixels = converted.to_ndarray()
     swapped, flip_x, flip_y = _turns(frame)
     if swapped:
         pixels = pixels.transpose(1, 0, 2)

@@ -1,4 +1,4 @@
-"""The folder of ``--extract-frames``: one run at a time, and no source's frames replaced by those of another.
+"""The folder that frames are extracted to: one run at a time, and no source's frames replaced by those of another.
 
 It may be shared by several outputs, and by data sets whose names differ. Beside the frames of a source lies a note of
 the file that they are of; another file of that name, or other settings, are refused.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, OptionError
 from jigsaw.files import alone, atomic_write
 from jigsaw.reader import json_line
 
@@ -51,10 +51,10 @@ class Frames:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise JigsawError(
-                f"--extract-frames {self.folder}: cannot be used ({error.strerror}); choose another folder"
+            raise OptionError(
+                "extract_frames", self.folder, f"cannot be used ({error.strerror}); choose another folder"
             ) from error
-        busy = f"--extract-frames {self.folder}: another run is at work in it; wait or choose another"
+        busy = f"{self.folder}: another run extracts frames there; wait for it or choose another folder"
         with alone(self.folder / _LOCK, busy):
             sources: dict[str, str] = {}
             for source, stamp in stamps.items():
@@ -79,7 +79,7 @@ class Frames:
         folder = self.folder / self.place(source)
         if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self.folder)):
             raise JigsawError(
-                f"{folder}: leads out of --extract-frames {self.folder}; remove the link or choose another folder"
+                f"{folder}: leads out of the folder for frames, {self.folder}; remove the link or choose another folder"
             )
         if not self._is_claimed(folder, source, stamp):
             with atomic_write(folder / _NOTE) as file:
@@ -98,24 +98,24 @@ class Frames:
                 not entry.name.startswith(".") and entry.is_file() for entry in os.scandir(folder)
             ):
                 raise JigsawError(
-                    f"{folder}: holds files that are no frames of this command; choose another --extract-frames"
+                    f"{folder}: holds files that are no frames of this command; choose another folder for frames"
                 ) from None
             return False
         except OSError as error:
             raise JigsawError(
-                f"{folder}: cannot be used ({error.strerror}); choose another --extract-frames"
+                f"{folder}: cannot be used ({error.strerror}); choose another folder for frames"
             ) from error
         except ValueError as error:
-            raise JigsawError(f"{folder / _NOTE}: is damaged; choose another --extract-frames") from error
+            raise JigsawError(f"{folder / _NOTE}: is damaged; choose another folder for frames") from error
         ours = self._note(stamp)
         if theirs == ours:
             return True
         for name, value in self.settings.items():
             if isinstance(theirs, dict) and theirs.get(name) != value:
                 raise JigsawError(
-                    f"{folder}: has frames of {name} {theirs.get(name)}, not {value}; choose another --extract-frames"
+                    f"{folder}: has frames of {name} {theirs.get(name)}, not {value}; choose another folder for frames"
                 )
         raise JigsawError(
             f"{folder}: has frames of another {source}, of other size or time of change; "
-            "choose another --extract-frames, or delete them"
+            "choose another folder for frames, or delete them"
         )

@@ -6,9 +6,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jigsaw.errors import JigsawError, MediaError
+from jigsaw.errors import MediaError, OptionError
 from jigsaw.media.image import image_size, largest_size, open_rgb, tile_boxes
-from jigsaw.prepare.pipeline import Kind, Options, list_files, row_schema, usable_file
+from jigsaw.prepare.pipeline import Options, Sources, list_files, row_schema, usable_file
 from jigsaw.prompts import render
 from jigsaw.reader import Record
 from jigsaw.tokens import VISION, media_tokens
@@ -51,10 +51,10 @@ class ImageOptions(Options):
         """Raise JigsawError if a value makes no sense."""
         check_grid(self.grid)
         if self.min_side < 0:
-            raise JigsawError(f"--min-side {self.min_side}: must be 0 pixels or more")
+            raise OptionError("min_side", self.min_side, "must be 0 pixels or more")
         least = self.media * VISION.factor**2
         if self.max_pixels is not None and self.max_pixels < least:
-            raise JigsawError(f"--max-pixels {self.max_pixels}: must be {least} or more, for {self.media} tiles")
+            raise OptionError("max_pixels", self.max_pixels, f"must be {least} or more, for {self.media} tiles")
         super().validate()
 
     @property
@@ -68,11 +68,11 @@ class ImageOptions(Options):
         """Number of tiles."""
         return self.grid[0] * self.grid[1]
 
-    def kind(self, media_root: Path) -> Kind:
+    def sources(self, media_root: Path) -> Sources:
         """The pictures below a folder."""
-        return Kind(
+        return Sources(
             command="prepare image",
-            sources=list_pictures(media_root),
+            paths=list_pictures(media_root),
             noun="pictures",
             look=partial(check_picture, media_root=media_root.absolute(), options=self),
             row=partial(image_row, options=self),
@@ -106,7 +106,7 @@ def parse_grid(text: str) -> tuple[int, int]:
     """
     match = _GRID.fullmatch(text)
     if match is None:
-        raise JigsawError(f"--grid {text}: must be rows x columns, for example 3x3")
+        raise OptionError("grid", text, "must be rows x columns, for example 3x3")
     grid = int(match[1]), int(match[2])
     check_grid(grid)
     return grid
@@ -115,7 +115,7 @@ def parse_grid(text: str) -> tuple[int, int]:
 def check_grid(grid: tuple[int, int]) -> None:
     """Raise JigsawError unless (rows, columns) make two tiles or more."""
     if min(grid) < 1 or max(grid) < 2:
-        raise JigsawError(f"--grid {grid_text(grid)}: needs two tiles or more, for example 3x3")
+        raise OptionError("grid", grid_text(grid), "needs two tiles or more, for example 3x3")
 
 
 def grid_text(grid: tuple[int, int]) -> str:
@@ -159,7 +159,7 @@ def check_picture(path: str, *, media_root: Path, options: ImageOptions) -> list
         return [{"reason": f"cannot be cut ({error})"}]
     shown = largest_size(size, options.fits)
     if shown is None:
-        return [{"reason": f"cannot be made to fit --max-pixels and --max-prompt-length ({width}×{height})"}]
+        return [{"reason": f"cannot be made to fit the limits of pixels and of the prompt ({width}×{height})"}]
     smaller = shown != size
     return [
         {

@@ -30,11 +30,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from jigsaw.errors import JigsawError, MediaError
-from jigsaw.prepare.frames import Frames
-from jigsaw.prepare.runner import (
+from jigsaw.errors import JigsawError, MediaError, OptionError
+from jigsaw.prepare.folder import (
     Job,
-    Progress,
+    OnProgress,
     begin,
     fingerprint,
     output_folder,
@@ -44,6 +43,7 @@ from jigsaw.prepare.runner import (
     run_shards,
     sha256_of,
 )
+from jigsaw.prepare.frames import Frames
 from jigsaw.reader import Record, Work, json_line
 from jigsaw.rows import ANSWER_FORMATS, AnswerFormat, media_path
 from jigsaw.tokens import AROUND, MAX_PROMPT_LENGTH, VISION, text_tokens
@@ -102,7 +102,7 @@ class Options(ABC):
         return self.max_prompt_length - self.text_tokens
 
     @abstractmethod
-    def kind(self, media_root: Path) -> "Kind":
+    def sources(self, media_root: Path) -> "Sources":
         """The sources below a folder, and how they become rows.
 
         Raises:
@@ -112,16 +112,18 @@ class Options(ABC):
     def validate(self) -> None:
         """Raise JigsawError if a value makes no sense."""
         if self.val < 0:
-            raise JigsawError(f"--val {self.val}: must be 0 or more")
+            raise OptionError("val", self.val, "must be 0 or more")
         if self.limit is not None and self.limit < 1:
-            raise JigsawError(f"--limit {self.limit}: must be 1 or more")
+            raise OptionError("limit", self.limit, "must be 1 or more")
         if self.answer_format not in ANSWER_FORMATS:
-            raise JigsawError(f"--answer-format {self.answer_format}: must be one of {', '.join(ANSWER_FORMATS)}")
+            raise OptionError("answer_format", self.answer_format, f"must be one of {', '.join(ANSWER_FORMATS)}")
         least = self.media * (AROUND + VISION.least)
         if least > self.max_prompt_length or least > self.room:  # in this order: a text can be written too long
-            raise JigsawError(
-                f"--max-prompt-length {self.max_prompt_length}: too few tokens for {self.media:,} media, which take "
-                f"{least:,} without any text, however small they are; raise it or make fewer pieces"
+            raise OptionError(
+                "max_prompt_length",
+                self.max_prompt_length,
+                f"too few tokens for {self.media:,} media, which take "
+                f"{least:,} without any text, however small they are; raise it or make fewer pieces",
             )
 
     def arguments(self) -> dict[str, Any]:
@@ -130,12 +132,12 @@ class Options(ABC):
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of source and how it becomes rows.
+class Sources:
+    """The sources below a media root, and how they become rows.
 
     Attributes:
         command: name of the command, for example ``"prepare image"``.
-        sources: POSIX paths of all of them, relative to the media root, sorted.
+        paths: POSIX paths of all of them, relative to the media root, sorted.
         noun: what the sources are called, in the plural.
         look: path of a source -> its records; can be pickled, and must depend on the source alone.
         row: (record with its ``path``, 0-based place of the row in its file, split) -> row.
@@ -149,7 +151,7 @@ class Kind:
     """
 
     command: str
-    sources: Sequence[str]
+    paths: Sequence[str]
     noun: str
     look: Work
     row: Callable[[Record, int, str], Record]
@@ -195,7 +197,7 @@ def prepare_rows(
     *,
     workers: int | None = None,
     ray_address: str | None = None,
-    progress: Progress,
+    progress: OnProgress,
     rejects: Rejects = lambda count: None,
 ) -> Summary:
     """Make ``train.parquet``, ``val.parquet``, ``rejected.jsonl`` and ``manifest.json``.
@@ -205,7 +207,7 @@ def prepare_rows(
     Args:
         media_root: folder of the sources; the rows hold paths relative to it.
         out: output folder; made if need be.
-        options: what decides the rows; their class says of what kind.
+        options: what decides the rows; their class says of what.
         workers: number of sources at work at a time; None for one a core.
         ray_address: of a Ray cluster, whose nodes all see the media root; None for this machine.
         progress: told (sources done, sources in all).
@@ -215,34 +217,34 @@ def prepare_rows(
         JigsawError: if an option makes no sense, nothing is left to train on, or the folder or Ray cannot be used.
     """
     options.validate()
-    kind = options.kind(media_root)
-    found = kind.sources
+    sources = options.sources(media_root)
+    found = sources.paths
     _check_apart(out, media_root)
     if workers is not None and workers < 1:
-        raise JigsawError(f"--workers {workers}: must be 1 or more")
-    sample = sorted(draw(found, options.limit, "limit", options.seed)) if options.limit is not None else found
+        raise OptionError("workers", workers, "must be 1 or more")
+    sample = sorted(sample_of(found, options.limit, "limit", options.seed)) if options.limit is not None else found
     if options.val >= len(sample):
-        raise JigsawError(f"--val {options.val}: leaves nothing to train on; {len(sample)} {kind.noun} are there")
-    stamps = {path: stamp_of(path, media_root, kind.files) for path in found}
+        raise OptionError("val", options.val, f"leaves nothing to train on; {len(sample)} {sources.noun} are there")
+    stamps = {path: stamp_of(path, media_root, sources.files) for path in found}
     job = Job(
-        command=kind.command,
+        command=sources.command,
         arguments=options.arguments(),
         listing=fingerprint(stamps.items()),
-        versions=_versions(kind.libraries),
+        versions=_versions(sources.libraries),
         outputs=OUTPUTS,
-        shard_size=kind.shard_size,
-        time_limit=kind.time_limit,
-        frames=None if kind.frames is None else os.path.realpath(kind.frames.folder),
+        shard_size=sources.shard_size,
+        time_limit=sources.time_limit,
+        frames=None if sources.frames is None else os.path.realpath(sources.frames.folder),
     )
-    frames = nullcontext() if kind.frames is None else kind.frames.held({path: stamps[path] for path in sample})
+    frames = nullcontext() if sources.frames is None else sources.frames.held({path: stamps[path] for path in sample})
     with output_folder(out), frames:
         if not begin(out, job):
             return Summary(**read_manifest(out)["counts"], up_to_date=True)
         sizes = Counter(stamps[path][0] for path in sample)
         items = [(path, stamps[path][0] is not None and sizes[stamps[path][0]] > 1) for path in sample]
-        work = partial(_look_and_hash, look=kind.look, media_root=media_root.absolute(), files=kind.files)
+        work = partial(_look_and_hash, look=sources.look, media_root=media_root.absolute(), files=sources.files)
         run_shards(out, job, items, work, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects)
-        return _publish(out, job, items, kind, options, media_root, len(found))
+        return _publish(out, job, items, sources, options, media_root, len(found))
 
 
 def _check_apart(out: Path, media_root: Path) -> None:
@@ -250,9 +252,10 @@ def _check_apart(out: Path, media_root: Path) -> None:
     here, there = Path(os.path.realpath(out)), Path(os.path.realpath(media_root))
     for inner, outer, word in ((here, there, "in"), (there, here, "around")):
         if inner.is_relative_to(outer):
-            raise JigsawError(
-                f"--out {out}: lies {word} the media root {media_root}, which nothing is "
-                "written to; choose a folder beside it"
+            raise OptionError(
+                "out",
+                out,
+                f"lies {word} the media root {media_root}, which nothing is written to; choose a folder beside it",
             )
 
 
@@ -297,7 +300,7 @@ def walk(media_root: Path, noun: str) -> Iterator[tuple[Path, list[str], list[st
         yield below, folders, files, outside
 
 
-def draw(names: Sequence[str], count: int, purpose: str, seed: int) -> list[str]:
+def sample_of(names: Sequence[str], count: int, purpose: str, seed: int) -> list[str]:
     """``count`` of the names, in the order of a hash: independent of the other names and of their order."""
 
     def rank(name: str) -> bytes:
@@ -347,7 +350,7 @@ def stamp_of(path: str, media_root: Path, files: Files | None = None) -> list[An
     Args:
         path: relative to ``media_root``; the paths of lists may be anything.
         media_root: folder of the sources.
-        files: see :class:`Kind`.
+        files: see :class:`Sources`.
     """
     if os.path.isabs(path) or _climbs(path):
         return [None, "outside"]
@@ -407,7 +410,7 @@ def _publish(
     out: Path,
     job: Job,
     items: Sequence[tuple[str, bool]],
-    kind: Kind,
+    sources: Sources,
     options: Options,
     media_root: Path,
     found: int,
@@ -423,15 +426,15 @@ def _publish(
             smaller += record["smaller"]
             tokens += record["tokens"]
             most = max(most, record["tokens"])
-    groups = list(dict.fromkeys(map(kind.group, kept)))
+    groups = list(dict.fromkeys(map(sources.group, kept)))
     if options.val >= len(groups):
         said = ", ".join(f"{count}: {reason}" for reason, count in sorted(rejected.items()))
         raise JigsawError(
-            f"{media_root}: {len(kept)} of {len(items)} {kind.noun} are fit, --val {options.val} leaves nothing to "
-            f"train on; rejected were {said or 'none'}"
+            f"{media_root}: {len(kept)} of {len(items)} {sources.noun} are fit, {options.val} for validation leave "
+            f"nothing to train on; rejected were {said or 'none'}"
         )
-    drawn = set(draw(groups, options.val, "val", options.seed))
-    val = {source for source in kept if kind.group(source) in drawn}
+    drawn = set(sample_of(groups, options.val, "val", options.seed))
+    val = {source for source in kept if sources.group(source) in drawn}
     in_val = sum(kept[source] for source in val)
     counts: dict[str, Any] = {
         "found": found,
@@ -455,19 +458,19 @@ def _publish(
         else:
             split = name.removesuffix(".parquet")
             wanted = (r for source, r in records if "reason" not in r and (source in val) == (split == "val"))
-            _write_rows(file, kind, (kind.row(record, index, split) for index, record in enumerate(wanted)))
+            _write_rows(file, sources, (sources.row(record, index, split) for index, record in enumerate(wanted)))
 
     publish(out, job, counts, write)
     return Summary(**counts, up_to_date=False)
 
 
-def _write_rows(file: IO[bytes], kind: Kind, rows: Iterator[Record]) -> None:
+def _write_rows(file: IO[bytes], sources: Sources, rows: Iterator[Record]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(file, kind.schema, compression="zstd", compression_level=3) as writer:
+    with pq.ParquetWriter(file, sources.schema, compression="zstd", compression_level=3) as writer:
         while group := list(islice(rows, ROW_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=kind.schema), row_group_size=ROW_GROUP)
+            writer.write_table(pa.Table.from_pylist(group, schema=sources.schema), row_group_size=ROW_GROUP)
 
 
 def _versions(libraries: Sequence[str]) -> dict[str, str]:
@@ -482,7 +485,7 @@ def _versions(libraries: Sequence[str]) -> dict[str, str]:
 def row_schema(
     media_column: str, media: "pa.StructType", extra_info: Sequence[tuple[str, "pa.DataType"]]
 ) -> "pa.Schema":
-    """The schema of a kind's rows, see :mod:`jigsaw.rows`.
+    """The schema of rows, see :mod:`jigsaw.rows`.
 
     Args:
         media_column: ``"images"`` or ``"videos"``.

@@ -10,9 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jigsaw.errors import JigsawError, MediaError, RowError
+from jigsaw.errors import JigsawError, MediaError, OptionError, RowError
+from jigsaw.prepare.folder import OnProgress
 from jigsaw.prepare.pipeline import Rejects, reason_kind
-from jigsaw.prepare.runner import Progress, work_on_ray
+from jigsaw.prepare.ray_work import work_on_ray
 from jigsaw.puzzle import Plan, media_specs
 from jigsaw.reader import Record
 from jigsaw.rows import Row, chat, each_row, read_table, row_at, row_id
@@ -74,7 +75,7 @@ def verify_rows(
     max_prompt_length: int = MAX_PROMPT_LENGTH,
     workers: int | None = None,
     ray_address: str | None = None,
-    progress: Progress,
+    progress: OnProgress,
     rejects: Rejects = lambda count: None,
 ) -> Report:
     """Check every row of a parquet file: it is a puzzle row, its id is its own, its media are there and fit its prompt.
@@ -93,7 +94,7 @@ def verify_rows(
         JigsawError: if the file or the folder cannot be read.
     """
     if workers is not None and workers < 1:
-        raise JigsawError(f"--workers {workers}: must be 1 or more")
+        raise OptionError("workers", workers, "must be 1 or more")
     if not media_root.is_dir():
         raise JigsawError(f"{media_root}: no such folder; give the one that the rows' paths are relative to")
     table = read_table(data)
@@ -183,7 +184,7 @@ def _too_long(record: Record, planned: Plan, sizes: Sequence[Medium], text: int,
     if media + text <= most:
         return None
     return (
-        f"takes more tokens than --max-prompt-length ({media:,} of its media and up to {text:,} of its text, over "
+        f"takes more tokens than a prompt may have ({media:,} of its media and up to {text:,} of its text, over "
         f"{most:,}); make its media smaller by {TASKS[planned.task].sized_by}, or raise data.max_prompt_length"
     )
 

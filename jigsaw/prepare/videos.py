@@ -12,13 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from jigsaw.errors import JigsawError, MediaError
+from jigsaw.errors import JigsawError, MediaError, OptionError
 from jigsaw.media.video import Bounds, VideoInfo, extract_frames, probe, read_clips
 from jigsaw.prepare.frames import DRAFT, Frames
 from jigsaw.prepare.images import check_grid, grid_text
 from jigsaw.prepare.pipeline import (
-    Kind,
     Options,
+    Sources,
     list_files,
     row_schema,
     stamp_of,
@@ -88,19 +88,19 @@ class VideoOptions(Options):
     def validate(self) -> None:
         """Raise JigsawError if a value makes no sense."""
         if self.clips < 1 or (self.clips == 1 and self.grid is None):
-            raise JigsawError(f"--clips {self.clips}: must be 2 or more, or 1 with a --grid")
+            raise OptionError("clips", self.clips, "must be 2 or more, or 1 with a grid")
         if self.grid is not None:
             check_grid(self.grid)
         if not 0 <= self.min_seconds < float("inf"):
-            raise JigsawError(f"--min-seconds {self.min_seconds:g}: must be 0 s or more")
+            raise OptionError("min_seconds", self.min_seconds, "must be 0 s or more")
         if not 0 <= self.trim < 0.5:
-            raise JigsawError(f"--trim {self.trim:g}: must be 0 or more and less than 0.5")
+            raise OptionError("trim", self.trim, "must be 0 or more and less than 0.5")
         if not 0 < self.fps < float("inf"):
-            raise JigsawError(f"--fps {self.fps:g}: must be above 0 frames a second")
+            raise OptionError("fps", self.fps, "must be above 0 frames a second")
         if self.max_frames < 2:
-            raise JigsawError(f"--max-frames {self.max_frames}: must be 2 or more")
+            raise OptionError("max_frames", self.max_frames, "must be 2 or more")
         if self.max_pixels < _UNIT:
-            raise JigsawError(f"--max-pixels {self.max_pixels}: must be {_UNIT} or more")
+            raise OptionError("max_pixels", self.max_pixels, f"must be {_UNIT} or more")
         super().validate()
 
     def arguments(self) -> dict[str, Any]:
@@ -124,18 +124,16 @@ class VideoOptions(Options):
         rows, columns = self.grid or (1, 1)
         return self.clips * rows * columns
 
-    def kind(self, media_root: Path) -> Kind:
+    def sources(self, media_root: Path) -> Sources:
         """The videos below a folder."""
         frames: Frames | None = None
         if self.extract_frames is not None:
             if self.extract_frames.resolve() == media_root.resolve():
-                raise JigsawError(
-                    f"--extract-frames {self.extract_frames}: is the folder of the videos; choose another"
-                )
+                raise OptionError("extract_frames", self.extract_frames, "is the folder of the videos; choose another")
             frames = Frames(self.extract_frames.absolute(), str, {"max_pixels": self.max_pixels})
-        return Kind(
+        return Sources(
             command="prepare video",
-            sources=list_videos(media_root),
+            paths=list_videos(media_root),
             noun="videos",
             look=partial(check_video, media_root=media_root.absolute(), options=self, frames=frames),
             row=partial(video_row, options=self),
@@ -182,7 +180,7 @@ class VideoOptions(Options):
 
         units = bisect(range(1, self.max_pixels // _UNIT + 1), False, key=too_many)
         if not units:
-            raise ValueError(f"{frames} frames a clip, however small, do not fit --max-prompt-length")
+            raise ValueError(f"{frames} frames a clip, however small, do not fit the prompt")
         return units * _UNIT
 
     def indices(self, info: VideoInfo) -> list[tuple[int, ...]]:

@@ -60,13 +60,13 @@ class Figure:
     """A piece of media on the page.
 
     Attributes:
-        kind: the type of the media; also the name of the template's macro that draws it.
+        medium: the type of the media; also the name of the template's macro that draws it.
         source: data URI.
         size: (width, height) in pixels as the model is given it; the figure itself may be scaled down.
         strip: the frames, side by side, of what moves; else None.
     """
 
-    kind: str
+    medium: str
     source: str
     size: tuple[int, int]
     strip: Strip | None = None
@@ -116,7 +116,7 @@ class Card:
     points: tuple[Mark, ...] = ()
 
     @property
-    def kind(self) -> str:
+    def headline(self) -> str:
         """Task, cut and chance in words; empty for a row that could not be built."""
         if self.error is not None:
             return ""
@@ -152,7 +152,7 @@ def write_gallery(
         JigsawError: if the file is no file of rows or the media root is no folder.
     """
     if not Path(media_root).is_dir():
-        raise JigsawError(f"{media_root}: no such folder; --media-root is what the rows' paths are relative to")
+        raise JigsawError(f"{media_root}: no such folder; give the one that the rows' paths are relative to")
     table = read_table(data)
     cards = [
         Card(index=index, id=str(index), error=str(row))
@@ -251,15 +251,15 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
     return fitted
 
 
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+def _data_uri(image: Image.Image, format: str, **options: Any) -> str:
     buffer = BytesIO()
-    image.save(buffer, format=kind, **options)
-    return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
+    image.save(buffer, format=format, **options)
+    return f"data:image/{format};base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 FIGURES: dict[str, Callable[[Any], Figure]] = {"image": image_figure, "video": video_figure}
 """How each type of media in a chat message becomes a figure. A new type adds its function here and a macro of the name
-``kind`` to the template."""
+``medium`` to the template."""
 
 
 def render_page(cards: list[Card], *, title: str, rows: int, seed: int, epoch: int) -> str:
@@ -276,5 +276,5 @@ def render_page(cards: list[Card], *, title: str, rows: int, seed: int, epoch: i
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath("gallery.html.j2").read_text(encoding="utf-8"))
-    kinds = list(dict.fromkeys(card.kind for card in cards if card.kind))
-    return template.render(cards=cards, title=title, rows=rows, kinds=kinds, seed=seed, epoch=epoch)
+    headlines = list(dict.fromkeys(card.headline for card in cards if card.headline))
+    return template.render(cards=cards, title=title, rows=rows, headlines=headlines, seed=seed, epoch=epoch)

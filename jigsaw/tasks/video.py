@@ -206,7 +206,7 @@ class VideoTask(Task):
         """The row with another number of clips; not of extracted frames, which are of its own clips alone."""
         (struct,) = row["videos"]
         if struct.get("frames") is not None:
-            raise RowError("a difficulty schedule needs the videos; make the rows without --extract-frames")
+            raise RowError("a difficulty schedule needs the videos; make the rows without extracting frames")
         return {**row, "videos": [{**struct, "jigsaw_clip_num": level, "clip_order": None}]}
 
     def wording(self, said: Spec) -> dict[str, int]:

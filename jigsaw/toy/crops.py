@@ -17,7 +17,7 @@ from jigsaw.files import atomic_write
 from jigsaw.media.image import Box, open_rgb
 from jigsaw.prepare.frames import Frames
 from jigsaw.prepare.images import ImageOptions, check_picture, tile_tokens
-from jigsaw.prepare.pipeline import Kind, stamp_of, usable_file
+from jigsaw.prepare.pipeline import Sources, stamp_of, usable_file
 from jigsaw.reader import Record
 
 SIDE = 112
@@ -50,12 +50,12 @@ class CropOptions(ImageOptions):
         """All of it but the folder as JSON values, as the manifest says it."""
         return {name: value for name, value in super().arguments().items() if name != "folder"}
 
-    def kind(self, media_root: Path) -> Kind:
+    def sources(self, media_root: Path) -> Sources:
         """The pictures below a folder."""
         drawn = {"grid": list(self.grid), "seed": self.seed, "crops": self.crops}
         frames = Frames(self.folder.absolute(), str, drawn)
         return replace(
-            super().kind(media_root),
+            super().sources(media_root),
             command="quickstart",
             look=partial(write_crops, pictures=media_root.absolute(), crops=frames, options=self),
             shard_size=SHARD_SIZE,

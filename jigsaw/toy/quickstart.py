@@ -19,26 +19,20 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jigsaw.errors import JigsawError
-from jigsaw.files import alone
+from jigsaw.errors import JigsawError, OptionError
+from jigsaw.files import alone, write_json
+from jigsaw.machine import available_cores
 from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid
 from jigsaw.prepare.pipeline import prepare_rows
-from jigsaw.prepare.runner import available_cores
+from jigsaw.processes import kill_leftovers, told_in_one_line
 from jigsaw.puzzle import Plan, media_specs
 from jigsaw.rows import read_rows
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import plan
-from jigsaw.toy.launch import (
-    SFT,
-    Clock,
-    kill_leftovers,
-    merge_checkpoint,
-    told_in_one_line,
-    train_with_verl,
-    write_json,
-)
+from jigsaw.toy.clock import Clock
 from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
 from jigsaw.toy.verdict import clustered_error, mean_scores, verdict
+from jigsaw.verl_plugin.child import SFT, merge_checkpoint, train_with_verl
 from jigsaw.verl_plugin.launch import CONFIGS, OUTPUTS
 
 HELDOUT = 240
@@ -91,10 +85,10 @@ class Quickstart:
         self.checkpoints, self.trained_model = out / "checkpoints", out / f"model/step_{steps}"
         self.log = out / "verl.log"
         if self.levels and (self.levels[0] == self.levels[1] or any(map(gt, *self.levels))):
-            raise JigsawError(f"--begin-with {settings.begin_with}: is no easier grid than --grid {settings.grid}")
+            raise OptionError("begin_with", settings.begin_with, f"is no easier grid than {settings.grid}")
         if self.grid[0] * self.grid[1] > LARGEST:
-            raise JigsawError(
-                f"--grid {settings.grid}: the tiny model's replies have room for {LARGEST} tiles, as in 3x3"
+            raise OptionError(
+                "grid", settings.grid, f"the tiny model's replies have room for {LARGEST} tiles, as in 3x3"
             )
         if self.images and (found := len(list_pictures(self.images))) < FEWEST:
             raise JigsawError(f"{self.images}: holds {found} pictures; the quickstart needs {FEWEST} or more")
@@ -261,7 +255,11 @@ class Quickstart:
         if first == steps:
             return "kept"
         if first > steps:
-            raise JigsawError(f"{self.out}: is trained to step {first} already; give --steps {first} or more, or --out")
+            raise OptionError(
+                "steps",
+                steps,
+                f"{self.out} is trained to step {first} already; give {first} or more, or another folder",
+            )
         bar = progress.add_task("GRPO", total=steps, completed=first)
         if done:
             progress.console.print(f"  resuming from step {first}")
@@ -343,7 +341,7 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
     quickstart = Quickstart(out, settings, steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = out.with_name(f".{out.name}.lock")  # beside the folder, which may be put aside
-    with alone(lock, f"{out}: another run works in this folder; wait for it or choose another --out"):
+    with alone(lock, f"{out}: another run works in this folder; wait for it or choose another output folder"):
         _begin(out, settings)
         return _run(out, quickstart, Clock(out / "timing.json", seconds_install))
 
@@ -378,20 +376,33 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
     after = stage("held-out puzzles after", lambda: quickstart.measure(quickstart.trained_model))
     blind = stage("the same puzzles, greyed out", lambda: quickstart.measure(quickstart.trained_model, grey=True))
 
-    pictures = [quickstart.picture_of(planned) for planned in quickstart.heldout_plans()]
     plot_training(
         quickstart.metrics(),
         out / "training.png",
         chance=quickstart.chance,
         title=f"Quickstart, {quickstart.settings.grid} tiles, GRPO",
     )
-    summary = {
+    pictures = [quickstart.picture_of(planned) for planned in quickstart.heldout_plans()]
+    measured = {"before": before, "after": after, "greyed out": blind}
+    summary = _summary(quickstart, clock, measured, pictures)
+    write_json(out / "summary.json", summary)
+    _show(quickstart, summary, measured, pictures)
+    return summary
+
+
+Measured = dict[str, list[dict[str, float]]]
+"""The reward's metrics on each held-out puzzle, by when they were measured: before, after and greyed out."""
+
+
+def _summary(quickstart: Quickstart, clock: Clock, measured: Measured, pictures: list[str]) -> dict[str, Any]:
+    after, blind = measured["after"], measured["greyed out"]
+    return {
         "grid": quickstart.settings.grid,
         "chance": quickstart.chance,
         **{
-            f"{short}_{name}": mean_scores(scores)[metric]
+            f"{short}_{name}": mean_scores(measured[name])[metric]
             for short, metric in (("exact", "exact"), ("valid", "valid_permutation"), ("score", "score"))
-            for name, scores in (("before", before), ("after", after))
+            for name in ("before", "after")
         },
         "exact_se": clustered_error([score["exact"] for score in after], pictures),
         "exact_greyed": mean_scores(blind)["exact"],
@@ -407,9 +418,6 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         "heldout_parquet": str(quickstart.heldout_rows),
         "heldout_media_root": str(quickstart.media_root),
     }
-    write_json(out / "summary.json", summary)
-    _show(quickstart, summary, {"before": before, "after": after, "greyed out": blind}, pictures)
-    return summary
 
 
 def _begin(out: Path, settings: Settings) -> None:
@@ -417,7 +425,7 @@ def _begin(out: Path, settings: Settings) -> None:
     stored = out / "settings.json"
     if out.exists() and not (stored.is_file() and json.loads(stored.read_text()) == asdict(settings)):
         if not stored.is_file() and any(out.iterdir()):
-            raise JigsawError(f"{out}: holds something other than a quickstart; choose another folder with --out")
+            raise JigsawError(f"{out}: holds something other than a quickstart; choose another output folder")
         number = 1
         while (aside := out.with_name(f"{out.name}.{number}")).exists():
             number += 1
@@ -428,9 +436,7 @@ def _begin(out: Path, settings: Settings) -> None:
     write_json(stored, asdict(settings))
 
 
-def _show(
-    quickstart: Quickstart, summary: dict[str, Any], measured: dict[str, list[dict[str, float]]], pictures: list[str]
-) -> None:
+def _show(quickstart: Quickstart, summary: dict[str, Any], measured: Measured, pictures: list[str]) -> None:
     """The closing table, one puzzle solved by the merged model, and what it all says."""
     from jigsaw.toy.solve import solve
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Frame = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 
 GOP = 30
 """Frames from one key frame to the next."""
@@ -35,7 +35,7 @@ class Film:
         self._y, self._x = np.mgrid[0:height, 0:width]
         self._balls = [(rng.uniform(0.2, 0.8), rng.uniform(0, 1), rng.integers(0, 256, 3)) for _ in range(2)]
 
-    def __getitem__(self, index: int) -> Frame:
+    def __getitem__(self, index: int) -> Pixels:
         """The frame of a 0-based index: uint8 (height, width, RGB)."""
         width, height = self.size
         time = index / max(self.frames - 1, 1)

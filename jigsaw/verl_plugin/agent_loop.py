@@ -28,16 +28,15 @@ from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
-from verl.models.transformers.qwen2_vl import get_rope_index
-from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.rollout_trace import rollout_trace_attr
 from verl.utils.tensordict_utils import index_select_tensor_dict, list_of_dict_to_tensordict
 
 from jigsaw.errors import JigsawError
-from jigsaw.verl_plugin import media
 from jigsaw.verl_plugin.dataset import JigsawDataset
-from jigsaw.verl_plugin.difficulty import Progress, at_level
+from jigsaw.verl_plugin.difficulty import Schedule, item_at_level
+from jigsaw.verl_plugin.features import encode, put, reference
+from jigsaw.verl_plugin.patches import positions_of_the_rollout, responses_are_put_by
 from jigsaw.verl_plugin.plans import POSITION
 
 T = TypeVar("T")
@@ -261,9 +260,7 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # In the place of verl's: a worker has its process to itself.
-        agent_loop_tq.tq = _Queue(self._note_failure)
-        agent_loop_tq.list_of_dict_to_tensordict = list  # the queue joins the rows of all responses
+        responses_are_put_by(_Queue(self._note_failure))
         self._ahead: dict[str, SharedPrompt] = {}
         """Prompts that are built, or being built, before they come, by their messages."""
 
@@ -311,12 +308,12 @@ class JigsawAgentLoopWorker(PlainAgentLoopWorker):
         """verl's own, once the prompt's features lie where the trainer reads them; validation needs none."""
         shared = _prompt.get()
         if not validate:
-            await shared.carried(lambda: media.put(shared.key, shared.features))
+            await shared.carried(lambda: put(shared.key, shared.features))
         await super()._agent_loop_postprocess(output, validate, **kwargs)
 
     def _compute_multi_modal_inputs(self, output: Any, input_ids: torch.Tensor) -> dict[str, Any]:
         shared = _prompt.get()
-        return {} if shared.validate else media.reference(shared.key)
+        return {} if shared.validate else reference(shared.key)
 
     def _compute_position_ids(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """int64 (1, 4, tokens): the prompt's, and behind them a response's, one step a token."""
@@ -338,7 +335,7 @@ def _for_trainer(
     worker = SimpleNamespace(processor=processor)
     ids = torch.tensor(tokens)[None]
     positions = _Worker._compute_position_ids(worker, ids, torch.ones_like(ids), features)
-    return {} if validate else media.encode(features, processor), positions[0]
+    return {} if validate else encode(features, processor), positions[0]
 
 
 class _Given(NamedTuple):
@@ -376,7 +373,7 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
         self._given_again: set[str] = set()
         self._last_position = -1
         JigsawAgentLoopManager.running = self
-        self._progress = Progress(self.config.trainer.default_local_dir, self.config.data.difficulty)
+        self._schedule = Schedule(self.config.trainer.default_local_dir, self.config.data.difficulty)
         # Other modes roll out while they train anyway; dynamic sampling draws prompts that nobody can foresee.
         synchronous = self.config.trainer.v1.trainer_mode == "sync" and not self.config.algorithm.filter_groups.enable
         self._looks_ahead = shares and synchronous
@@ -405,7 +402,7 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
             self._step = step
             self._given.clear()
             self._given_again.clear()
-        self._give(enumerate(self._progress.choose(prompts).chunk(len(self.agent_loop_workers))))
+        self._give(enumerate(self._schedule.choose(prompts).chunk(len(self.agent_loop_workers))))
         if self._looks_ahead and training:
             following = self._following(max(positions) + 1, len(extras), prompts)
             for worker, chunk in zip(self.agent_loop_workers, following, strict=False):
@@ -457,9 +454,9 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
         """The messages of the next prompts by worker, as verl deals prompts out; levels as they are now."""
         dataset, steps = self._dataset, self.config.trainer.total_training_steps
         end = len(dataset) if steps is None else steps * self.config.data.train_batch_size
-        levels = self._progress.levels(prompts["global_steps"])
+        levels = self._schedule.levels(prompts["global_steps"])
         items = [dataset[index] for index in range(begin, min(begin + count, end))]
-        messages = [at_level(item, levels)["raw_prompt"] for item in items]
+        messages = [item_at_level(item, levels)["raw_prompt"] for item in items]
         parts = torch.arange(count).chunk(len(self.agent_loop_workers))
         return [messages[part[0] : part[-1] + 1] for part in parts]
 
@@ -479,34 +476,6 @@ def check_no_second_start(positions: Sequence[int], dataset: Sized) -> None:
 
 def _content(messages: list[dict[str, Any]]) -> str:
     return json.dumps(messages, sort_keys=True)
-
-
-def positions_of_the_rollout(processor: Any) -> None:
-    """Have a processor of verl's place tokens as vLLM does, in time too.
-
-    verl 0.9.1 takes the positions from transformers' model and never tells it how long frames last. transformers
-    5.9.0 also cuts that time to whole seconds and lets the text behind a video begin before the video's last frame
-    (modeling_qwen2_5_vl.py, ``get_rope_index``); vLLM, as Qwen's own code did, does neither. A rollout would then be
-    trained on other positions than it was made with. For pictures all agree.
-    """
-
-    def time_of_frames(multi_modal_inputs: dict[str, Any]) -> dict[str, Any]:
-        # Taken out: the positions are all that the model needs of it.
-        return {"second_per_grid_ts": multi_modal_inputs.pop("second_per_grid_ts", None)}
-
-    def place(
-        input_ids: torch.Tensor, attention_mask: torch.Tensor, mm_token_type_ids: Any = None, **grids: Any
-    ) -> tuple[torch.Tensor, None]:
-        # verl's function looks behind every start of a picture, also one that a reply ends with.
-        real = torch.isin(input_ids.roll(-1), pads) | (input_ids != start)
-        ids = torch.where(real, input_ids, processor.tokenizer.eos_token_id)
-        positions = get_rope_index(processor, ids[0], attention_mask=attention_mask[0], **grids)
-        return (positions * attention_mask).unsqueeze(1), None
-
-    pads = torch.tensor([processor.image_token_id, processor.video_token_id])
-    start = processor.tokenizer.convert_tokens_to_ids("<|vision_start|>")
-    processor.get_rope_index_kwargs = time_of_frames
-    processor.get_rope_index = place
 
 
 def failures_path(config: Any) -> Path:

@@ -15,7 +15,7 @@ from jigsaw.files import atomic_write
 _MEND = "the schedule follows from it; put the file back, or begin a new run"
 
 
-class Progress:
+class Schedule:
     """The exact accuracies of a run's steps by task, in a file, and the level that follows from them.
 
     Args:
@@ -67,14 +67,14 @@ class Progress:
         if not any(LEVELS in extra for extra in given):
             return prompts  # no schedule, or held-out puzzles
         levels = self.levels(prompts["global_steps"])
-        puzzles = [at_level({"extra_info": extra}, levels) for extra in given]
+        puzzles = [item_at_level({"extra_info": extra}, levels) for extra in given]
         for name in ("raw_prompt", "reward_model", "extra_info"):
             values = [puzzle.get(name, value) for puzzle, value in zip(puzzles, prompts[name], strict=True)]
             tensordict_utils.assign_non_tensor_stack(prompts, name, values)
         return prompts
 
 
-def at_level(item: Mapping[str, Any], levels: Mapping[str, int]) -> Mapping[str, Any]:
+def item_at_level(item: Mapping[str, Any], levels: Mapping[str, int]) -> Mapping[str, Any]:
     """The puzzle of an item of the dataset at its task's level; the item where it has no levels."""
     extra = item["extra_info"]
     puzzle: Mapping[str, Any] = extra[LEVELS][levels[extra["task"]]] if LEVELS in extra else item

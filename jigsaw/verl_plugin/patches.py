@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDict
 
 from jigsaw.errors import JigsawError
-from jigsaw.verl_plugin import media
+from jigsaw.verl_plugin.features import Reader, decode_shared
 
 
 def position_ids_of_equal_length() -> None:
@@ -136,7 +136,7 @@ def queues_leave_no_files() -> None:
 
 
 def features_are_carried_once() -> None:
-    """Let a rank of the trainer read a prompt's features once for all of its responses (see media.py).
+    """Let a rank of the trainer read a prompt's features once for all of its responses (see features.py).
 
     verl 0.9.1 has no place to plug this in: it fetches a batch for a rank (utils/transferqueue_utils.py,
     ``_async_meta_to_realdata``) with the features in each row, and joins them for a micro batch (utils/model.py,
@@ -145,7 +145,7 @@ def features_are_carried_once() -> None:
     from verl.utils import model, transferqueue_utils
 
     fetch, join = transferqueue_utils._async_meta_to_realdata, model.extract_multi_modal_inputs
-    reader = media.Reader()
+    reader = Reader()
 
     async def fetch_and_resolve(meta: Any) -> TensorDict:
         batch = await fetch(meta)
@@ -153,11 +153,52 @@ def features_are_carried_once() -> None:
         return batch
 
     def decode_and_join(batch_data: Any, indices: Any = None) -> dict[str, Any]:
-        joined: dict[str, Any] = join(media.decode_shared(batch_data), indices)
+        joined: dict[str, Any] = join(decode_shared(batch_data), indices)
         return joined
 
     transferqueue_utils._async_meta_to_realdata = fetch_and_resolve
     model.extract_multi_modal_inputs = decode_and_join
+
+
+def responses_are_put_by(queue: Any) -> None:
+    """Give the agent-loop worker of this process, which has it to itself, another queue to put its responses into.
+
+    verl 0.9.1 (trainer/ppo/v1/agent_loop_tq.py) joins the rows of a response and puts them at once; here the queue
+    joins those of all of a prompt's responses.
+    """
+    from verl.trainer.ppo.v1 import agent_loop_tq
+
+    agent_loop_tq.tq = queue
+    agent_loop_tq.list_of_dict_to_tensordict = list
+
+
+def positions_of_the_rollout(processor: Any) -> None:
+    """Have a processor of verl's place tokens as vLLM does, in time too.
+
+    verl 0.9.1 takes the positions from transformers' model and never tells it how long frames last. transformers
+    5.9.0 also cuts that time to whole seconds and lets the text behind a video begin before the video's last frame
+    (modeling_qwen2_5_vl.py, ``get_rope_index``); vLLM, as Qwen's own code did, does neither. A rollout would then be
+    trained on other positions than it was made with. For pictures all agree.
+    """
+    from verl.models.transformers.qwen2_vl import get_rope_index
+
+    def time_of_frames(multi_modal_inputs: dict[str, Any]) -> dict[str, Any]:
+        # Taken out: the positions are all that the model needs of it.
+        return {"second_per_grid_ts": multi_modal_inputs.pop("second_per_grid_ts", None)}
+
+    def place(
+        input_ids: torch.Tensor, attention_mask: torch.Tensor, mm_token_type_ids: Any = None, **grids: Any
+    ) -> tuple[torch.Tensor, None]:
+        # verl's function looks behind every start of a picture, also one that a reply ends with.
+        real = torch.isin(input_ids.roll(-1), pads) | (input_ids != start)
+        ids = torch.where(real, input_ids, processor.tokenizer.eos_token_id)
+        positions = get_rope_index(processor, ids[0], attention_mask=attention_mask[0], **grids)
+        return (positions * attention_mask).unsqueeze(1), None
+
+    pads = torch.tensor([processor.image_token_id, processor.video_token_id])
+    start = processor.tokenizer.convert_tokens_to_ids("<|vision_start|>")
+    processor.get_rope_index_kwargs = time_of_frames
+    processor.get_rope_index = place
 
 
 def apply() -> None:

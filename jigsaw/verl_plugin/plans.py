@@ -108,7 +108,7 @@ class Plans:
                 its options or lacks what a difficulty schedule goes by; the message names the file and the row.
         """
         rows: dict[str, int] = {}
-        kinds: dict[tuple[Any, ...], dict[str, Any]] = {}
+        examples: dict[tuple[Any, ...], dict[str, Any]] = {}
         for index, row in self._all():
             item = self._item(index, row, epoch=0)
             extra_info = item["extra_info"]
@@ -119,12 +119,12 @@ class Plans:
                     "unique, over all files"
                 )
             rows[name] = index
-            kind = (item["data_source"], extra_info["task"], extra_info["answer_format"], "grid" in extra_info)
-            kinds.setdefault(kind, item)
+            scored_alike = (item["data_source"], extra_info["task"], extra_info["answer_format"], "grid" in extra_info)
+            examples.setdefault(scored_alike, item)
         if reward.custom_reward_function.path == REWARD:  # and not one of the user's
-            self._check_reward(reward.custom_reward_function.reward_kwargs, list(kinds.values()))
+            self._check_reward(reward.custom_reward_function.reward_kwargs, list(examples.values()))
         elif self._difficulties and not reward.reward_model.enable:
-            of_a_schedule = [item for item in kinds.values() if item["extra_info"]["task"] in self._difficulties]
+            of_a_schedule = [item for item in examples.values() if item["extra_info"]["task"] in self._difficulties]
             for item in of_a_schedule[:1]:
                 _check_says_exact(reward.custom_reward_function, item)
 

@@ -9,9 +9,9 @@ import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from jigsaw.errors import JigsawError
-from jigsaw.verl_plugin import media
 from jigsaw.verl_plugin.agent_loop import JigsawAgentLoopManager
-from jigsaw.verl_plugin.difficulty import Progress
+from jigsaw.verl_plugin.difficulty import Schedule
+from jigsaw.verl_plugin.features import clear_unused
 
 # The share of failed prompts is taken of at least so many, so that one bad file never ends a short run.
 _SMALLEST_BASE = 100
@@ -47,7 +47,7 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             gen_batch_size=1,
             **kwargs,
         )
-        self._progress = Progress(sampler_kwargs.checkpoints, sampler_kwargs.difficulty)
+        self._schedule = Schedule(sampler_kwargs.checkpoints, sampler_kwargs.difficulty)
         self._max_failed_share = float(sampler_kwargs.max_failed_share)
         self._seen = 0
         self._failed = 0
@@ -67,17 +67,17 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         """
         before = self._failed
         if partition_id == "train":
-            media.clear_unused()
+            clear_unused()
             self._cleared.clear()
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
             self._seen += batch_size
             failed = self._failed - before
             scores = _scores(partition_id, batch.keys)
-            levels = self._progress.levels(global_steps)
+            levels = self._schedule.levels(global_steps)
             if levels:
                 of_all = _reward_metrics([*scores, *self._cleared])
-                self._progress.record(global_steps, {task: of_all.get(f"reward/{task}/exact") for task in levels})
+                self._schedule.record(global_steps, {task: of_all.get(f"reward/{task}/exact") for task in levels})
             metrics.update(
                 _reward_metrics(scores), **{f"training/difficulty/{task}": level for task, level in levels.items()}
             )

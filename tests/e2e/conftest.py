@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from jigsaw.show.training import Metrics, read_metrics
-from jigsaw.toy.launch import train_with_verl
 from jigsaw.verl_plugin.checkpoint import resume_overrides
+from jigsaw.verl_plugin.child import train_with_verl
 
 
 @dataclass

@@ -26,8 +26,8 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import reduce_metrics
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from jigsaw.verl_plugin.agent_loop import positions_of_the_rollout
-from jigsaw.verl_plugin.dry_run import compose_config
+from jigsaw.verl_plugin.patches import positions_of_the_rollout
+from jigsaw.verl_plugin.testing import compose_config
 
 Row = dict[str, Any]
 MICRO_BATCH = 2

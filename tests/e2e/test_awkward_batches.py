@@ -11,8 +11,8 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
+from jigsaw.processes import processes_of
 from jigsaw.show.training import Metrics, heldout_exact
-from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]

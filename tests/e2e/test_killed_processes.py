@@ -12,8 +12,8 @@ import pytest
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
+from jigsaw.processes import processes_of
 from jigsaw.show.training import Metrics, read_metrics
-from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.verl_plugin.checkpoint import last_whole
 

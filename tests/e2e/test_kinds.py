@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jigsaw.prompts import render
+from jigsaw.processes import processes_of
 from jigsaw.show.training import Metrics
-from jigsaw.toy.launch import processes_of
+from jigsaw.toy.rows import depth_row
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.toy.videos import write_video
 
@@ -41,7 +41,6 @@ def _released(data_source: str, prompt: str, **media: Any) -> dict[str, Any]:
 
 def _rows() -> dict[str, list[dict[str, Any]]]:
     scene = "scene-{:05d}.png".format
-    own_prompt = [{"role": "user", "content": render("depth", "answer_tag", points=6)}]
     return {
         "image": [
             _released(
@@ -81,21 +80,7 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
             )
             for n in range(EACH)
         ],
-        "own": [
-            {
-                "data_source": "visual_depth_jigsaw",
-                "prompt": own_prompt,
-                "images": [{"path": scene(n), "points": _points(n), "resize_size": [-1, -1]}],
-                "extra_info": {
-                    "id": f"own-{n}",
-                    "split": "train",
-                    "answer_format": "answer_tag",
-                    "depths": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5],
-                    "draw": "after_resize",
-                },
-            }
-            for n in range(EACH)
-        ],
+        "own": [depth_row(scene(n), _points(n), id=f"own-{n}", struct={"resize_size": [-1, -1]}) for n in range(EACH)],
     }
 
 

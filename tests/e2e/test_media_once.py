@@ -38,10 +38,11 @@ from vllm.renderers import renderer_from_config
 
 from jigsaw.errors import JigsawError
 from jigsaw.toy.rows import write_puzzles
-from jigsaw.verl_plugin import media, patches
+from jigsaw.verl_plugin import features as prompt_features
+from jigsaw.verl_plugin import patches
 from jigsaw.verl_plugin.agent_loop import SharedPrompt, failures_path
 from jigsaw.verl_plugin.dataset import JigsawDataset
-from jigsaw.verl_plugin.dry_run import Rollout, Stack, compose_config, read, stack
+from jigsaw.verl_plugin.testing import Rollout, Stack, compose_config, read, stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -180,8 +181,8 @@ def test_the_trainers_micro_batches_hold_the_very_pixels_of_the_plain_path(
     rolled: dict[str, dict[str, Rolled]], prompts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Any] = []
-    decode = media.decode
-    monkeypatch.setattr(media, "decode", lambda features: decoded.append(features) or decode(features))
+    decode = prompt_features.decode
+    monkeypatch.setattr(prompt_features, "decode", lambda features: decoded.append(features) or decode(features))
     # Two micro-batches, as verl makes them for an update.
     plain, ours = (
         [
@@ -501,13 +502,13 @@ def test_pixels_come_back_to_the_last_bit(processor: Any, change: float) -> None
     picture = torch.randint(256, (3, 56, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = dict(processor.image_processor(images=[picture], return_tensors="pt"))
     features["pixel_values"][3, 5] += change  # no grey level any more, if at all
-    encoded = media.encode(features, processor)
+    encoded = prompt_features.encode(features, processor)
     assert encoded["pixel_values"].dtype == (torch.float32 if change else torch.uint8)
-    decoded = media.decode(encoded)
+    decoded = prompt_features.decode(encoded)
     assert set(decoded) == set(features)
     assert all(torch.equal(decoded[name], features[name]) for name in features)
 
 
 def test_rows_of_verls_own_agent_loops_pass_unchanged() -> None:
     rows = [{"pixel_values": torch.ones(1)}, {}]
-    assert media.decode_shared(rows) == rows
+    assert prompt_features.decode_shared(rows) == rows

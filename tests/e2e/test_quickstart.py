@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jigsaw.toy.launch import processes_of
+from jigsaw.processes import processes_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow("learning"), pytest.mark.timeout(1800)]
 

@@ -10,10 +10,10 @@ import pytest
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
+from jigsaw.processes import processes_of
 from jigsaw.show.training import Metrics
-from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
-from jigsaw.verl_plugin.difficulty import Progress
+from jigsaw.verl_plugin.difficulty import Schedule
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -81,7 +81,7 @@ def test_what_a_level_follows_from_lies_beside_the_checkpoints(folder: Path, ste
 
 
 def test_steps_that_are_trained_again_count_once(tmp_path: Path) -> None:
-    progress = Progress(tmp_path, {"image": {**DIFFICULTY["image"], "window": 2}})
+    progress = Schedule(tmp_path, {"image": {**DIFFICULTY["image"], "window": 2}})
     for step, exact in ((1, 1.0), (2, 0.0), (3, 1.0), (2, 1.0)):  # cut off after step 3, resumed from step 1
         progress.record(step, {"image": exact, "depth": 0.0})
     assert [progress.levels(step)["image"] for step in (1, 2, 3)] == [0, 0, 1]
@@ -103,9 +103,9 @@ def test_a_lost_or_broken_record_is_one_line(tmp_path: Path, lines: str | None, 
     if lines is not None:
         (tmp_path / "difficulty.jsonl").write_text(lines)
     with pytest.raises(JigsawError, match=rf"difficulty\.jsonl: {said}.*; put the file back, or begin a new run$"):
-        Progress(tmp_path, DIFFICULTY).levels(3)
+        Schedule(tmp_path, DIFFICULTY).levels(3)
 
 
 def test_without_a_schedule_nothing_is_written(tmp_path: Path) -> None:
-    Progress(tmp_path / "run", None).record(1, {"image": 1.0})
+    Schedule(tmp_path / "run", None).record(1, {"image": 1.0})
     assert not (tmp_path / "run").exists()

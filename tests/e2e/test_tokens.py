@@ -9,7 +9,7 @@ from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVide
 from jigsaw import cut, plan
 from jigsaw.media.image import tile_boxes
 from jigsaw.prepare.images import ImageOptions, check_picture, image_row, tile_tokens
-from jigsaw.prepare.scannet import DepthOptions, depth_row
+from jigsaw.prepare.scenes import DepthOptions, depth_row
 from jigsaw.prepare.videos import VideoOptions, check_video, video_row
 from jigsaw.prompts import render
 from jigsaw.rows import ANSWER_FORMATS, chat

@@ -16,12 +16,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
+from jigsaw.processes import processes_of
 from jigsaw.show.training import Metrics, heldout_exact
-from jigsaw.toy.launch import processes_of
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.verl_plugin.checkpoint import last_whole
 from jigsaw.verl_plugin.dataset import JigsawDataset
-from jigsaw.verl_plugin.dry_run import compose_config
+from jigsaw.verl_plugin.testing import compose_config
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 

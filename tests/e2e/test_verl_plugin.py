@@ -31,7 +31,7 @@ from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.puzzle import media_specs
 from jigsaw.reward import compute_score
 from jigsaw.rows import read_rows
-from jigsaw.verl_plugin import agent_loop, install, media, sampler
+from jigsaw.verl_plugin import agent_loop, features, install, sampler
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.difficulty import Progress
 from jigsaw.verl_plugin.launch import compose_config
@@ -515,12 +515,12 @@ def _buffer(
     class Queue:
         @staticmethod
         def kv_list(partition_id: str = "") -> dict[str, Any]:
-            return {"train": dict(queue), "val": dict(queue), media.PARTITION: dict(carried)}
+            return {"train": dict(queue), "val": dict(queue), features.PARTITION: dict(carried)}
 
         @staticmethod
         def kv_clear(keys: list[str], partition_id: str) -> None:
             for key in keys:
-                (carried if partition_id == media.PARTITION else queue).pop(key, None)
+                (carried if partition_id == features.PARTITION else queue).pop(key, None)
 
         @staticmethod
         def kv_batch_get(keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, Any]:
@@ -530,7 +530,7 @@ def _buffer(
             return {"extra_fields": scores, "extra_info": tasks}
 
     monkeypatch.setattr(sampler, "tq", Queue)
-    monkeypatch.setattr(media, "tq", Queue)
+    monkeypatch.setattr(features, "tq", Queue)
     monkeypatch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", Queue)
     return sampler.JigsawReplayBuffer(
         sampler_kwargs=OmegaConf.create(
@@ -569,9 +569,9 @@ def test_each_task_has_metrics_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_pixels_of_earlier_steps_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = _buffer(monkeypatch, failing={3})
-    assert {f"u{number}" for number in range(-4, 0)} <= media.kept()
+    assert {f"u{number}" for number in range(-4, 0)} <= features.kept()
     buffer.sample(1, "train", 8)
-    assert media.kept() == {f"u{number}" for number in range(8) if number != 3}
+    assert features.kept() == {f"u{number}" for number in range(8) if number != 3}
 
 
 def test_a_run_with_too_many_failures_stops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -786,15 +786,17 @@ def test_a_rank_keeps_the_features_of_its_batch_alone(monkeypatch: pytest.Monkey
         @staticmethod
         async def async_kv_batch_get(keys: list[str], partition_id: str) -> dict[str, Any]:
             asked.append(keys)
-            return {media.FIELD: [{"pixel_values": torch.ones(1)} for _ in keys]}
+            return {features.FIELD: [{"pixel_values": torch.ones(1)} for _ in keys]}
 
     def read(*keys: str) -> list[weakref.ref[torch.Tensor]]:
-        batch = TensorDict({"multi_modal_inputs": NonTensorStack(*map(media.reference, keys))}, batch_size=[len(keys)])
+        batch = TensorDict(
+            {"multi_modal_inputs": NonTensorStack(*map(features.reference, keys))}, batch_size=[len(keys)]
+        )
         asyncio.run(reader.resolve(batch))
         return [weakref.ref(row["pixel_values"]) for row in batch["multi_modal_inputs"]]
 
-    monkeypatch.setattr(media, "tq", Queue)
-    reader = media.Reader()
+    monkeypatch.setattr(features, "tq", Queue)
+    reader = features.Reader()
     first, second = read("u0", "u1")
     assert [first, second] == read("u0", "u1")
     read("u1", "u2")

@@ -16,9 +16,8 @@ from vllm.multimodal.processing.context import TimingContext
 from vllm.multimodal.processing.inputs import ProcessorInputs
 
 from jigsaw.media.video import Clip
-from jigsaw.verl_plugin.agent_loop import positions_of_the_rollout
 from jigsaw.verl_plugin.dataset import _video_metadata
-from jigsaw.verl_plugin.patches import video_rates_reach_vllm
+from jigsaw.verl_plugin.patches import positions_of_the_rollout, video_rates_reach_vllm
 from jigsaw.verl_plugin.plans import TIME_EMBEDDINGS
 
 pytestmark = pytest.mark.e2e

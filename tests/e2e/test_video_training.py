@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jigsaw.mixture import shuffled
-from jigsaw.prompts import render
+from jigsaw.processes import processes_of
 from jigsaw.show.training import Metrics
 from jigsaw.tasks import build_puzzle
-from jigsaw.toy.launch import processes_of
+from jigsaw.toy.rows import video_row
 from jigsaw.toy.videos import write_video
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -23,23 +23,9 @@ FRAMES = 4
 
 
 def _row(index: int, rate: float, split: str) -> dict[str, Any]:
-    return {
-        "data_source": "visual_jigsaw_video",
-        "prompt": [{"role": "user", "content": render("video", "answer_tag", clips=2)}],
-        "videos": [
-            {
-                "path": f"{split}-{index}.mp4",
-                "jigsaw_clip_num": 2,
-                "fps": float(rate),
-                "fps_min_frames": FRAMES,
-                "fps_max_frames": FRAMES,
-                "min_pixels": 28 * 28,
-                "max_pixels": 56 * 84,
-                "clip_order": [0, 1],
-            }
-        ],
-        "extra_info": {"id": f"{split}-{index}", "split": split, "answer_format": "answer_tag", "trim": 0.05},
-    }
+    sizes = {"min_pixels": 28 * 28, "max_pixels": 56 * 84, "clip_order": [0, 1]}
+    frames = {"fps": float(rate), "fps_min_frames": FRAMES, "fps_max_frames": FRAMES}
+    return video_row(f"{split}-{index}.mp4", id=f"{split}-{index}", split=split, struct=frames | sizes)
 
 
 @pytest.fixture(scope="module", params=["released", pytest.param("true", marks=pytest.mark.slow("training"))])

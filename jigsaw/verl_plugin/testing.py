@@ -28,7 +28,7 @@ from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
 from jigsaw.cutter import Cutter
 from jigsaw.errors import JigsawError
-from jigsaw.verl_plugin import media
+from jigsaw.verl_plugin.features import FIELD
 from jigsaw.verl_plugin.launch import compose_config as compose_config
 
 _LIMIT_S = 600
@@ -131,7 +131,7 @@ def _count_traffic() -> None:
 
     async def counted_put(data: TensorDict, *args: Any, **kwargs: Any) -> Any:
         _counts["bytes"] += size_of(data)
-        for name in {"multi_modal_inputs", media.FIELD} & set(data.keys()):
+        for name in {"multi_modal_inputs", FIELD} & set(data.keys()):
             _counts["pixel_copies"] += sum(any("pixel_values" in key for key in features) for features in data[name])
         return await put(data, *args, **kwargs)
 

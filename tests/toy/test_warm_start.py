@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jigsaw.prompts import render
 from jigsaw.puzzle import Puzzle
 from jigsaw.response import parse
 from jigsaw.tasks import build_puzzle
+from jigsaw.toy.rows import image_row
 from jigsaw.toy.warm_start import CUE_WORDS, CUES, cue_thought, order_example, warm_start_example
 
 
-def _row(path: str, rows: int = 2, columns: int = 1) -> dict[str, Any]:
-    return {
-        "data_source": "visual_jigsaw_image",
-        "prompt": [{"role": "user", "content": render("image", "answer_tag", rows=rows, columns=columns)}],
-        "images": [{"path": path, "jigsaw_config": [rows, columns]}],
-        "extra_info": {"id": path, "answer_format": "answer_tag"},
-    }
+def _row(path: str, grid: tuple[int, int] = (2, 1)) -> dict[str, Any]:
+    return image_row(path, grid, id=path)
 
 
 @pytest.fixture(scope="module")

@@ -17,29 +17,19 @@ from jigsaw.errors import MediaError, RowError
 from jigsaw.media import video as media
 from jigsaw.media.video import FRAME_NAME, Bounds, extract_frames, probe
 from jigsaw.permutation import answer_of
-from jigsaw.prompts import render
 from jigsaw.puzzle import CutOptions, media_specs
 from jigsaw.tasks import media_sizes
 from jigsaw.tasks.video import clip_indices
+from jigsaw.toy.rows import video_row
 from jigsaw.toy.videos import write_video
 
 SMALL = {"min_pixels": 1, "max_pixels": 56 * 84}
 CLIPS, SECONDS, FPS, SIZE = 4, 8, 10, (84, 56)
 
 
-def make_row(
-    path="film.mp4", clips=CLIPS, grid=None, *, sample_id="a", answer_format="answer_tag", trim=0.05, **struct
-):
-    tiling = {} if grid is None else {"rows": grid[0], "columns": grid[1]}
-    return {
-        "data_source": "visual_jigsaw_video",
-        "prompt": [{"role": "user", "content": render("video", answer_format, clips=clips, **tiling)}],
-        "videos": [
-            {"path": path, "jigsaw_clip_num": clips, "spatial_jigsaw_grid_config": grid, "fps": 2.0, **SMALL, **struct}
-        ],
-        "reward_model": {"style": "rule", "ground_truth": None},
-        "extra_info": {"id": sample_id, "split": "train", "answer_format": answer_format, "trim": trim},
-    }
+def make_row(path="film.mp4", clips=CLIPS, grid=None, *, id="a", answer_format="answer_tag", trim=0.05, **struct):
+    struct = {"fps": 2.0, **SMALL, **struct}
+    return video_row(path, clips, grid, id=id, answer_format=answer_format, trim=trim, struct=struct)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +152,7 @@ def test_the_order_follows_from_seed_id_and_epoch():
     others = [
         plan(make_row(clips=8), seed=1),
         plan(make_row(clips=8), epoch=1),
-        plan(make_row(clips=8, sample_id="b")),
+        plan(make_row(clips=8, id="b")),
     ]
     assert len({base, *(other.order for other in others)}) == 4
 

@@ -11,23 +11,14 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from jigsaw import machine
-from jigsaw.prompts import render
+from jigsaw.toy.rows import image_row
 from jigsaw.verl_plugin import preflight
 from jigsaw.verl_plugin.launch import CONFIGS, compose_config
 from jigsaw.verl_plugin.preflight import GIB, problems
 
 
 def rows(begin: int, count: int) -> list[dict[str, Any]]:
-    prompt = [{"role": "user", "content": render("image", "answer_tag", rows=2, columns=2)}]
-    return [
-        {
-            "data_source": "visual_jigsaw_image",
-            "prompt": prompt,
-            "images": [{"path": f"{number}.png", "jigsaw_config": [2, 2]}],
-            "extra_info": {"id": str(number), "answer_format": "answer_tag"},
-        }
-        for number in range(begin, begin + count)
-    ]
+    return [image_row(f"{number}.png", id=str(number)) for number in range(begin, begin + count)]
 
 
 @pytest.fixture(scope="module")

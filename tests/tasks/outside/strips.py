@@ -1,4 +1,4 @@
-"""A task from outside, for tests/test_tasks.py: a picture is cut into columns."""
+"""A task from outside, for tests/tasks/test_outside.py: a picture is cut into columns."""
 
 from typing import Any
 

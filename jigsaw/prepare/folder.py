@@ -1,4 +1,4 @@
-"""The runner that every ``prepare`` shares: items in, lines of JSON out, one file a shard; a folder to finish.
+"""A folder that a job fills in steps, each of which survives a kill: one file of JSON lines a shard, then the outputs.
 
 The output folder passes through these states, each entered by one rename, so a kill at any moment leaves it in one:
 
@@ -10,35 +10,30 @@ publishing  some of the outputs, no manifest       writes the outputs again, the
 finished    all outputs, ``manifest.json``         nothing: it is up to date
 ==========  =====================================  =======================================================
 
-The work is done on Ray, on this machine or on a cluster; a file on which its reader hangs or dies costs that item alone
-(:mod:`jigsaw.reader`). A worker only computes. All files are written by the one process that holds the lock, so
-an orphan of a killed run cannot write into its successor's folder.
+All files are written by the one process that holds the lock, so an orphan of a killed run cannot write into its
+successor's folder. The work itself is :mod:`jigsaw.prepare.ray_work`'s.
 """
 
 import hashlib
 import json
-import logging
 import os
 import shutil
-import signal
-import socket
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from jigsaw.errors import JigsawError
-from jigsaw.files import alone, atomic_write
-from jigsaw.reader import Reader, Record, Work, json_line
+from jigsaw.files import alone, atomic_write, write_json
+from jigsaw.prepare.ray_work import work_on_ray
+from jigsaw.reader import Record, Work, json_line
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with (items done, items in all), first before any work."""
 
 MANIFEST = "manifest.json"
 _JOB, _WORK, _LOCK = ".job.json", ".work", ".lock"
-_DIAL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,23 +62,6 @@ class Job:
     frames: str | None = None
 
 
-def available_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def answers(address: str) -> bool:
-    """Whether something listens at ``host:port``, with or without ``ray://`` in front."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return False
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_SECONDS):
-            return True
-    except (OSError, OverflowError):
-        return False
-
-
 def fingerprint(values: Iterable[Any]) -> str:
     """sha256 of a stream of JSON values, as hex."""
     digest = hashlib.sha256()
@@ -102,8 +80,8 @@ def output_folder(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise JigsawError(f"{out}: cannot be used as output folder ({error.strerror}); choose another --out") from error
-    with alone(out / _LOCK, f"{out}: another run is at work in this folder; wait for it or choose another --out"):
+        raise JigsawError(f"{out}: cannot be used as output folder ({error.strerror}); choose another") from error
+    with alone(out / _LOCK, f"{out}: another run is at work in this folder; wait for it or choose another"):
         yield
 
 
@@ -124,7 +102,7 @@ def begin(out: Path, job: Job) -> bool:
         for name in (*job.outputs, MANIFEST, _WORK):
             if (out / name).exists():
                 raise JigsawError(
-                    f"{out / name}: was not made by this command and is not replaced; choose another --out"
+                    f"{out / name}: was not made by this command and is not replaced; choose another output folder"
                 )
     elif (manifest := _read_json(out / MANIFEST, {"files", "counts"})) is not None:
         _check_finished(out, manifest, found, ours)
@@ -153,14 +131,14 @@ def _read_json(path: Path, keys: Set[str]) -> Record | None:
     try:
         value: Record = json.loads(path.read_bytes())
     except ValueError as error:
-        raise JigsawError(f"{path}: is damaged; choose another --out") from error
+        raise JigsawError(f"{path}: is damaged; choose another output folder") from error
     if not isinstance(value, dict) or not value.keys() >= keys:
-        raise JigsawError(f"{path}: is damaged; choose another --out")
+        raise JigsawError(f"{path}: is damaged; choose another output folder")
     return value
 
 
 def _check_finished(out: Path, manifest: Record, found: Record, ours: Record) -> None:
-    remedy = "choose another --out, or delete this folder to start over"
+    remedy = "choose another output folder, or delete this one to start over"
     if found["command"] != ours["command"]:
         raise JigsawError(f"{out}: holds the output of jigsaw {found['command']}; {remedy}")
     there, wanted = found["arguments"], ours["arguments"]
@@ -209,8 +187,7 @@ def publish(out: Path, job: Job, counts: Record, write: Callable[[str, IO[bytes]
         "versions": job.versions,
         "files": {name: {"sha256": sha256_of(out / name)} for name in job.outputs},
     }
-    with atomic_write(out / MANIFEST) as file:
-        file.write(json.dumps(manifest, indent=2).encode() + b"\n")
+    write_json(out / MANIFEST, manifest)
     _remove_shards(out)
     return manifest
 
@@ -229,7 +206,7 @@ def run_shards(
     *,
     workers: int | None = None,
     ray_address: str | None = None,
-    progress: Progress,
+    progress: OnProgress,
     rejects: Callable[[int], None],
 ) -> None:
     """Work all items whose shards are not on disk yet.
@@ -289,99 +266,3 @@ def _shards(items: Sequence[Any], job: Job) -> Iterator[Sequence[Any]]:
 
 def _shard_path(out: Path, number: int) -> Path:
     return out / _WORK / f"shard-{number:05d}.jsonl"
-
-
-def work_on_ray(
-    parts: Iterable[tuple[int, Sequence[Any]]],
-    work: Work,
-    *,
-    time_limit: float,
-    workers: int | None = None,
-    ray_address: str | None = None,
-) -> Generator[tuple[int, list[bytes]]]:
-    """Work numbered lists of items on Ray, and give (number, a line of JSON for every item) as each is finished.
-
-    See :meth:`jigsaw.reader.Reader.lines` for the lines and :func:`run_shards` for the arguments. If it is
-    closed early, what is at work is killed at once.
-    """
-    import ray
-
-    with _ray(workers, ray_address) as (cores, lasts):
-        workers = workers or cores
-        # Two lists a worker where Ray cannot work more than `workers` at a time: one at work, one waiting.
-        most = 2 * workers if workers >= cores else workers
-        # A worker that dies is Ray's affair: it starts another, a few times.
-        remote = ray.remote(num_cpus=1, max_retries=3)(_work_part)
-        queue = iter(parts)
-        pending: dict[ray.ObjectRef, int] = {}
-        try:
-            while True:
-                while len(pending) < most and (following := next(queue, None)) is not None:
-                    number, part = following
-                    pending[remote.remote(work, part, time_limit)] = number
-                if not pending:
-                    return
-                (finished,), _ = ray.wait(list(pending))
-                number = pending.pop(finished)
-                yield number, ray.get(finished)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None  # in the reader's own words
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-            raise JigsawError(
-                "worker processes died again and again, for want of memory perhaps; "
-                "start again (what is finished is kept) with fewer --workers"
-            ) from error
-        finally:
-            if pending and lasts:
-                # Only what is at work: Ray 2.60 ends this whole process if it is to cancel what has just been finished
-                # (task_manager.cc, "Tried to complete task that was not pending").
-                _, at_work = ray.wait(list(pending), num_returns=len(pending), timeout=0)
-                for reference in at_work:
-                    ray.cancel(reference, force=True)
-
-
-_reader = Reader()
-"""A worker's: kept from one list of items to the next."""
-
-
-def _work_part(work: Work, items: Sequence[Any], time_limit: float) -> list[bytes]:
-    return _reader.lines(work, items, time_limit)
-
-
-@contextmanager
-def _ray(workers: int | None, address: str | None) -> Iterator[tuple[int, bool]]:
-    """A Ray that runs meanwhile: this process's if it has one, a cluster, or one of our own.
-
-    Yields:
-        Its number of cores, and whether it lasts: one of our own ends, with all that is at work, when the block ends.
-    """
-    import ray
-
-    if ray.is_initialized():
-        yield int(ray.cluster_resources().get("CPU", 1)), True
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    on_term = signal.getsignal(signal.SIGTERM)
-    try:
-        if address is None:
-            own = {"num_cpus": workers or available_cores(), "object_store_memory": 128 << 20}
-            ray.init(address="local", include_dashboard=False, **own, **quiet)
-        else:
-            # Asked before Ray, which tries for many minutes.
-            if address != "auto" and not answers(address):
-                raise JigsawError(f"--ray-address {address}: nothing answers there; is the cluster up?")
-            try:
-                ray.init(address=address, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                why = " ".join(str(error).split())
-                raise JigsawError(
-                    f"--ray-address {address}: Ray cannot be used there ({why:.200}); if the cluster asks for a token, "
-                    "set RAY_AUTH_MODE=token"
-                ) from error
-        if threading.current_thread() is threading.main_thread():
-            # Ray's own prints a trace of C++ and stays when Ray is gone.
-            signal.signal(signal.SIGTERM, on_term)
-        yield int(ray.cluster_resources().get("CPU", 1)), address is not None
-    finally:
-        ray.shutdown()

@@ -18,7 +18,7 @@ from jigsaw.cli import app
 from jigsaw.errors import JigsawError
 from jigsaw.prepare import verify
 from jigsaw.prepare.images import ImageOptions, image_row
-from jigsaw.prepare.scannet import DepthOptions, depth_row
+from jigsaw.prepare.scenes import DepthOptions, depth_row
 from jigsaw.prepare.verify import BadRow, Report, check_row, verify_rows
 from jigsaw.prepare.videos import VideoOptions, video_row
 from jigsaw.tokens import MAX_PROMPT_LENGTH
@@ -251,11 +251,11 @@ def test_rows_whose_prompt_does_not_fit(media, tmp_path):
     report = check(data, tmp_path)
     assert [row.index for row in report.bad] == [0, 3]
     assert report.bad[0].reason == (
-        "takes more tokens than --max-prompt-length (10,012 of its media and up to 104 of its text, over 8,192); make "
+        "takes more tokens than a prompt may have (10,012 of its media and up to 104 of its text, over 8,192); make "
         "its media smaller by resize_size, or raise data.max_prompt_length"
     )
     assert report.bad[1].reason.startswith("cannot be shown to the model (4450×20 pixels are too narrow")
-    assert report.reasons["takes more tokens than --max-prompt-length"] == 1
+    assert report.reasons["takes more tokens than a prompt may have"] == 1
     assert report.most_tokens == 10_116
     assert [row.index for row in check(data, tmp_path, max_prompt_length=10_116).bad] == [3]
     assert [row.index for row in check(data, tmp_path, max_prompt_length=10_115).bad] == [0, 3]

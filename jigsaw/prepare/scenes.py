@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from jigsaw.errors import JigsawError, MediaError
+from jigsaw.errors import JigsawError, MediaError, OptionError
 from jigsaw.files import atomic_write
 from jigsaw.media.camera import Size, register
 from jigsaw.media.image import largest_size, scaled_size
@@ -18,8 +18,8 @@ from jigsaw.media.rgbd import CutOffError, FolderScene, SensScene, colour_folder
 from jigsaw.prepare.frames import Frames
 from jigsaw.prepare.images import NO_SIZE
 from jigsaw.prepare.pipeline import (
-    Kind,
     Options,
+    Sources,
     row_schema,
     stamp_of,
     usable_file,
@@ -64,11 +64,11 @@ class DepthOptions(Options):
     def validate(self) -> None:
         """Raise JigsawError if a value makes no sense."""
         if not 2 <= self.points <= MOST_POINTS:
-            raise JigsawError(f"--points {self.points}: must be 2 to {MOST_POINTS}")
+            raise OptionError("points", self.points, f"must be 2 to {MOST_POINTS}")
         if self.samples_per_scene < 1:
-            raise JigsawError(f"--samples-per-scene {self.samples_per_scene}: must be 1 or more")
+            raise OptionError("samples_per_scene", self.samples_per_scene, "must be 1 or more")
         if self.max_side < 4 * RADIUS:
-            raise JigsawError(f"--max-side {self.max_side}: must be {4 * RADIUS} pixels or more")
+            raise OptionError("max_side", self.max_side, f"must be {4 * RADIUS} pixels or more")
         super().validate()
 
     def arguments(self) -> dict[str, Any]:
@@ -85,24 +85,23 @@ class DepthOptions(Options):
         """1, the picture."""
         return 1
 
-    def kind(self, media_root: Path) -> Kind:
+    def sources(self, media_root: Path) -> Sources:
         """The scenes below a folder."""
         found = list_scenes(media_root)
         if self.extract_frames is None and (sens := next((scene for scene in found if scene.endswith(SENS)), None)):
-            raise JigsawError(
-                f"{media_root}: holds {SENS} files ({sens}); add --extract-frames DIR, which gets the pictures of the "
-                "rows"
+            raise OptionError(
+                "extract_frames",
+                None,
+                f"{media_root} holds {SENS} files ({sens}); name a folder, which gets the pictures of the rows",
             )
         frames: Frames | None = None
         if self.extract_frames is not None:
             if self.extract_frames.resolve() == media_root.resolve():
-                raise JigsawError(
-                    f"--extract-frames {self.extract_frames}: is the folder of the scenes; choose another"
-                )
+                raise OptionError("extract_frames", self.extract_frames, "is the folder of the scenes; choose another")
             frames = Frames(self.extract_frames.absolute(), partial(frames_place, media_root=media_root.absolute()))
-        return Kind(
+        return Sources(
             command="prepare depth",
-            sources=found,
+            paths=found,
             noun="scenes",
             look=partial(look_at_scene, media_root=media_root.absolute(), options=self, frames=frames),
             row=partial(depth_row, options=self),
@@ -203,9 +202,7 @@ def _frame_records(
             pixels = register(frame.size, (frame.depth.shape[1], frame.depth.shape[0]), opened.cameras)
             allowed = shown_size(frame.size, options.max_side)
             if (resize := largest_size(allowed, options.fits)) is None:
-                raise MediaError(
-                    None, f"its picture cannot be made to fit --max-prompt-length ({allowed[0]}×{allowed[1]})"
-                )
+                raise MediaError(None, f"its picture cannot be made to fit the prompt ({allowed[0]}×{allowed[1]})")
             points, depths = choose_points(
                 frame.depth,
                 pixels,

@@ -1,4 +1,4 @@
-"""What tests/test_tasks.py runs on a copy of the package that has one task more: ``whole_way.py SCENES [MODEL]``."""
+"""What test_outside.py runs on a copy of the package that has one task more: ``whole_way.py SCENES [MODEL]``."""
 
 import sys
 from pathlib import Path
@@ -36,7 +36,7 @@ options = {"tasks": {"strips": {"gamma": 0.1}}}
 assert compute_score("my_jigsaw_strips", reply, puzzle.answer, puzzle.extra_info, **options)["exact"] == 1
 
 _, cards = write_gallery(data, scenes, "page.html", limit=2)
-assert [card.kind for card in cards] == ["strips, 3 strips, chance 1 in 6"] * 2, cards
+assert [card.headline for card in cards] == ["strips, 3 strips, chance 1 in 6"] * 2, cards
 
 report = verify_rows(data, scenes, decode=True, workers=1, progress=lambda done, total: None)
 assert report.tasks == {"strips": 16}

@@ -39,8 +39,8 @@ from jigsaw.prepare.images import (
     list_pictures,
     parse_grid,
 )
-from jigsaw.prepare.pipeline import draw, prepare_rows
-from jigsaw.prepare.runner import work_on_ray
+from jigsaw.prepare.pipeline import prepare_rows, sample_of
+from jigsaw.prepare.ray_work import work_on_ray
 from jigsaw.reader import MEMORY, json_line
 from jigsaw.rows import read_rows, read_table
 
@@ -229,18 +229,18 @@ def test_the_help_says_that_training_needs_validation_rows():
 def test_the_split_depends_on_nothing_but_seed_and_names(names, data):
     count = data.draw(st.integers(0, len(names)))
     seed = data.draw(st.integers(0, 3))
-    drawn = draw(names, count, "val", seed)
+    drawn = sample_of(names, count, "val", seed)
     assert len(set(drawn)) == count
-    assert drawn == draw(data.draw(st.permutations(names)), count, "val", seed)
+    assert drawn == sample_of(data.draw(st.permutations(names)), count, "val", seed)
     # One name taken away moves no other name from one split to the other, save one that fills its place.
     if names:
         left = names[1:]
-        assert len(set(draw(left, min(count, len(left)), "val", seed)) - set(drawn)) <= 1
+        assert len(set(sample_of(left, min(count, len(left)), "val", seed)) - set(drawn)) <= 1
 
 
 def test_another_seed_gives_another_split():
     names = [str(number) for number in range(100)]
-    assert draw(names, 10, "val", 0) != draw(names, 10, "val", 1) != draw(names, 10, "limit", 1)
+    assert sample_of(names, 10, "val", 0) != sample_of(names, 10, "val", 1) != sample_of(names, 10, "limit", 1)
 
 
 # ------------------------------------------------------------------------------------------------------ the same bytes
@@ -455,7 +455,7 @@ def test_a_finished_folder_is_up_to_date(finished, monkeypatch):
 def test_other_arguments_replace_nothing(finished):
     media, out = finished
     before = contents(out)
-    with pytest.raises(JigsawError, match=r"other arguments: grid 3x3 \(now 2x2\); choose another --out"):
+    with pytest.raises(JigsawError, match=r"other arguments: grid 3x3 \(now 2x2\); choose another output folder"):
         prepare(media, out, val=2, grid=(2, 2))
     assert contents(out) == before
 
@@ -503,7 +503,7 @@ def test_files_of_someone_else_are_not_replaced(tmp_path, name):
 
 def test_shards_of_other_arguments_are_not_used(media, undisturbed, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(JigsawError, match="leaves nothing to train on"):
+    with pytest.raises(JigsawError, match="for validation leave nothing to train on"):
         prepare(media, out, val=VAL, min_side=1000)  # all shards are there when it fails
     prepare(media, out, val=VAL)
     assert contents(out) == contents(undisturbed)
@@ -617,7 +617,7 @@ def test_any_name_goes_through_a_line_of_json(value):
     "text", ["3", "0x2", "2x0", "1x1", "3x", "x3", "-1x2", "3x3x3", "3×3", "axb", "", " 3x3", "9" * 5000]
 )
 def test_bad_grids(text):
-    with pytest.raises(JigsawError, match=r"--grid .*for example 3x3"):
+    with pytest.raises(JigsawError, match=r"grid .*for example 3x3"):
         parse_grid(text)
 
 
@@ -630,16 +630,16 @@ def test_grids_are_rows_by_columns(rows, columns):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val": -1}, "--val -1"),
-        ({"min_side": -1}, "--min-side -1"),
-        ({"limit": 0}, "--limit 0"),
-        ({"grid": (1, 1)}, "--grid 1x1"),
-        ({"answer_format": "xml"}, "--answer-format xml"),
-        ({"max_pixels": 7055}, "--max-pixels 7055: must be 7056 or more, for 9 tiles"),
-        ({"max_prompt_length": 600}, "--max-prompt-length 600: too few tokens for 9 media, which take 54 without"),
-        ({"grid": (9999, 9999)}, "--max-prompt-length 8192: too few tokens for 99,980,001 media, which take 599,"),
-        ({"workers": 0}, "--workers 0"),
-        ({"val": 2}, "--val 2: leaves nothing to train on"),
+        ({"val": -1}, "val -1"),
+        ({"min_side": -1}, "min_side -1"),
+        ({"limit": 0}, "limit 0"),
+        ({"grid": (1, 1)}, "grid 1x1"),
+        ({"answer_format": "xml"}, "answer_format xml"),
+        ({"max_pixels": 7055}, "max_pixels 7055: must be 7056 or more, for 9 tiles"),
+        ({"max_prompt_length": 600}, "max_prompt_length 600: too few tokens for 9 media, which take 54 without"),
+        ({"grid": (9999, 9999)}, "max_prompt_length 8192: too few tokens for 99,980,001 media, which take 599,"),
+        ({"workers": 0}, "workers 0"),
+        ({"val": 2}, "val 2: leaves nothing to train on"),
     ],
 )
 def test_bad_options_make_nothing(tmp_path, options, message):
@@ -671,7 +671,7 @@ def test_an_output_folder_that_cannot_be(tmp_path):
     save(tmp_path / "m" / "a.png")
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "out"):
-        with pytest.raises(JigsawError, match=r"cannot be used as output folder .*; choose another --out"):
+        with pytest.raises(JigsawError, match=r"cannot be used as output folder .*; choose another"):
             prepare(tmp_path / "m", out)
 
 
@@ -680,7 +680,7 @@ def test_nothing_is_written_among_the_pictures(tmp_path, out, where):
     """The advice to delete an output folder must never cost a picture."""
     save(tmp_path / "m" / "a.png")
     (tmp_path / "link").symlink_to("m")
-    with pytest.raises(JigsawError, match=rf"--out {tmp_path / out}: lies {where} the media root .*choose a folder"):
+    with pytest.raises(JigsawError, match=rf"out {tmp_path / out}: lies {where} the media root .*choose a folder"):
         prepare(tmp_path / "m", tmp_path / out)
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["a.png"]
     assert {path.name for path in tmp_path.iterdir()} == {"m", "link"}

@@ -23,7 +23,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.files import alone
 from jigsaw.media.rgbd import scene_files
 from jigsaw.prepare.pipeline import prepare_rows, stamp_of
-from jigsaw.prepare.scannet import (
+from jigsaw.prepare.scenes import (
     DepthOptions,
     depth_row,
     depth_schema,
@@ -147,7 +147,7 @@ def test_scans_of_one_room_go_into_one_split(media, tmp_path):
 
 
 def test_paths_are_below_the_media_root_without_extraction(media, tmp_path):
-    with pytest.raises(JigsawError, match=rf"holds \.sens files \({RAW}\.sens\); add --extract-frames DIR"):
+    with pytest.raises(JigsawError, match=rf"extract_frames: .*holds \.sens files \({RAW}\.sens\); name a folder"):
         prepare(media, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     summary = prepare(media / "scannet_frames_25k", tmp_path / "out")
@@ -373,7 +373,7 @@ def test_the_frames_of_another_data_set_are_not_replaced(rooms, tmp_path, layout
     prepare(tmp_path / "0", tmp_path / "out0", extract_frames=frames)
     before = hashes(frames)
     with pytest.raises(
-        JigsawError, match=r"has frames of another same\S*, of other size .*; choose another --extract-f"
+        JigsawError, match=r"has frames of another same\S*, of other size .*; choose another folder for frames"
     ):
         prepare(tmp_path / "1", tmp_path / "out1", extract_frames=frames)
     assert hashes(frames) == before
@@ -407,7 +407,10 @@ def test_a_second_run_in_the_folder_of_frames_stops_and_removes_nothing(media, u
     half = frames / RAW / ".000000.jpg.1.tmp"  # of the run that is at work
     half.parent.mkdir(parents=True)
     half.touch()
-    with alone(frames / ".frames.lock", ""), pytest.raises(JigsawError, match="another run is at work in it; wait or"):
+    with (
+        alone(frames / ".frames.lock", ""),
+        pytest.raises(JigsawError, match="another run extracts frames there"),
+    ):
         prepare(media, tmp_path / "out", val=1, extract_frames=frames)
     assert half.exists()
     prepare(media, tmp_path / "out", val=1, extract_frames=frames)
@@ -420,7 +423,7 @@ def test_frames_do_not_leave_their_folder_by_a_link(rooms, tmp_path, link):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "frames" / link).parent.mkdir(parents=True)
     (tmp_path / "frames" / link).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(JigsawError, match=r"scene/color: leads out of --extract-frames .*; remove the link"):
+    with pytest.raises(JigsawError, match=r"scene/color: leads out of the folder for frames, .*; remove the link"):
         prepare(tmp_path / "m", tmp_path / "out", extract_frames=tmp_path / "frames")
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -518,16 +521,16 @@ def test_long_and_foreign_names(rooms, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"points": 1}, "--points 1: must be 2 to 99"),
-        ({"points": 100}, "--points 100"),
-        ({"samples_per_scene": 0}, "--samples-per-scene 0"),
-        ({"max_side": 59}, "--max-side 59"),
-        ({"val": -1}, "--val -1"),
-        ({"max_prompt_length": 500}, "--max-prompt-length 500: too few tokens for 1 media"),
-        ({"val": 4}, "--val 4: leaves nothing"),
-        ({"limit": 0}, "--limit 0"),
-        ({"workers": 0}, "--workers 0"),
-        ({"answer_format": "latex"}, "--answer-format latex"),
+        ({"points": 1}, "points 1: must be 2 to 99"),
+        ({"points": 100}, "points 100"),
+        ({"samples_per_scene": 0}, "samples_per_scene 0"),
+        ({"max_side": 59}, "max_side 59"),
+        ({"val": -1}, "val -1"),
+        ({"max_prompt_length": 500}, "max_prompt_length 500: too few tokens for 1 media"),
+        ({"val": 4}, "val 4: leaves nothing"),
+        ({"limit": 0}, "limit 0"),
+        ({"workers": 0}, "workers 0"),
+        ({"answer_format": "latex"}, "answer_format latex"),
     ],
 )
 def test_bad_options_make_nothing(media, tmp_path, options, message):
@@ -543,7 +546,7 @@ def test_frames_never_go_among_the_scenes(media, tmp_path):
 
 def test_frames_that_cannot_be_written_are_one_line(media, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(JigsawError, match=r"--extract-frames .*file: cannot be used \(File exists\); choose another"):
+    with pytest.raises(JigsawError, match=r"extract_frames .*file: cannot be used \(File exists\); choose another"):
         prepare(media, tmp_path / "out", extract_frames=tmp_path / "file")
 
 

@@ -161,3 +161,14 @@ def test_a_disk_without_locks_is_trained_on_with_a_warning(
     monkeypatch.setattr(checkpoint.FileLock, "acquire", acquire)
     MarkWhole(config(tmp_path))
     assert f"{tmp_path}: its disk has no locks, so a second run in it is not refused" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["a, b (1)", "données=日本", "it's [here] & #there; ~"])
+def test_any_path_survives_the_config_language(folder: str) -> None:
+    parsed = OverridesParser.create().parse_override(override("data.media_root", f"/tmp/{folder}/q"))
+    assert parsed.value() == f"/tmp/{folder}/q"
+
+
+def test_a_path_that_the_config_language_would_resolve_is_refused() -> None:
+    with pytest.raises(JigsawError, match="give the folder without"):
+        override("data.media_root", "/tmp/${HOME}")

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+import time
 from multiprocessing import shared_memory
 from pathlib import Path
 
-from jigsaw.toy.launch import MARK, kill_leftovers
+from jigsaw.processes import MARK, kill_leftovers, processes_of
 
 _HOLD = """
 import sys
+import time
 from multiprocessing import resource_tracker, shared_memory
 resource_tracker.register = lambda *_: None  # as where it was killed too
 shared = [shared_memory.SharedMemory(name=sys.argv[1])] if sys.argv[1:] else []
@@ -40,3 +42,18 @@ def test_a_runs_shared_memory_goes_with_it_and_no_others(tmp_path: Path) -> None
     finally:
         others.close()
         others.unlink()
+
+
+def test_a_runs_processes_are_found_and_ended(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"],
+        env={**os.environ, MARK: str(tmp_path)},
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    while len(processes_of(tmp_path)) < 2:
+        assert child.poll() is None
+        time.sleep(0.05)
+    kill_leftovers(tmp_path)
+    assert processes_of(tmp_path) == []
+    child.wait(timeout=5)

@@ -9,18 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from jigsaw import cli, plan
-from jigsaw.prompts import render
+from jigsaw.toy.rows import image_row
 
 GRID = (2, 2)
 
 
 def make_row(sample_id, answer_format="answer_tag"):
-    return {
-        "data_source": "visual_jigsaw_image",
-        "prompt": [{"role": "user", "content": render("image", answer_format, rows=2, columns=2)}],
-        "images": [{"path": f"{sample_id}.png", "jigsaw_config": [2, 2]}],
-        "extra_info": {"id": sample_id, "split": "val", "answer_format": answer_format},
-    }
+    return image_row(f"{sample_id}.png", GRID, id=sample_id, split="val", answer_format=answer_format)
 
 
 ROWS = [make_row("a"), make_row("b", "boxed"), make_row("c")]

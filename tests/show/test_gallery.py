@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from jigsaw.cli.show import show
 from jigsaw.errors import JigsawError
 from jigsaw.media.video import Clip
-from jigsaw.prompts import render
 from jigsaw.show.gallery import Card, Prose, image_figure, make_card, render_page, video_figure, write_gallery
 from jigsaw.show.training import heldout_exact
 from jigsaw.tasks import build_puzzle
+from jigsaw.toy.rows import depth_row, image_row
 from jigsaw.toy.scenes import render_scene
 from jigsaw.toy.videos import write_video
 
@@ -32,14 +32,9 @@ app.command()(show)
 
 
 def row(path: str, name: str, grid: tuple[int, int] = (2, 1), wording: str = "") -> dict[str, object]:
-    prompt = render("image", "answer_tag", rows=grid[0], columns=grid[1]) + wording
-    return {
-        "data_source": "visual_jigsaw_image",
-        "prompt": [{"role": "user", "content": prompt}],
-        "images": [{"path": path, "jigsaw_config": list(grid), "resize_size": None, "crop_size": None}],
-        "reward_model": {"style": "rule", "ground_truth": ""},
-        "extra_info": {"id": name, "split": "val", "answer_format": "answer_tag"},
-    }
+    made = image_row(path, grid, id=name, split="val")
+    made["prompt"][0]["content"] += wording
+    return made
 
 
 @pytest.fixture
@@ -176,25 +171,19 @@ def test_clips_of_a_file_are_put_back_in_time(tmp_path, grid, cut):
         "extra_info": {"id": "film", "trim": 0.05},
     }
     card = make_card(row, 0, tmp_path)
-    assert card.kind == f"video, {cut}, chance 1 in {factorial(pieces):,}"
+    assert card.headline == f"video, {cut}, chance 1 in {factorial(pieces):,}"
     starts = [card.figures[place - 1].strip.indices[0] for place in card.answer]
     assert starts == sorted(starts)
     assert len(set(starts)) == 3
 
 
-def depth_row(depths: list[float] | None) -> dict[str, object]:
-    points = [[20, 30], [60, 90], [20, 90]]
-    return {
-        "data_source": "visual_depth_jigsaw",
-        "prompt": [{"role": "user", "content": render("depth", "boxed", points=3)}],
-        "images": [{"path": "room.png", "points": points, "resize_size": None}],
-        "extra_info": {"id": "room", "depths": depths},
-    }
+def room_row(depths: list[float] | None) -> dict[str, object]:
+    return depth_row("room.png", [[20, 30], [60, 90], [20, 90]], depths=depths, answer_format="boxed")
 
 
 def test_points_are_listed_nearest_first_with_their_depths(tmp_path):
     Image.new("RGB", (120, 80), "teal").save(tmp_path / "room.png")
-    row = depth_row([1.25, 2.0, 5.0])
+    row = room_row([1.25, 2.0, 5.0])
     card, puzzle = make_card(row, 0, tmp_path), build_puzzle(row, tmp_path)
     assert [(point.x, point.y, point.depth) for point in card.points] == [(30, 20, 1.25), (90, 60, 2.0), (90, 20, 5.0)]
     for point in card.points:
@@ -209,7 +198,7 @@ def test_points_are_listed_nearest_first_with_their_depths(tmp_path):
 
 def test_released_points_have_no_depths_to_show(tmp_path):
     Image.new("RGB", (120, 80), "teal").save(tmp_path / "room.png")
-    page = render_page([make_card(depth_row(None), 0, tmp_path)], title="val.parquet", rows=1, seed=0, epoch=0)
+    page = render_page([make_card(room_row(None), 0, tmp_path)], title="val.parquet", rows=1, seed=0, epoch=0)
     assert len(re.findall('class="disc"', page)) == 3
     assert "Depth</th>" not in page
 
@@ -244,7 +233,7 @@ def test_a_row_that_cannot_be_read_shows_why(tmp_path, media):
 @pytest.mark.parametrize(("side", "orders"), [(5, f"{factorial(25):,}"), (50, "2500!")])
 def test_many_pieces_have_their_chance_as_a_factorial(side, orders):
     card = Card(index=0, id="a", task="image", cut=f"{side} × {side} tiles", answer=tuple(range(side**2)))
-    assert card.kind == f"image, {side} × {side} tiles, chance 1 in {orders}"
+    assert card.headline == f"image, {side} × {side} tiles, chance 1 in {orders}"
 
 
 def test_many_tiles_are_numbered_within_the_cells_of_a_picture_of_any_size(tmp_path, media):

@@ -13,8 +13,8 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorData, NonTensorStack
 
-PARTITION = "media"
-_KEY = "media_key"
+PARTITION = "features"
+_KEY = "features_of"
 FIELD = "features"
 _CODED = "coded"
 _ROWS = 4096

@@ -156,7 +156,7 @@ def test_rows_of_extracted_frames_need_no_video(media, undisturbed):
 def test_frames_stay_where_they_were_extracted(film, tmp_path):
     prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames")
     assert prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames").up_to_date
-    with pytest.raises(JigsawError, match=r"has its frames in .*frames; extract them there, or choose another --out"):
+    with pytest.raises(JigsawError, match=r"has its frames in .*frames; extract them there, or choose"):
         prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "elsewhere")
     with pytest.raises(JigsawError, match="is the folder of the videos"):
         prepare(film.parent, tmp_path / "out2", extract_frames=film.parent)
@@ -248,17 +248,17 @@ def test_bad_videos_cost_one_reject_each(film, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"clips": 1}, "--clips 1"),
-        ({"grid": (1, 1)}, "--grid 1x1"),
-        ({"min_seconds": -1}, "--min-seconds -1"),
-        ({"min_seconds": float("nan")}, "--min-seconds nan"),
-        ({"trim": 0.5}, "--trim 0.5"),
-        ({"fps": 0}, "--fps 0"),
-        ({"max_frames": 1}, "--max-frames 1"),
-        ({"max_pixels": 783}, "--max-pixels 783"),
-        ({"val": 1}, "--val 1: leaves nothing"),
-        ({"limit": 0}, "--limit 0"),
-        ({"workers": 0}, "--workers 0"),
+        ({"clips": 1}, "clips 1"),
+        ({"grid": (1, 1)}, "grid 1x1"),
+        ({"min_seconds": -1}, "min_seconds -1"),
+        ({"min_seconds": float("nan")}, "min_seconds nan"),
+        ({"trim": 0.5}, "trim 0.5"),
+        ({"fps": 0}, "fps 0"),
+        ({"max_frames": 1}, "max_frames 1"),
+        ({"max_pixels": 783}, "max_pixels 783"),
+        ({"val": 1}, "val 1: leaves nothing"),
+        ({"limit": 0}, "limit 0"),
+        ({"workers": 0}, "workers 0"),
     ],
 )
 def test_bad_options_make_nothing(film, tmp_path, options, message):
@@ -387,7 +387,7 @@ def test_the_frames_of_another_data_set_are_not_replaced(film, tmp_path):
     prepare(tmp_path / "0", tmp_path / "out0", extract_frames=frames)
     before = hashes(frames)
     with pytest.raises(
-        JigsawError, match=r"has frames of another same\.mp4, of other size .*; choose another --extract"
+        JigsawError, match=r"has frames of another same\.mp4, of other size .*; choose another folder for frames"
     ):
         prepare(tmp_path / "1", tmp_path / "out1", extract_frames=frames)
     assert hashes(frames) == before
@@ -407,7 +407,7 @@ def test_a_second_run_in_the_folder_of_frames_stops(film, tmp_path):
     (tmp_path / "frames").mkdir()
     with (
         alone(tmp_path / "frames/.frames.lock", ""),
-        pytest.raises(JigsawError, match="another run is at work in it; wait or choose another"),
+        pytest.raises(JigsawError, match="another run extracts frames there; wait for it or choose"),
     ):
         prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames")
 
@@ -416,7 +416,7 @@ def test_a_second_run_in_the_folder_of_frames_stops(film, tmp_path):
 def test_a_damaged_note_is_one_line(film, tmp_path, note):
     (tmp_path / "frames/film.mp4").mkdir(parents=True)
     (tmp_path / "frames/film.mp4/.source.json").write_text(note)
-    with pytest.raises(JigsawError, match=r"film\.mp4.*; choose another --extract-frames"):
+    with pytest.raises(JigsawError, match=r"film\.mp4.*; choose another folder for frames"):
         prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames")
 
 
@@ -424,7 +424,7 @@ def test_frames_do_not_leave_their_folder_by_a_link(film, tmp_path):
     for folder in ("frames", "elsewhere"):
         (tmp_path / folder).mkdir()
     (tmp_path / "frames/film.mp4").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(JigsawError, match=r"film\.mp4: leads out of --extract-frames .*; remove the link"):
+    with pytest.raises(JigsawError, match=r"film\.mp4: leads out of the folder for frames, .*; remove the link"):
         prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames")
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -459,11 +459,11 @@ def test_a_run_that_is_killed_goes_on(media, undisturbed, tmp_path):
 
 def test_frames_that_cannot_be_written_are_one_line(film, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(JigsawError, match=r"--extract-frames .*file: cannot be used \(File exists\); choose another"):
+    with pytest.raises(JigsawError, match=r"extract_frames .*file: cannot be used \(File exists\); choose another"):
         prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "file")
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames/film.mp4").touch()
-    with pytest.raises(JigsawError, match=r"film.mp4: cannot be used \(Not a directory\); choose another --extract-f"):
+    with pytest.raises(JigsawError, match=r"film.mp4: cannot be used \(Not a directory\); choose another"):
         prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames")
     (tmp_path / "frames/film.mp4").unlink()
     assert prepare(film.parent, tmp_path / "out", extract_frames=tmp_path / "frames").train == 1

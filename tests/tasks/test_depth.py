@@ -28,28 +28,15 @@ from jigsaw.tasks.depth import (
     flat_depths,
     rescaled,
 )
+from jigsaw.toy.rows import depth_row
 
 SIZE = (400, 300)
 POINTS = [[40, 50], [60, 120], [100, 350], [150, 60], [200, 300], [270, 200]]
 GREY = (90, 120, 150)
 
 
-def make_row(points=POINTS, *, sample_id="a", resize=None, answer_format="answer_tag", **extra):
-    depths = [1 + 0.5 * rank for rank in range(len(points))]
-    return {
-        "data_source": "visual_depth_jigsaw",
-        "prompt": [{"role": "user", "content": render("depth", answer_format, points=len(points))}],
-        "images": [{"path": "a.png", "points": points, "resize_size": resize}],
-        "reward_model": {"style": "rule", "ground_truth": ""},
-        "extra_info": {
-            "id": sample_id,
-            "split": "train",
-            "answer_format": answer_format,
-            "depths": depths,
-            "draw": "after_resize",
-            **extra,
-        },
-    }
+def make_row(points=POINTS, *, resize=None, **said):
+    return depth_row("a.png", points, struct={"resize_size": resize}, **said)
 
 
 def released_row(path="scans/a.png", points=POINTS, resize=None):
@@ -113,7 +100,7 @@ def test_the_order_follows_from_seed_split_id_and_epoch():
     others = [
         plan(make_row(), seed=1),
         plan(make_row(), epoch=1),
-        plan(make_row(sample_id="b")),
+        plan(make_row(id="b")),
         plan(make_row(split="val")),
     ]
     assert all(other.order != base for other in others)

@@ -1,0 +1,132 @@
+"""The quickstart's stages and settings, without verl; e2e/test_quickstart.py runs it."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from rich.progress import Progress
+
+from jigsaw.difficulty import Difficulty, read_difficulties
+from jigsaw.errors import JigsawError
+from jigsaw.tasks import plan
+from jigsaw.toy.quickstart import Quickstart, _begin, schedule, warm_start_steps_of
+from jigsaw.toy.rows import image_row
+from jigsaw.toy.settings import Settings
+
+
+def _row(number: int) -> dict[str, Any]:
+    return image_row(f"scene-{number:05d}.png", (2, 1), id=str(number))
+
+
+SETTINGS = Settings(grid="2x1", begin_with=None, images=None, warm_start_steps=2, seed=0)
+
+
+def _warm_start(
+    out: Path, valid: list[float], monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> tuple[str, list[int]]:
+    """A warm start whose rounds end with such shares of valid samples: what it says, and the rounds that were made."""
+    run, made = Quickstart(out, settings, steps=1), []
+
+    def a_round(number: int, steps: int, model: Path, target: Path, progress: Progress) -> None:
+        assert model == (run.random_model if number == 0 else out / f"model/warm_start_round_{number}")
+        made.append(number)
+        target.mkdir(parents=True)
+        (target / "config.json").write_text(str(number))
+
+    monkeypatch.setattr(run, "_warm_start_round", a_round)
+    monkeypatch.setattr(run, "_sampled_valid", lambda folder: valid[int((folder / "config.json").read_text())])
+    return run.warm_start(Progress(disable=True)), made
+
+
+UNTIL_FORMED = replace(SETTINGS, warm_start_steps=None)
+
+
+def test_the_warm_start_goes_on_until_what_is_sampled_has_the_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, made = _warm_start(tmp_path, [0.4, 0.8, 0.97, 1.0], monkeypatch, UNTIL_FORMED)
+    assert (said, made) == ("750 steps, 97% valid", [0, 1, 2])
+    assert (tmp_path / "model/warm_start/config.json").read_text() == "2"
+    assert _warm_start(tmp_path, [], monkeypatch, UNTIL_FORMED) == ("kept", [])
+
+
+def test_the_warm_start_ends_after_some_rounds_come_what_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, made = _warm_start(tmp_path, [0.1, 0.2, 0.2, 0.3], monkeypatch, UNTIL_FORMED)
+    assert (said, made) == ("1000 steps, 30% valid", [0, 1, 2, 3])
+
+
+def test_a_warm_start_of_so_many_steps_has_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _warm_start(tmp_path, [0.4], monkeypatch, SETTINGS) == ("2 steps, 40% valid", [0])
+
+
+def test_a_round_that_was_finished_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model/warm_start_round_1").mkdir(parents=True)
+    (tmp_path / "model/warm_start_round_1/config.json").write_text("0")
+    assert _warm_start(tmp_path, [0.4, 0.97], monkeypatch, UNTIL_FORMED) == ("500 steps, 97% valid", [1])
+
+
+def test_puzzles_of_one_picture_are_known_by_it(tmp_path: Path, scenes: Path) -> None:
+    rendered = Quickstart(tmp_path, SETTINGS, steps=1)
+    assert rendered.picture_of(plan(_row(3))) == "scene-00003.png"
+    pictures = tmp_path / "pictures"
+    shutil.copytree(scenes, pictures)
+    for number in range(2):
+        shutil.copy(scenes / "scene-00000.png", pictures / f"more-{number}.png")
+    crops = Quickstart(tmp_path, replace(SETTINGS, images=str(pictures)), steps=1)
+    crop = _row(0) | {"images": [{"path": "holiday/beach.jpg/004.jpg", "jigsaw_config": [2, 1]}]}
+    assert crops.picture_of(plan(crop)) == "holiday/beach.jpg"
+
+
+def test_a_folder_of_the_same_settings_is_kept(tmp_path: Path) -> None:
+    _begin(tmp_path / "run", SETTINGS)
+    (tmp_path / "run/kept").touch()
+    _begin(tmp_path / "run", SETTINGS)
+    assert (tmp_path / "run/kept").exists()
+
+
+def test_a_run_of_other_settings_is_put_aside(tmp_path: Path) -> None:
+    for seed in range(3):
+        _begin(tmp_path / "run", replace(SETTINGS, seed=seed))
+    seeds = [json.loads((tmp_path / name / "settings.json").read_text())["seed"] for name in ("run", "run.1", "run.2")]
+    assert seeds == [2, 0, 1]
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(JigsawError, match="something other than a quickstart"):
+        _begin(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("easier", ["2x2", "1x3", "3x1"])
+def test_a_grid_to_begin_with_must_be_easier(tmp_path: Path, easier: str) -> None:
+    with pytest.raises(JigsawError, match=f"begin_with {easier}: is no easier grid than 2x2"):
+        Quickstart(tmp_path, replace(SETTINGS, grid="2x2", begin_with=easier), steps=1)
+
+
+def test_a_grid_to_begin_with_becomes_a_schedule(tmp_path: Path) -> None:
+    assert schedule(Quickstart(tmp_path, replace(SETTINGS, grid="2x2"), steps=1).levels) == ()
+    easy_first = Quickstart(tmp_path, replace(SETTINGS, grid="2x2", begin_with="2x1"), steps=1)
+    (given,) = schedule(easy_first.levels)
+    assert given.startswith("data.difficulty=")
+    assert read_difficulties(OverridesParser.create().parse_override(given).value()) == {
+        "image": Difficulty(((2, 1), (2, 2)), 0.8, 5)
+    }
+
+
+@pytest.mark.parametrize(("grid", "steps"), [((2, 1), 250), ((1, 2), 250), ((2, 2), 1000)])
+def test_more_tiles_take_a_longer_warm_start(grid: tuple[int, int], steps: int) -> None:
+    assert warm_start_steps_of(grid) == steps
+
+
+def test_a_grid_beyond_the_tiny_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JigsawError, match="room for 9 tiles"):
+        Quickstart(tmp_path, replace(SETTINGS, grid="4x3"), steps=1)
+
+
+def test_too_few_pictures_are_said_at_once(tmp_path: Path, scenes: Path) -> None:
+    with pytest.raises(JigsawError, match="holds 48 pictures; the quickstart needs 50"):
+        Quickstart(tmp_path, replace(SETTINGS, images=str(scenes)), steps=1)
