@@ -38,6 +38,7 @@ from jigsaw.verl_plugin.difficulty import Schedule, item_at_level
 from jigsaw.verl_plugin.features import encode, put, reference
 from jigsaw.verl_plugin.patches import positions_of_the_rollout, responses_are_put_by
 from jigsaw.verl_plugin.plans import POSITION
+from jigsaw.verl_plugin.queue_watch import end_with_the_queue
 
 T = TypeVar("T")
 _RESTARTS = 20
@@ -373,6 +374,7 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
         self._given_again: set[str] = set()
         self._last_position = -1
         JigsawAgentLoopManager.running = self
+        end_with_the_queue()
         self._schedule = Schedule(self.config.trainer.default_local_dir, self.config.data.difficulty)
         # Other modes roll out while they train anyway; dynamic sampling draws prompts that nobody can foresee.
         synchronous = self.config.trainer.v1.trainer_mode == "sync" and not self.config.algorithm.filter_groups.enable

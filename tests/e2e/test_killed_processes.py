@@ -44,16 +44,21 @@ def ended(folder: Path, make_run: Callable[..., Any]) -> str:
     prepare_rows(
         folder / "scenes", folder / "data", ImageOptions(grid=(2, 1), val=2), progress=lambda done, total: None
     )
-    run = make_run(folder, folder / "scenes")
 
     def kill() -> None:
         _kill(folder, "ray::AgentLoopWorkerTQ", lambda worker: worker.children())  # its reader
-        _kill(folder, "ray::vLLMHttpServer", lambda server: _metrics(folder))
+        _kill(folder, "ray::vLLMHttpServer", lambda server: _metrics(folder, 3))
 
+    return _ended(folder, make_run, 3, kill)
+
+
+def _ended(folder: Path, make_run: Callable[..., Any], steps: int, kill: Callable[[], None]) -> str:
+    """The error of a run during which something is killed."""
+    run = make_run(folder, folder / "scenes")
     threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(JigsawError) as stopped:
         run.train(
-            3,
+            steps,
             "data.train_batch_size=4",
             "actor_rollout_ref.rollout.n=2",
             "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
@@ -65,12 +70,12 @@ def ended(folder: Path, make_run: Callable[..., Any]) -> str:
     return str(stopped.value)
 
 
-def _metrics(folder: Path) -> dict[int, Metrics]:
-    return read_metrics([folder / "metrics-3.jsonl"])
+def _metrics(folder: Path, steps: int) -> dict[int, Metrics]:
+    return read_metrics([folder / f"metrics-{steps}.jsonl"])
 
 
 def test_a_worker_that_is_killed_costs_no_prompt(ended: str, folder: Path) -> None:
-    steps = _metrics(folder)
+    steps = _metrics(folder, 3)
     assert list(steps) == [1]
     assert steps[1]["training/failed_prompts"] == 0
     assert steps[1]["training/prompts/image"] == 4
@@ -80,3 +85,17 @@ def test_a_server_that_is_killed_ends_the_run_in_one_line_to_go_on_from(ended: s
     assert "\n" not in ended
     assert ended.startswith("training stopped: all 4 prompts of a batch failed; failed_prompts.jsonl")
     assert last_whole(folder / "checkpoints") == folder / "checkpoints/global_step_1"
+
+
+def test_a_queue_that_is_killed_ends_the_run_in_one_line(
+    ended: str, folder: Path, make_run: Callable[..., Any]
+) -> None:
+    """Whose first step the run before has saved."""
+
+    def kill() -> None:
+        _kill(folder, "ray::TransferQueueController", lambda controller: _metrics(folder, 4))
+
+    said = _ended(folder, make_run, 4, kill)
+    assert "\n" not in said
+    assert said.startswith("training stopped: TransferQueue's controller died")
+    assert last_whole(folder / "checkpoints") == folder / "checkpoints/global_step_2"
