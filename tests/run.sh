@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets up what the tests need and runs them all.
+# Sets up what the tests need and runs them.
 #
 #   bash tests/run.sh                  unit tests, then the real stack end to end (verl, Ray, vLLM on the CPU)
-#   bash tests/run.sh -m "not e2e"     unit tests alone, a minute or two
+#   bash tests/run.sh --fast           unit tests alone, about a minute
 #   bash tests/run.sh --slow           everything, also what takes long
 #   bash tests/run.sh --slow faults    one part of what takes long: faults, learning, media or training
 #   bash tests/run.sh -k reward -x     further arguments go to pytest
@@ -10,9 +10,21 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash train_scripts/setup.sh
 source train_scripts/env_cpu.sh
-if [[ $# -eq 0 ]]; then
+
+unit_tests() {
+    .venv/bin/python -m pytest -m "not e2e" --numprocesses=2 --dist=loadfile "$@"
+}
+
+case ${1:-} in
+"")
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/mypy
-fi
-exec .venv/bin/python -m pytest "$@"
+    status=0
+    unit_tests || status=$?
+    .venv/bin/python -m pytest -m e2e || status=$?
+    exit "$status"
+    ;;
+--fast) unit_tests "${@:2}" ;;
+*) exec .venv/bin/python -m pytest "$@" ;;
+esac
