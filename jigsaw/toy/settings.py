@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-STEPS, STEPS_OF_PICTURES = 50, 80
+STEPS, STEPS_OF_PICTURES = 50, 70
 """GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
 RAISE_AT, WINDOW = 0.8, 5
 """Of the grid to begin with: exact accuracy, over so many steps."""
