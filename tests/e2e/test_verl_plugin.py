@@ -745,7 +745,7 @@ def test_prompts_of_a_dead_worker_are_given_again_once(monkeypatch: pytest.Monke
     manager.agent_loop_workers = workers.handles
     manager._ends = [handle.end_of_life.remote() for handle in workers.handles]
     manager._step, manager._given, manager._given_again = None, {}, set()
-    manager._progress, manager._looks_ahead = Schedule(tmp_path, None), False
+    manager._schedule, manager._looks_ahead = Schedule(tmp_path, None), False
     uids = [f"u{number}" for number in range(4)]
     extras = [{"id": uid, "epoch": 0} for uid in uids]
     prompts = tensordict_utils.get_tensordict(

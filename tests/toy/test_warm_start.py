@@ -46,7 +46,7 @@ def test_the_words_say_what_is_seen_wherever_it_is_shown(landscape: Path, epoch:
 def test_of_more_tiles_half_have_more_of_it(landscape: Path) -> None:
     of_four = build_puzzle(_row("picture.png", (2, 2)), landscape)
     assert _words(of_four) == ["bright cool smooth"] * 2 + ["dark warm sharp"] * 2
-    of_nine = cue_thought(build_puzzle(_row("picture.png", 3, 3), landscape)).split(", ")
+    of_nine = cue_thought(build_puzzle(_row("picture.png", (3, 3)), landscape)).split(", ")
     assert Counter(words.split()[0] for words in of_nine) == {"bright": 5, "dark": 4}
 
 
