@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, Qwen2_5_VLForConditionalGeneration
 
@@ -25,19 +26,63 @@ class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc
         Args:
             args: only without ``pack``: transformers' own arguments.
             pack: where the tokens lie. Without it, transformers' own forward pass.
-            inputs: with ``pack``: ``input_ids`` ``(1, tokens)``, ``position_ids`` ``(3, 1, tokens)``, and of each
-                prompt once, in the order of the pack, ``pixel_values`` and ``image_grid_thw``,
-                ``pixel_values_videos`` and ``video_grid_thw``. Grids on the CPU save waiting for the device.
+            inputs: with ``pack`` those of :meth:`_packed`.
         """
-        if pack is None:
-            return super().forward(*args, **inputs)
-        for modality in ("image", "video"):
-            grid = inputs.get(f"{modality}_grid_thw")
-            if grid is not None:
-                inputs |= Windows(grid.cpu(), self.config.vision_config, self.device).arguments(modality)
-        hidden = self.model(use_cache=False, pack=pack, **inputs).last_hidden_state[0]
-        targets = inputs["input_ids"][0, pack.prompt_tokens :]
-        return self.lm_head(hidden[pack.predicting], targets)
+        return super().forward(*args, **inputs) if pack is None else self._packed(pack, **inputs)
+
+    def _packed(
+        self,
+        pack: Layout,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> Any:
+        """The forward pass over a pack.
+
+        Args:
+            pack: where the tokens lie.
+            input_ids: ``(1, tokens)`` int64.
+            position_ids: ``(3, 1, tokens)`` int64.
+            pixel_values: patches of the prompts' pictures, of each prompt once, in the order of the pack.
+            image_grid_thw: their grids; on the CPU they save waiting for the device.
+            pixel_values_videos: patches of the prompts' videos.
+            video_grid_thw: their grids.
+            temperature: divides the logits.
+        """
+        media = (
+            (self.config.image_token_id, pixel_values, image_grid_thw),
+            (self.config.video_token_id, pixel_values_videos, video_grid_thw),
+        )
+        shown = [(token, patches, grid) for token, patches, grid in media if patches is not None and grid is not None]
+        embeds = self.get_input_embeddings()(input_ids)
+        # One call of the tower, whatever there is: with sharded weights a call is a row of collectives.
+        if shown:
+            grids = torch.cat([grid for *_, grid in shown]).cpu()
+            features = self._see(torch.cat([patches for _, patches, _ in shown]), grids)
+            for token, _, grid in shown:
+                count = int(grid.cpu().prod(-1).sum()) // self.model.visual.spatial_merge_unit
+                # Of prompts alone: a response may hold the token too.
+                places = (input_ids == token) & (torch.arange(pack.tokens, device=self.device) < pack.prompt_tokens)
+                embeds = embeds.masked_scatter(places[..., None], features[:count].to(embeds))
+                features = features[count:]
+        else:
+            vision = self.config.vision_config
+            merge = vision.spatial_merge_size
+            blank = embeds.new_zeros(merge**2, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+            embeds = embeds + 0.0 * self._see(blank, torch.tensor([[1, merge, merge]])).mean()
+        hidden = self.model.language_model(
+            inputs_embeds=embeds, position_ids=position_ids, use_cache=False, pack=pack
+        ).last_hidden_state[0]
+        return self.lm_head(hidden[pack.predicting], input_ids[0, pack.prompt_tokens :], temperature)
+
+    def _see(self, patches: Tensor, grids: Tensor) -> Tensor:
+        windows = Windows(grids, self.config.vision_config, self.device).arguments()
+        seen = self.model.visual(patches.to(self.model.visual.dtype), grid_thw=grids.to(self.device), **windows)
+        return seen.pooler_output  # type: ignore[no-any-return]
 
 
 def take_packs(model: Qwen2_5_VLForConditionalGeneration) -> PackedQwen2_5_VL:

@@ -43,6 +43,7 @@ _HUB_SECONDS = 5.0
 _MODEL = "actor_rollout_ref.model"
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
+PACKED_ENGINE = "jigsaw.verl_plugin.engine"
 SETUP = "bash train_scripts/setup.sh"
 
 
@@ -226,6 +227,9 @@ def check_batches(config: DictConfig) -> Iterator[str]:
             "one of them"
         )
         return
+    if config.actor_rollout_ref.model.external_lib == PACKED_ENGINE:
+        yield from _check_packs(config)
+        return
     if actor.use_dynamic_bsz != rollout.log_prob_use_dynamic_bsz:
         yield f"{_ACTOR}.use_dynamic_bsz and {_ROLLOUT}.log_prob_use_dynamic_bsz differ; set both to one value"
     if actor.use_dynamic_bsz:
@@ -245,6 +249,30 @@ def check_batches(config: DictConfig) -> Iterator[str]:
             yield (
                 f"{option}={size} does not divide a GPU's share of an update, {share} responses ({update} prompts × "
                 f"{n} / {ranks} GPUs); {nearest} does"
+            )
+
+
+def _check_packs(config: DictConfig) -> Iterator[str]:
+    """What the packed engine (engine.py) does not do, and a budget that a response may exceed."""
+    role = config.actor_rollout_ref
+    model, actor, rollout = role.model, role.actor, role.rollout
+    engine = f"{_MODEL}.external_lib={PACKED_ENGINE}"
+    for option, value, plain in (
+        (f"{_MODEL}.use_remove_padding", model.use_remove_padding, False),
+        (f"{_MODEL}.lora_rank", model.lora_rank, 0),
+        (f"{_ACTOR}.ulysses_sequence_parallel_size", actor.ulysses_sequence_parallel_size, 1),
+    ):
+        if value != plain:
+            yield f"{engine} does not work with {option}={value}; set it to {plain}, or {_MODEL}.external_lib to null"
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    for option, value in (
+        (f"{_ACTOR}.ppo_max_token_len_per_gpu", actor.ppo_max_token_len_per_gpu),
+        (f"{_ROLLOUT}.log_prob_max_token_len_per_gpu", rollout.log_prob_max_token_len_per_gpu),
+    ):
+        if value < longest:
+            yield (
+                f"{option}={value} is below {longest} tokens, which a prompt with a response may have; raise it, "
+                "or lower data.max_prompt_length or data.max_response_length"
             )
 
 

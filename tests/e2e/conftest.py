@@ -143,10 +143,29 @@ class Ranks:
     def assert_equal(self, update: str) -> None:
         """Fail unless two ranks learned what one learned."""
         assert _distance(self.weights(update, ranks=1), self.weights(update)) <= self.FLOAT
-        one, two = self.metrics(update, ranks=1), self.metrics(update)
-        # The weights alone do not tell the scale of a gradient: it is clipped, and Adam divides by it.
-        for name in ("loss", "grad_norm", "lr", "actor/pg_clipfrac", "actor/entropy_loss"):
-            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=self.FLOAT), name
+        names = ("loss", "grad_norm", "lr", "actor/pg_clipfrac", "actor/entropy_loss")
+        _assert_close(self.metrics(update, ranks=1), self.metrics(update), names)
+
+    def assert_learned_alike(self, other: "Ranks", update: str, *, size: int) -> None:
+        """Fail unless as many ranks learned the same elsewhere, but for the rounding of float32."""
+        wanted, found = (ranks.weights(f"{update} gradients", ranks=size) for ranks in (self, other))
+        assert wanted.keys() == found.keys()
+        scale = max((gradient.norm() for gradient in wanted.values()), default=torch.zeros(()))
+        for name, gradient in wanted.items():
+            # A key's bias moves all scores of a query alike: its gradient is what rounding leaves of 0.
+            allowed = 1e-5 * max(gradient.norm(), 1e-5 * scale)
+            assert (found[name] - gradient).norm() <= allowed, name
+        one, two = (torch.cat([w.flatten() for w in r.weights(update, ranks=size).values()]) for r in (self, other))
+        assert (two - one).norm() <= 1e-5 * one.norm()
+        # Not the share of clipped ratios, of which verl gives the mean of means over micro-batches.
+        names = ("loss", "grad_norm", "lr", "actor/entropy_loss")
+        _assert_close(self.metrics(update, ranks=size), other.metrics(update, ranks=size), names)
+
+
+def _assert_close(one: dict[str, float], two: dict[str, float], names: Sequence[str]) -> None:
+    # The weights alone do not tell the scale of a gradient: it is clipped, and Adam divides by it.
+    for name in names:
+        assert two[name] == pytest.approx(one[name], rel=1e-5, abs=Ranks.FLOAT, nan_ok=True), name
 
 
 def _distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
@@ -164,6 +183,12 @@ def ranks(tiny_model: Path) -> Ranks:
         for status, output in run_side_by_side(commands, os.environ, seconds=400):
             assert status == 0, output
         return Ranks(Path(folder))
+
+
+@pytest.fixture(scope="session")
+def ranks_of() -> type[Ranks]:
+    """:class:`Ranks`, for tests."""
+    return Ranks
 
 
 @pytest.fixture(scope="session")

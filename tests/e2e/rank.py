@@ -1,6 +1,7 @@
 """One data-parallel rank of verl's actor, real but for Ray: ``rank.py MODEL FOLDER RANK RANKS``.
 
-Rank 0 leaves ``FOLDER/RANKS.safetensors`` (the whole weights after each update) and ``RANKS.json`` (its metrics).
+Rank 0 leaves ``FOLDER/RANKS.safetensors`` (the whole weights and gradients after each update) and ``RANKS.json`` (its
+metrics).
 """
 
 import datetime
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import open_dict
 from safetensors.torch import save_file
 from transformers import AutoProcessor
 from verl import DataProto
@@ -31,6 +33,8 @@ from jigsaw.verl_plugin.testing import compose_config
 
 Row = dict[str, Any]
 MICRO_BATCH = 2
+PACK = 132
+"""Tokens of a pack of the packed engine: enough for a padding row of verl's."""
 PAIRS = {
     "image": ("image", "text"),
     "video": ("video", "text"),
@@ -47,6 +51,7 @@ AWKWARD = {
     "a response of no token": [("image", 6), ("image", 0), ("image", 2), ("image", 4)],
     "another response of no token": [("image", 6), ("text", 0), ("image", 2), ("image", 4)],
     "no token to learn from": [("image", 0), ("image", 0), *PADDING[:2]],
+    "a group over the budget": [("image", 60), ("image", 50), ("image", 0), ("image", 70)],
 }
 Keep = Callable[[str, "Rank"], None]
 
@@ -59,9 +64,12 @@ class Sequences:
         positions_of_the_rollout(self._processor)
 
     def __call__(self, kinds: Sequence[tuple[str, int]], *, seed: int) -> list[Row]:
-        """Rows of some kinds and response lengths, a pure function of the arguments; four neighbours are a group."""
+        """Rows of some kinds and response lengths, a pure function of the arguments.
+
+        Four neighbours are a group, in which those of a kind answer one prompt.
+        """
         rows = [
-            self._row(kind, length, torch.Generator().manual_seed(1000 * seed + number))
+            self._row(kind, length, 1000 * seed + number, 1000 * seed + number // 4)
             for number, (kind, length) in enumerate(kinds)
         ]
         mask = torch.nn.utils.rnn.pad_sequence([row["response_mask"] for row in rows], batch_first=True)
@@ -80,12 +88,13 @@ class Sequences:
             adv_estimator="grpo",
         )
         return [
-            {**row, "advantages": advantages[: len(row["responses"])]}
-            for row, advantages in zip(rows, scored.batch["advantages"], strict=True)
+            {**row, "uid": f"{uid} {kind}", "advantages": advantages[: len(row["responses"])]}
+            for row, uid, (kind, _), advantages in zip(rows, uids, kinds, scored.batch["advantages"], strict=True)
         ]
 
-    def _row(self, kind: str, length: int, rng: torch.Generator) -> Row:
-        prompt, features = self._prompt(kind, rng)
+    def _row(self, kind: str, length: int, seed: int, seed_of_prompt: int) -> Row:
+        prompt, features = self._prompt(kind, torch.Generator().manual_seed(seed_of_prompt))
+        rng = torch.Generator().manual_seed(seed)
         tokens = len(self._processor.tokenizer)
         response = torch.randint(tokens // 2, tokens, (length,), generator=rng)  # words, none of the special tokens
         ids = torch.cat([prompt, response])
@@ -138,16 +147,32 @@ class Rank:
             f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={MICRO_BATCH}",
             *(f"actor_rollout_ref.actor.{override}" for override in overrides),
         )
+        self._packed = os.environ.get("VERL_ENGINE_VENDOR") == "packed"
+        if self._packed:
+            with open_dict(config):
+                config.actor_rollout_ref.model.external_lib = "jigsaw.verl_plugin.engine"
+                config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu = PACK
         self.metrics: dict[str, float] = {}
         self._worker = ActorRolloutRefWorker(config.actor_rollout_ref, role="actor")
         self._worker.init_model()
         self._engine = self._worker.actor.engine
-        self._tower_calls = 0
+        self._tower_calls = self._passes = 0
         self._engine.module.model.visual.register_forward_pre_hook(self._count)
+        self._engine.module.lm_head.register_forward_pre_hook(self._count_pass)
+        self.gradients: dict[str, torch.Tensor] = {}
+        """The last update's, clipped, whole and by name."""
+        self._engine.optimizer.register_step_pre_hook(self._keep_gradients)
         self._start = [weight.detach().clone() for weight in self._engine.module.parameters()]
 
     def _count(self, *_: Any) -> None:
         self._tower_calls += 1
+
+    def _count_pass(self, *_: Any) -> None:
+        self._passes += 1
+
+    def _keep_gradients(self, *_: Any) -> None:
+        named = self._engine.module.named_parameters()
+        self.gradients = {name: weight.grad.full_tensor().clone() for name, weight in named if weight.grad is not None}
 
     def restart(self) -> None:
         """Go back to the first weights, with a new optimizer."""
@@ -170,10 +195,11 @@ class Rank:
             dataloader_kwargs={"shuffle": False},
             temperature=1.0,
         )
-        self._tower_calls = 0
+        self._tower_calls = self._passes = 0
         metrics = reduce_metrics(tu.get(self._worker.update_actor(part), "metrics"))
         self.metrics = {name: float(value) for name, value in metrics.items()}
-        self.metrics["tower_calls"] = self._tower_calls / (share // MICRO_BATCH)
+        passes = self._passes if self._packed else share // MICRO_BATCH
+        self.metrics["tower_calls"] = self._tower_calls / passes
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole weights by name; all ranks must ask."""
@@ -184,7 +210,7 @@ def _packed(rows: Sequence[Row]) -> Any:
     """Rows as a batch, each column packed as TransferQueue packs it."""
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
     for name, values in columns.items():
-        if name != "multi_modal_inputs":
+        if name not in ("multi_modal_inputs", "uid"):
             columns[name] = torch.nested.as_nested_tensor(values, layout=torch.jagged)
     return tu.get_tensordict(columns)
 
@@ -227,6 +253,7 @@ def main() -> None:
 
     def keep(name: str, after: Rank) -> None:
         weights.update({f"{name}/{key}": value.contiguous() for key, value in after.weights().items()})
+        weights.update({f"{name} gradients/{key}": value.contiguous() for key, value in after.gradients.items()})
         metrics[name] = after.metrics
 
     sequences = Sequences(model)

@@ -14,7 +14,7 @@ from jigsaw import machine
 from jigsaw.toy.rows import image_row
 from jigsaw.verl_plugin import preflight
 from jigsaw.verl_plugin.launch import CONFIGS, compose_config
-from jigsaw.verl_plugin.preflight import GIB, problems
+from jigsaw.verl_plugin.preflight import GIB, PACKED_ENGINE, problems
 
 
 def rows(begin: int, count: int) -> list[dict[str, Any]]:
@@ -76,6 +76,7 @@ def said_of(composed: DictConfig) -> Callable[..., list[str]]:
 
 Said = Callable[..., list[str]]
 ACTOR, MODEL, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.model", "actor_rollout_ref.rollout"
+PACKED = {"actor_rollout_ref.model.external_lib": PACKED_ENGINE}
 
 
 def test_a_start_that_can_be_is_let_through(said_of: Said, folder: Path) -> None:
@@ -126,6 +127,10 @@ def test_a_start_that_can_be_is_let_through(said_of: Said, folder: Path) -> None
             {f"{ACTOR}.use_dynamic_bsz": True, f"{ROLLOUT}.log_prob_use_dynamic_bsz": False},
             "log_prob_use_dynamic_bsz differ; set both to one value",
         ),
+        ({**PACKED, f"{ACTOR}.ppo_max_token_len_per_gpu": 10239}, "=10239 is below 10240 tokens, which a prompt with"),
+        ({**PACKED, f"{ROLLOUT}.log_prob_max_token_len_per_gpu": 9}, "log_prob_max_token_len_per_gpu=9 is below 10240"),
+        ({**PACKED, f"{MODEL}.lora_rank": 8}, f"does not work with {MODEL}.lora_rank=8; set it to 0, or {MODEL}.ext"),
+        ({**PACKED, f"{MODEL}.use_remove_padding": True}, f"does not work with {MODEL}.use_remove_padding=True; set"),
         ({"trainer.n_gpus_per_node": "eight"}, "trainer.n_gpus_per_node is 'eight'; it must be a whole number"),
         ({"trainer.n_gpus_per_node": 16}, "trainer.n_gpus_per_node is 16, this machine has 8 GPUs; set it to that"),
         ({"trainer.nnodes": 2}, "trainer.nnodes=2, but no Ray cluster runs here; ray start --head"),
@@ -139,6 +144,10 @@ def test_what_stops_a_run_is_said(said_of: Said, changes: dict[str, Any], said: 
     found = said_of(changes)
     assert [line for line in found if said in line], found
     assert not any("\n" in line for line in found)
+
+
+def test_packs_ask_for_no_micro_batches(said_of: Said) -> None:
+    assert said_of({**PACKED, f"{ACTOR}.ppo_micro_batch_size_per_gpu": 12}) == []
 
 
 def test_all_that_is_wrong_is_said_at_once(said_of: Said) -> None:
