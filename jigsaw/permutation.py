@@ -1,6 +1,6 @@
 """Orders and answers: draw, invert, validate, compare. Standard library only.
 
-Two views of one permutation (FACTS: paper, section 3.1):
+Two views of one permutation (paper, section 3.1):
 
 * an *order* is 0-based: ``order[j]`` is the original piece that is shown at place ``j``;
 * an *answer* is 1-based and its inverse: ``answer[i]`` is the place where original piece ``i`` is shown.

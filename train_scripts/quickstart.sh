@@ -17,7 +17,7 @@
 # Stopped at any point, it resumes from the last complete checkpoint when started again.
 set -euo pipefail
 for argument; do
-    [[ $argument != --help ]] || exec sed -n '2,/^set /s/^# \?//p' "${BASH_SOURCE[0]}"
+    [[ $argument != --help && $argument != -h ]] || exec sed -n '2,/^set /s/^# \?//p' "${BASH_SOURCE[0]}"
 done
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) # paths in the arguments stay relative to where one stands
 begin=$SECONDS

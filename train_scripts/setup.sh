@@ -15,6 +15,7 @@ fail() {
 
 machine=${1:-cpu}
 case $machine in
+-h | --help) exec sed -n '2,/^set /s/^# \?//p' train_scripts/setup.sh ;;
 cpu) takes=8 needs=12 ;; # GiB: the packages; with room for their download and for checkpoints
 gpu) takes=11 needs=16 ;;
 *) fail "unknown set '$machine'; it is cpu (default) or gpu" ;;

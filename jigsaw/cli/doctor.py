@@ -37,7 +37,7 @@ def doctor(
 def _print_table(checks: Iterable[Check]) -> None:
     table = Table()
     for heading in ("what", "", "found", "what to do"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for check in checks:
         status = Text(check.status, style=_STYLES[check.status])
         table.add_row(Text(check.name), status, Text(check.found), Text(check.advice))

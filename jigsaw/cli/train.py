@@ -22,8 +22,8 @@ def train(
 ) -> None:
     """Train by a recipe. Started again, it resumes from the last complete checkpoint.
 
-    Rows, media, model, GPUs, cores and the run's folder are checked first; what is wrong is said at once, and exit code
-    1. Then verl's trainer takes over.
+    Rows, media folders, model, GPUs, cores and the run's folder are checked first; what is wrong is said at once, with
+    exit code 1. Then verl's trainer takes over. To check the media themselves: jigsaw verify.
 
     Example: [bold]jigsaw train image data.train_files=data/train.parquet data.val_files=data/val.parquet
     data.media_root=COCO/train2017 trainer.n_gpus_per_node=4[/]
@@ -41,5 +41,7 @@ def train(
         return
     if found := preflight.problems(start.config):
         raise Problems(found)
-    if not check:
+    if check:
+        print("nothing is known to stop this run")
+    else:
         launch.train(start)

@@ -149,10 +149,13 @@ def write_gallery(
         The number of rows in the file, and a card for each row shown.
 
     Raises:
-        JigsawError: if the file is no file of rows or the media root is no folder.
+        JigsawError: if the file is no file of rows, the media root is no folder, or another file than a page is in the
+            page's place.
     """
     if not Path(media_root).is_dir():
         raise JigsawError(f"{media_root}: no such folder; give the one that the rows' paths are relative to")
+    if Path(out).is_file() and Path(out).suffix.lower() not in (".html", ".htm"):
+        raise JigsawError(f"{out}: is there and no HTML page; choose another file")
     table = read_table(data)
     cards = [
         Card(index=index, id=str(index), error=str(row))

@@ -353,6 +353,8 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
 
     def stage(name: str, work: Any) -> Any:
         started = time.monotonic()
+        if not console.is_terminal:  # where no bar moves
+            console.print(f"  {name} …", style="dim")
         result = work()
         note = result if isinstance(result, str) else ""
         console.print(f"[green]✓[/] {name:<40} {time.monotonic() - started:6.1f} s  [dim]{escape(note)}[/]")

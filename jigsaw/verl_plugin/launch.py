@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.verl_plugin.checkpoint import metrics_override, override, quoted, resume_overrides
@@ -56,8 +57,9 @@ def recipes() -> list[str]:
 def plan_start(recipe: str, given: Sequence[str]) -> Start:
     """What a start of a recipe is made of; nothing is written.
 
-    Checkpoints go to ``outputs/RECIPE_jigsaw/checkpoints`` unless told otherwise. It resumes from the newest whole one
-    there. Metrics go to a new file beside them, for verl's logger empties what is there.
+    Checkpoints go to ``outputs/RECIPE_jigsaw/checkpoints`` unless the recipe or an override names another folder.
+    It resumes from the newest whole one there. Metrics go to a new file beside them, for verl's logger empties what is
+    there.
 
     Args:
         recipe: name of a recipe, or a YAML file of one's own that builds on ours.
@@ -68,9 +70,13 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
     """
     folder_of, recipe = _find(recipe)
     run = OUTPUTS.resolve() / f"{recipe}_jigsaw"
-    start = [override(_FOLDER, run / "checkpoints"), override("hydra.run.dir", run / "hydra")]
+    start = [override("hydra.run.dir", run / "hydra")]
     config = _compose(folder_of, recipe, [*start, *given])
-    folder = Path(config.trainer.default_local_dir or run / "checkpoints").resolve()
+    _check_numbers(folder_of, recipe, given)
+    if not config.trainer.default_local_dir:
+        config.trainer.default_local_dir = str(run / "checkpoints")
+        start.append(override(_FOLDER, run / "checkpoints"))
+    folder = Path(config.trainer.default_local_dir).resolve()
     metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
     follows = [*resume_overrides(folder), metrics_override(metrics)]
     named = {parsed.key_or_group for parsed in _parse(given)}
@@ -88,6 +94,12 @@ def _find(recipe: str) -> tuple[Path, str]:
         file = Path(recipe).resolve()
         if not file.is_file():
             raise JigsawError(f"{recipe}: there is no such file; copy a recipe of {CONFIGS} to begin with")
+        try:
+            found = OmegaConf.load(file)
+        except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+            raise JigsawError(f"{recipe}: is no YAML that can be read ({' '.join(str(error).split()):.200})") from error
+        if not isinstance(found, DictConfig) or "defaults" not in found:
+            raise JigsawError(f"{recipe}: is no recipe; begin it with defaults: [base, machine: gpu_8, _self_]")
         return file.parent, file.stem
     if recipe not in (known := recipes()):
         raise JigsawError(f"there is no recipe configs/{recipe}.yaml; there are {', '.join(known)}")
@@ -145,6 +157,22 @@ def _compose(folder: Path, recipe: str, overrides: Sequence[str]) -> DictConfig:
         message = " ".join(str(error).partition("Config search path")[0].split())
         raise Problems(unknown or [message]) from error
     return config
+
+
+def _check_numbers(folder: Path, recipe: str, given: Sequence[str]) -> None:
+    """Raise :class:`Problems` where a number of the recipe is overridden by a word."""
+    words = {parsed.key_or_group: value for parsed in _parse(given) if isinstance(value := parsed.value(), str)}
+    words = {key: value for key, value in words.items() if "$" not in value}
+    if words:  # to compose anew takes a second
+        base = compose_config(folder, recipe)
+        wrong = [
+            f"{key}={value}: must be a number, as {number} is"
+            for key, value in words.items()
+            if isinstance(number := OmegaConf.select(base, key, throw_on_missing=False), int | float)
+            and not isinstance(number, bool)
+        ]
+        if wrong:
+            raise Problems(wrong)
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

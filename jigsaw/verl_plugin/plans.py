@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from jigsaw.difficulty import LEVELS, at_level, read_difficulties
-from jigsaw.errors import JigsawError, RowError
+from jigsaw.errors import JigsawError, Problems, RowError
 from jigsaw.mixture import Schedule, Source, read_sources, shuffled
 from jigsaw.puzzle import media_specs
 from jigsaw.reward import check_options, compute_score
@@ -287,11 +287,14 @@ def heldout_sources(config: DictConfig) -> list[Source]:
 
 
 def check_media_roots(sources: list[Source]) -> None:
-    """Raise JigsawError unless each source's media folder is there."""
+    """Raise :class:`Problems` unless each source's media folder is there."""
+    wrong = []
     for source in sources:
         if not Path(source.media_root).is_dir():
             where = f"source {source.name!r}: media_root" if source.name else "data.media_root"
-            raise JigsawError(f"{where} is {source.media_root}; there is no such folder")
+            wrong.append(f"{where} is {source.media_root}; there is no such folder")
+    if wrong:
+        raise Problems(wrong)
 
 
 def given(config: DictConfig, option: str) -> Any:

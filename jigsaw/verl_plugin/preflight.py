@@ -66,7 +66,7 @@ def _lines(check: Check, config: DictConfig) -> Iterator[str]:
     try:
         yield from check(config)
     except JigsawError as error:
-        yield str(error)
+        yield from str(error).splitlines()
 
 
 def _line(check: Callable[..., Any], *arguments: Any) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _line(check: Callable[..., Any], *arguments: Any) -> Iterator[str]:
     try:
         check(*arguments)
     except JigsawError as error:
-        yield str(error)
+        yield from str(error).splitlines()
 
 
 def check_modes(config: DictConfig) -> Iterator[str]:

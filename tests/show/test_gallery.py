@@ -297,3 +297,14 @@ def test_no_data_source_is_left_out_of_the_held_out_accuracy():
     assert heldout_exact({**one, "critic/score/mean": 1.0}) == 0.5
     assert heldout_exact(three) == 0.25
     assert heldout_exact({"critic/score/mean": 1.0, "val-aux/visual_jigsaw_image/score/mean@1": 1.0}) is None
+
+
+def test_a_page_replaces_pages_alone(media, tmp_path):
+    data = table(tmp_path, [row("0.png", "a")])
+    before = data.read_bytes()
+    for out in (data, media / "0.png"):
+        with pytest.raises(JigsawError, match="is there and no HTML page; choose another file"):
+            write_gallery(data, media, out)
+    assert data.read_bytes() == before
+    for _ in range(2):
+        write_gallery(data, media, tmp_path / "page.html")

@@ -182,3 +182,41 @@ def test_launcher_and_checks_load_neither_torch_nor_verl(tmp_path: Path) -> None
     ):
         assert any(said in line for line in lines), said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_may_name_its_folder(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    text = "defaults: [base, {machine: gpu_8}, _self_]\ntrainer: {default_local_dir: /shared/run}\n"
+    mine.write_text(text)
+    start = plan_start(str(mine), [])
+    assert start.config.trainer.default_local_dir == "/shared/run"
+    assert str(start.metrics).startswith("/shared/run/metrics/")
+    assert not any("default_local_dir" in argument for argument in start.arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [1", "is no YAML that can be read"),
+        ("- a\n", "is no recipe; begin it with defaults: "),
+        ("a: 1\n", "is no recipe; begin it with defaults: "),
+        ("", "is no recipe; begin it with defaults: "),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text)
+    with pytest.raises(JigsawError, match=f"mine.yaml: {said}") as error:
+        plan_start(str(mine), [])
+    assert "\n" not in str(error.value)
+
+
+def test_a_word_for_a_number_is_one_line_each() -> None:
+    words = ["trainer.total_training_steps=abc", "actor_rollout_ref.actor.optim.lr=fast", "trainer.save_freq=often"]
+    with pytest.raises(JigsawError) as error:
+        plan_start("image", [*words, "trainer.test_freq=${trainer.save_freq}", "data.val_files=a.parquet"])
+    assert str(error.value).splitlines() == [
+        "trainer.total_training_steps=abc: must be a number, as 1000 is",
+        "actor_rollout_ref.actor.optim.lr=fast: must be a number, as 1e-06 is",
+        "trainer.save_freq=often: must be a number, as 40 is",
+    ]
