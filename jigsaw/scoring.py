@@ -41,7 +41,7 @@ def summarise(
     totals = dict.fromkeys((*MEASURES, "chance_exact", "chance_position_accuracy"), 0.0)
     for where, name, reply in responses:
         if name not in places:
-            raise JigsawError(f"{where}: {data} has no row with the id {name!r}; score with the file that was asked")
+            raise JigsawError(f"{where}: {data} has no row with the id {name!r}; give the file of the prompts")
         try:
             scored = _score_one(rows[places[name]], places[name], reply, seed, epoch)
         except RowError as error:
