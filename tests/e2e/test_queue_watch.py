@@ -31,8 +31,8 @@ def controller(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[An
 
 @pytest.mark.timeout(60)
 def test_who_waits_for_a_dead_controller_is_told(controller: Any) -> None:
-    ray.kill(controller)
     with pytest.raises(JigsawError, match="TransferQueue's controller died"):
+        ray.kill(controller)
         while True:  # it may answer once more
             tq.kv_list("train")
 
