@@ -15,7 +15,7 @@ from jigsaw.tasks import build_puzzle
 from jigsaw.toy.rows import video_row
 from jigsaw.toy.videos import write_video
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow("training"), pytest.mark.timeout(1500)]
 
 RATES = (0.5, 1, 2, 4)
 BATCH = 4
@@ -28,7 +28,7 @@ def _row(index: int, rate: float, split: str) -> dict[str, Any]:
     return video_row(f"{split}-{index}.mp4", id=f"{split}-{index}", split=split, struct=frames | sizes)
 
 
-@pytest.fixture(scope="module", params=["released", pytest.param("true", marks=pytest.mark.slow("training"))])
+@pytest.fixture(scope="module", params=["released", "true"])
 def steps(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_run: Any, sharp_model: Path
 ) -> Iterator[dict[float, Metrics]]:
