@@ -12,7 +12,7 @@ from pathlib import Path
 from jigsaw.errors import JigsawError
 
 DISTRIBUTION = "visual-jigsaw"
-_DIAL_SECONDS = 2.0
+_DIAL_SECONDS, _LAST_PORT = 2.0, 65535
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def available_cores() -> int:
 def answers(address: str) -> bool:
     """Whether something listens at ``host:port``, with or without ``ray://`` in front."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:  # the system takes 65,537 for 1
         return False
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_SECONDS):
             return True
-    except (OSError, OverflowError):
+    except OSError:
         return False
 
 
