@@ -16,11 +16,10 @@ from typing import Literal
 
 import psutil
 
-from jigsaw.machine import DISTRIBUTION, Pin, answers, available_cores, installed, last_cluster, pins
+from jigsaw.machine import DISTRIBUTION, SETUP, Pin, answers, available_cores, installed, last_cluster, pins
 
 Status = Literal["ok", "warning", "problem"]
 
-SETUP = "bash train_scripts/setup.sh"
 PYTHONS = ((3, 11), (3, 12))
 GIB = 2**30
 QUICKSTART_MEMORY = 12 * GIB

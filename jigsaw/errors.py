@@ -49,8 +49,12 @@ class OptionError(JigsawError):
         self.why = why
 
     def __str__(self) -> str:
+        return self.said_of(self.option)
+
+    def said_of(self, name: str) -> str:
+        """The message with the option under this name."""
         value = f"{self.value:g}" if isinstance(self.value, float) else self.value
-        return f"{self.option}: {self.why}" if value is None else f"{self.option} {value}: {self.why}"
+        return f"{name}: {self.why}" if value is None else f"{name} {value}: {self.why}"
 
 
 class Problems(JigsawError):
@@ -80,8 +84,7 @@ def print_error(error: JigsawError | OSError) -> None:
 
     message = str(error)
     if isinstance(error, OptionError):
-        name = error.option.replace("_", "-")
-        message = f"--{name}{message.removeprefix(error.option)}"
+        message = error.said_of("--" + error.option.replace("_", "-"))
     if isinstance(error, OSError):
         message = f"{error.filename or 'input/output'}: {error.strerror or error}"
     console = Console(stderr=True, soft_wrap=True, highlight=False)

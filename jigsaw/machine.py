@@ -12,6 +12,7 @@ from pathlib import Path
 from jigsaw.errors import JigsawError
 
 DISTRIBUTION = "visual-jigsaw"
+SETUP = "bash train_scripts/setup.sh"
 _DIAL_SECONDS, _LAST_PORT = 2.0, 65535
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jigsaw.rows import read_rows
-from jigsaw.scoring import read_responses, summarise
+from jigsaw.scoring import MEASURES, read_responses, summarise
 
 # A measure as the table calls it.
 _LABELS = {
@@ -55,9 +55,9 @@ def _print_table(summary: dict[str, float]) -> None:
     table.add_column("mean of")
     table.add_column("responses", justify="right")
     table.add_column("chance", justify="right")
-    for key, label in _LABELS.items():
+    for key in MEASURES:
         chance = summary.get(f"chance_{key}")
-        table.add_row(label, f"{summary[key]:.4f}", "" if chance is None else f"{chance:.4g}")
+        table.add_row(_LABELS[key], f"{summary[key]:.4f}", "" if chance is None else f"{chance:.4g}")
     console = Console()
     console.print(table)
     if without:

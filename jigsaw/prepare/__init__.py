@@ -1,1 +1,1 @@
-"""Raw data sets in, rows out: one module a kind of source, and the sharded runner that they share."""
+"""Raw data sets in, rows out: one module a kind of source, and the pipeline, folder and Ray work that they share."""

@@ -1,8 +1,8 @@
 """verl's FSDP engine, training each prompt once for all of its responses (jigsaw/packing).
 
 A micro-batch is a pack: whole prompts, each followed in attention by its responses, without padding. What verl's losses
-read of it is what they read of verl's own engine, so that they stay verl's. Chosen by ``engine: packed``, which reaches
-verl as ``VERL_ENGINE_VENDOR``.
+read of it is what they read of verl's own engine, so that they stay verl's. Chosen by
+``actor_rollout_ref.model.external_lib``; verl takes it where ``VERL_ENGINE_VENDOR`` is ``packed`` (configs/base.yaml).
 """
 
 from collections.abc import Callable
@@ -52,26 +52,22 @@ class PackedEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
         tu.assign_non_tensor(data, use_dynamic_bsz=True)  # rows come back in another order
         keeps_output = tu.get_non_tensor_data(data=data, key="return_model_output", default=False)
         packs = self._packs(data, group)
-        outputs, indices = [], []
+        outputs = []
         for number, rows in enumerate(packs):
             last = number == len(packs) - 1
             sync = nullcontext() if forward_only else self._gradient_sync_context(is_last_micro_batch=last)
             with torch.no_grad() if forward_only else nullcontext(), sync:
-                # A rank with fewer rows than another has packs goes along with a row that counts for nothing.
-                pack = tu.index_select_tensor_dict(data, rows or [0])
+                pack = tu.index_select_tensor_dict(data, rows)
                 loss, output = self.forward_step(pack, loss_function, forward_only)
                 if not forward_only:
-                    loss = loss if rows else 0.0 * loss
                     (loss if self.scaler is None else self.scaler.scale(loss)).backward()
                     if not keeps_output:
                         output.pop("model_output")
-            if rows:
-                outputs.append(output)
-                indices.append(rows)
-        return postprocess_batch_func(output_lst=outputs, indices=indices, data=data)
+            outputs.append(output)
+        return postprocess_batch_func(output_lst=outputs, indices=packs, data=data)
 
     def _packs(self, data: TensorDict, group: Any) -> list[list[int]]:
-        """The rows of each pack, as many packs as on the rank that needs most; empty ones where rows do not suffice."""
+        """The rows of each pack, as many packs as on the rank that needs most: verl deals every rank as many rows."""
         prompts, responses = (data[name].offsets().diff().tolist() for name in ("prompts", "responses"))
         budget = int(data["max_token_len_per_gpu"])
         names = [str(name) for name in data["uid"]]
@@ -88,9 +84,7 @@ class PackedEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
         packs = plan(1)
         most = torch.tensor(len(packs), device=get_device_id())
         dist.all_reduce(most, op=dist.ReduceOp.MAX, group=group)
-        if len(packs) < int(most):
-            packs = plan(int(most))
-        return packs + [[]] * (int(most) - len(packs))
+        return packs if len(packs) == int(most) else plan(int(most))
 
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Callable[..., Any] | None, forward_only: bool
@@ -135,16 +129,13 @@ def pack_inputs(rows: TensorDict) -> dict[str, Any]:
         prompts = [values[row][..., : lengths[row]] for row in first]
         return pack.join(prompts, [[values[row][..., lengths[row] :] for row in group] for group in groups])
 
-    temperature = rows["temperature"]
-    if isinstance(temperature, torch.Tensor):
-        (temperature,) = set(temperature.tolist())
     features = list(rows.get("multi_modal_inputs", []))
     media = extract_multi_modal_inputs([features[row] for row in first]) if features else {}
     return {
         "pack": pack,
         "input_ids": join(list(ids))[None].to(device),
         "position_ids": join(positions)[-3:, None].to(device),
-        "temperature": float(temperature),
+        "temperature": float(rows["temperature"]),
         **{name: media[name] if name.endswith("thw") else media[name].to(device) for name in MEDIA if name in media},
     }
 

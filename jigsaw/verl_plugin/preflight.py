@@ -44,7 +44,6 @@ _MODEL = "actor_rollout_ref.model"
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
 PACKED_ENGINE = "jigsaw.verl_plugin.engine"
-SETUP = "bash train_scripts/setup.sh"
 
 
 def problems(config: DictConfig) -> list[str]:
@@ -291,7 +290,7 @@ def check_machine(config: DictConfig) -> Iterator[str]:
     elif not on_cpu and platform == "cpu":
         yield "VERL_PLATFORM=cpu is set, and the recipe is for GPUs; open a shell without train_scripts/env_cpu.sh"
     elif not on_cpu and machine.installed("vllm") is None:
-        yield f"the environment holds no vLLM for GPUs; first: {SETUP} gpu"
+        yield f"the environment holds no vLLM for GPUs; first: {machine.SETUP} gpu"
     yield from _check_resources(config, on_cpu=on_cpu)
     if (shared := Path("/dev/shm")).is_dir() and (free := shutil.disk_usage(shared).free) < SHARED_MEMORY:
         yield (

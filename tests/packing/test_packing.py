@@ -293,3 +293,21 @@ def test_the_plain_model_stays_selectable() -> None:
         plain(model, groups)
     use_packed_attention(model, packed=False)
     assert torch.equal(plain(model, groups)[0], wanted[0])
+
+
+def test_a_temperature_divides_the_logits() -> None:
+    rng = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(6, 8, generator=rng), torch.randn(11, 8, generator=rng)
+    targets = torch.randint(11, (6,), generator=rng)
+
+    def grads(found: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss(*found), given)
+
+    def plain_head(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        logp = (h @ w.T / 0.7).log_softmax(-1)
+        return logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
+
+    given = hidden.requires_grad_(), weight.requires_grad_()
+    found, wanted = log_probs(*given, targets, 0, 0.7), plain_head(*given)
+    for one, two in zip((*found, *grads(found, given)), (*wanted, *grads(wanted, given)), strict=True):
+        assert_close(one.detach(), two.detach(), "with a temperature")
