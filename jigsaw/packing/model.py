@@ -28,7 +28,11 @@ class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc
             pack: where the tokens lie. Without it, transformers' own forward pass.
             inputs: with ``pack`` those of :meth:`_packed`.
         """
-        return super().forward(*args, **inputs) if pack is None else self._packed(pack, **inputs)
+        if pack is None:
+            return super().forward(*args, **inputs)
+        return self._packed(
+            pack, **{name: value for name, value in inputs.items() if value is not None}
+        )  # peft adds None
 
     def _packed(
         self,

@@ -1,6 +1,7 @@
 """Which responses are trained together: whole groups where they fit a budget of tokens, parts of them where not."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
 
 
 def plan_packs(
@@ -41,6 +42,44 @@ def plan_packs(
     while len(packs) < min(least, len(prompts)):
         packs = _split_one(packs, prompts, responses)
     return [[row for part in pack for row in part] for pack in packs]
+
+
+def share_rows(groups: Sequence[Hashable], ranks: int, work: Callable[[Sequence[int]], float]) -> list[list[int]]:
+    """Rows for each rank: as many for all, of about equal work, and whole groups as far as they go in.
+
+    The group of most work goes first, to the rank that has least. What then fits nowhere is cut.
+
+    Args:
+        groups: what the rows of one prompt have in common; their number divides by ``ranks``.
+        ranks: how many.
+        work: of rows of one group, in any unit.
+
+    Returns:
+        Row numbers of each rank, group by group in the order of their first rows.
+    """
+    of_group: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        of_group.setdefault(group, []).append(row)
+    room = len(groups) // ranks
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0.0] * ranks
+
+    def give(rows: list[int], least: int) -> bool:
+        """To the rank of least work with room for so many rows; what does not go in is given on."""
+        fitting = [rank for rank in range(ranks) if room - len(shares[rank]) >= least]
+        if not fitting:
+            return False
+        rank = min(fitting, key=loads.__getitem__)
+        now, rest = rows[: room - len(shares[rank])], rows[room - len(shares[rank]) :]
+        shares[rank] += now
+        loads[rank] += work(now)
+        return not rest or give(rest, 1)
+
+    whole = sorted(of_group.values(), key=lambda rows: -work(rows))
+    for rows in [rows for rows in whole if not give(rows, len(rows))]:
+        give(rows, 1)
+    order = {row: place for place, row in enumerate(chain.from_iterable(of_group.values()))}
+    return [sorted(share, key=order.__getitem__) for share in shares]
 
 
 def _size(rows: Sequence[int], prompts: Sequence[int], responses: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ from jigsaw.processes import MARK, kill_leftovers, undisturbed
 from jigsaw.show.training import Metrics, read_metrics
 from jigsaw.verl_plugin.checkpoint import metrics_override
 
-GRPO = ("verl.trainer.main_ppo",)
+GRPO = ("jigsaw.verl_plugin.grpo",)
 SFT = ("torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "verl.trainer.sft_trainer")
 
 

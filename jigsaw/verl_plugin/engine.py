@@ -15,6 +15,7 @@ import torch.distributed as dist
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
+from verl.utils.metric import Metric
 from verl.utils.model import extract_multi_modal_inputs
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -24,6 +25,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.packing.layout import Layout
 from jigsaw.packing.model import take_packs
 from jigsaw.packing.packs import plan_packs
+from jigsaw.verl_plugin.agreement import FURTHEST, agreement_sums
 
 MEDIA = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
 
@@ -105,10 +107,37 @@ class PackedEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
             if loss_function is None:
                 loss, metrics = chosen.new_ones(()), {}
             else:
+                compared = self._as_its_own_policy(micro_batch, chosen)
                 loss, metrics = loss_function(
                     model_output=model_output, data=micro_batch, dp_group=self.get_data_parallel_group()
                 )
+                metrics.update(compared)
         return loss, {"model_output": detach_tree(model_output), "loss": loss.detach().item(), "metrics": metrics}
+
+    def _as_its_own_policy(self, rows: TensorDict, chosen: torch.Tensor) -> dict[str, Metric]:
+        """Give rows without ``old_log_probs``, of the policy that is trained, what this pass says; the ratio is then 1.
+
+        Args:
+            rows: a pack.
+            chosen: the log-probabilities of its response tokens.
+
+        Returns:
+            Where the rollout tells its own, what agreement.py needs, all ranks' sums after verl's mean over them.
+        """
+        if "old_log_probs" in rows:
+            return {}
+        chosen = chosen.detach()
+        lengths = rows["responses"].offsets().diff().tolist()
+        rows["old_log_probs"] = torch.nested.as_nested_tensor(list(chosen.split(lengths)), layout=torch.jagged)
+        if "rollout_log_probs" not in rows:
+            return {}
+        learned = rows["response_mask"].values().bool()
+        sums = agreement_sums(chosen[learned], rows["rollout_log_probs"].values()[learned])
+        ranks = self.get_data_parallel_size()
+        return {
+            name: Metric("max", value) if name == FURTHEST else Metric("sum", value * ranks)
+            for name, value in sums.items()
+        }
 
 
 def pack_inputs(rows: TensorDict) -> dict[str, Any]:

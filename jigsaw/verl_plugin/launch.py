@@ -27,7 +27,7 @@ OUTPUTS = _CLONE / "outputs"
 """Where runs go; of an installation without the clone a folder where one stands."""
 if (_PACKAGE / "configs").is_dir():
     CONFIGS, OUTPUTS = _PACKAGE / "configs", Path("outputs")
-TRAINER = "verl.trainer.main_ppo"
+TRAINER = "jigsaw.verl_plugin.grpo"
 PLUGIN = "jigsaw.verl_plugin.install"
 _FOLDER = "trainer.default_local_dir"
 _SHOWN = 3

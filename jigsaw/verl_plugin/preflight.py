@@ -258,16 +258,18 @@ def _check_packs(config: DictConfig) -> Iterator[str]:
     engine = f"{_MODEL}.external_lib={PACKED_ENGINE}"
     for option, value, plain in (
         (f"{_MODEL}.use_remove_padding", model.use_remove_padding, False),
-        (f"{_MODEL}.lora_rank", model.lora_rank, 0),
         (f"{_ACTOR}.ulysses_sequence_parallel_size", actor.ulysses_sequence_parallel_size, 1),
     ):
         if value != plain:
             yield f"{engine} does not work with {option}={value}; set it to {plain}, or {_MODEL}.external_lib to null"
     longest = config.data.max_prompt_length + config.data.max_response_length
-    for option, value in (
-        (f"{_ACTOR}.ppo_max_token_len_per_gpu", actor.ppo_max_token_len_per_gpu),
-        (f"{_ROLLOUT}.log_prob_max_token_len_per_gpu", rollout.log_prob_max_token_len_per_gpu),
-    ):
+    budgets = {
+        f"{_ACTOR}.ppo_max_token_len_per_gpu": actor.ppo_max_token_len_per_gpu,
+        f"{_ROLLOUT}.log_prob_max_token_len_per_gpu": rollout.log_prob_max_token_len_per_gpu,
+    }
+    if actor.use_kl_loss or config.algorithm.use_kl_in_reward:
+        budgets["actor_rollout_ref.ref.log_prob_max_token_len_per_gpu"] = role.ref.log_prob_max_token_len_per_gpu
+    for option, value in budgets.items():
         if value < longest:
             yield (
                 f"{option}={value} is below {longest} tokens, which a prompt with a response may have; raise it, "

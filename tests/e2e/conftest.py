@@ -94,6 +94,26 @@ def sharp_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
     return folder
 
 
+@pytest.fixture(scope="session")
+def untied_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The tiny model with a head of its own, as a 7B has."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    tied = AutoModelForImageTextToText.from_pretrained(tiny_model)
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    model = AutoModelForImageTextToText.from_config(config)
+    model.load_state_dict(tied.state_dict())
+    with torch.no_grad():
+        model.lm_head.weight += 0.02 * torch.randn(
+            model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
+        )
+    folder = tmp_path_factory.mktemp("model") / "untied"
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
 def run_side_by_side(
     commands: Sequence[Sequence[str]], environment: Mapping[str, str], *, seconds: float
 ) -> list[tuple[int, str]]:
@@ -175,20 +195,26 @@ def _distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> flo
 
 
 @pytest.fixture(scope="session")
-def ranks(tiny_model: Path) -> Ranks:
-    """The updates of rank.py on one rank and on two, all three processes side by side."""
-    script = str(Path(__file__).with_name("rank.py"))
-    with TemporaryDirectory() as folder:  # hundreds of megabytes, which pytest would keep
-        commands = [[script, str(tiny_model), folder, str(rank), str(size)] for size in (1, 2) for rank in range(size)]
-        for status, output in run_side_by_side(commands, os.environ, seconds=400):
-            assert status == 0, output
-        return Ranks(Path(folder))
+def ranks(tiny_model: Path, untied_model: Path) -> Ranks:
+    """The updates of rank.py by verl's own engine."""
+    return _run_ranks(tiny_model, untied_model, vendor="")
 
 
 @pytest.fixture(scope="session")
-def ranks_of() -> type[Ranks]:
-    """:class:`Ranks`, for tests."""
-    return Ranks
+def packed_ranks(tiny_model: Path, untied_model: Path) -> Ranks:
+    """The updates of rank.py by the packed engine."""
+    return _run_ranks(tiny_model, untied_model, vendor="packed")
+
+
+def _run_ranks(tied: Path, untied: Path, *, vendor: str) -> Ranks:
+    """On one rank and on two, all three processes side by side."""
+    script = str(Path(__file__).with_name("rank.py"))
+    with TemporaryDirectory() as folder:  # hundreds of megabytes, which pytest would keep
+        models = [str(tied), str(untied)]
+        commands = [[script, *models, folder, str(rank), str(size)] for size in (1, 2) for rank in range(size)]
+        for status, output in run_side_by_side(commands, {**os.environ, "VERL_ENGINE_VENDOR": vendor}, seconds=600):
+            assert status == 0, output
+        return Ranks(Path(folder))
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def test_no_token_to_learn_from_leaves_the_weights_alone(ranks: Any) -> None:
 
 
 def _trained(folder: Path, make_run: Callable[..., Any], steps: int, *overrides: str, broken: bool = False) -> Any:
-    """The metrics of steps on six pictures, the first of which may be broken; replies and micro-batches of one."""
+    """The metrics of steps on six pictures, the first of which may be broken; replies of a token, packs of a prompt."""
     write_scenes(folder / "scenes", 8, seed=3)
     prepare_rows(
         folder / "scenes", folder / "data", ImageOptions(grid=(2, 1), val=2), progress=lambda done, total: None
@@ -58,8 +58,7 @@ def _trained(folder: Path, make_run: Callable[..., Any], steps: int, *overrides:
     trained = run.train(
         steps,
         "data.max_response_length=1",
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=160",
         "trainer.save_freq=-1",
         *overrides,
         some_reward=True,
@@ -102,7 +101,7 @@ def test_validation_with_several_responses_reports_their_mean(of_one: dict[int, 
 
 @pytest.fixture(scope="module")
 def of_two_ranks(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Any]) -> dict[int, Metrics]:
-    """Two steps of three prompts of two responses, on two ranks of three micro-batches of one; a prompt fails."""
+    """Two steps of three prompts of two responses, on two ranks; a prompt fails."""
     return _trained(
         tmp_path_factory.mktemp("of_two_ranks"),
         make_run,

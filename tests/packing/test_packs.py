@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jigsaw.packing.packs import plan_packs
+from jigsaw.packing.packs import plan_packs, share_rows
 
 BUDGET = 100
 
@@ -63,3 +63,34 @@ def test_groups_share_a_pack() -> None:
 def test_a_row_over_the_budget_is_refused() -> None:
     with pytest.raises(ValueError, match="a prompt of 20 tokens with a response of 81 is over the budget of 100"):
         plan_packs([20, 20], [5, 81], ["a", "a"], 100)
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 8)), min_size=1, max_size=9), st.integers(1, 4), st.data())
+def test_ranks_get_as_many_rows_each(groups: list[tuple[int, int]], ranks: int, data: st.DataObject) -> None:
+    names = [str(n) for n, (_, size) in enumerate(groups) for _ in range(size)]
+    names = data.draw(st.permutations([*names, *["padding"] * (-len(names) % ranks)]))
+    shares = share_rows(names, ranks, len)
+    assert sorted(row for share in shares for row in share) == list(range(len(names)))
+    assert {len(share) for share in shares} == {len(names) // ranks}
+    for share in shares:  # an update that is made of a part of them holds whole groups too
+        runs = [group for group, _ in groupby(names[row] for row in share)]
+        assert len(runs) == len(set(runs))
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5), st.data())
+def test_groups_of_one_size_stay_whole(ranks: int, each: int, n: int, data: st.DataObject) -> None:
+    names = data.draw(st.permutations([group for group in range(ranks * each) for _ in range(n)]))
+    shares = share_rows(names, ranks, len)
+    of_ranks = [{names[row] for row in share} for share in shares]
+    assert sum(len(groups) for groups in of_ranks) == ranks * each
+
+
+def test_ranks_get_equal_work() -> None:
+    work = {"a": 9.0, "b": 5.0, "c": 4.0, "d": 1.0}
+    names = ["a", "a", "b", "b", "c", "c", "d", "d"]
+    shares = share_rows(names, 2, lambda rows: work[names[rows[0]]])
+    assert [[names[row] for row in share] for share in shares] == [["a", "a", "d", "d"], ["b", "b", "c", "c"]]
+
+
+def test_a_group_that_fits_on_no_rank_is_cut() -> None:
+    assert share_rows(["a"] * 4 + ["b"] * 4 + ["c"] * 4, 2, len) == [[0, 1, 2, 3, 8, 9], [4, 5, 6, 7, 10, 11]]

@@ -29,7 +29,7 @@ def _replaced(tree: ast.Module) -> Iterator[str]:
     foreign = _foreign(tree)
     for node in ast.walk(tree):
         targets = node.targets if isinstance(node, ast.Assign) else []
-        for target in targets:
+        for target in (named.value if isinstance(named, ast.Subscript) else named for named in targets):
             parts = ast.unparse(target).split(".")
             if isinstance(target, ast.Attribute) and parts[0] in foreign | {"processor"}:
                 yield ".".join(parts[-2:] if parts[0] in ("torch", "importlib") else parts)

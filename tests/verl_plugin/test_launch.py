@@ -144,7 +144,7 @@ def test_a_start_becomes_verls_trainer(tmp_path: Path, monkeypatch: pytest.Monke
     assert run("image", f"trainer.default_local_dir={tmp_path}/run", "data.seed=7").exit_code == 0
     ((program, arguments, environment),) = started
     assert program == sys.executable
-    assert arguments[1:4] == ["-m", "verl.trainer.main_ppo", f"--config-dir={launch.CONFIGS}"]
+    assert arguments[1:4] == ["-m", "jigsaw.verl_plugin.grpo", f"--config-dir={launch.CONFIGS}"]
     assert arguments[-1] == "data.seed=7"  # the user's come last and win
     assert environment["VERL_USE_EXTERNAL_MODULES"] == "jigsaw.verl_plugin.install"
     assert (tmp_path / "run/metrics").is_dir()

@@ -1,0 +1,38 @@
+"""``python -m jigsaw.verl_plugin.grpo``: verl's ``main_ppo`` with the trainer of trainer.py, the same arguments."""
+
+import hydra
+import ray
+from omegaconf import DictConfig
+from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import validate_config
+from verl.utils.device import auto_set_device
+
+from jigsaw.verl_plugin import patches
+from jigsaw.verl_plugin.preflight import PACKED_ENGINE
+
+# Ray has made an actor's handle of verl's class; this is the class itself.
+_TaskRunner = TaskRunnerV1.__ray_metadata__.modified_class
+
+
+@ray.remote
+class JigsawTaskRunner(_TaskRunner):  # type: ignore[valid-type, misc]
+    """verl's, with our trainer where the packed engine trains."""
+
+    def run(self, config: DictConfig) -> None:
+        """Train to the end."""
+        if config.actor_rollout_ref.model.external_lib == PACKED_ENGINE:
+            patches.sync_training_is_by_packs()
+        super().run(config)
+
+
+@hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
+def main(config: DictConfig) -> None:
+    """Check verl's config as verl does and train."""
+    auto_set_device(config)
+    validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    run_ppo(config, task_runner_class=JigsawTaskRunner)
+
+
+if __name__ == "__main__":
+    main()

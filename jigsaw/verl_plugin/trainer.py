@@ -1,0 +1,85 @@
+"""verl's synchronous trainer for the packed engine: groups stay whole, and no pass says what the update says anyway."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+from transformers import AutoConfig
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.seqlen_balancing import log_seqlen_unbalance
+
+from jigsaw.packing.packs import share_rows
+from jigsaw.shapes import Shapes
+from jigsaw.verl_plugin.agreement import PREFIX, agreement_metrics
+
+
+def needs_log_probs(config: DictConfig) -> bool:
+    """Whether the log-probabilities before an update say more than the update's own forward pass.
+
+    One update a step is made by the very policy that is updated: the ratio is 1, whatever its gradient.
+    """
+    actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
+    correction = algorithm.rollout_correction or {}
+    return bool(
+        actor.ppo_epochs != 1
+        or actor.ppo_mini_batch_size != config.data.train_batch_size
+        or actor.use_kl_loss
+        or algorithm.use_kl_in_reward
+        or any(correction.get(option) for option in ("rollout_is", "rollout_rs", "bypass_mode"))
+    )
+
+
+def group_work(shapes: Shapes, prompt: int, responses: Sequence[int]) -> float:
+    """What a group costs, in tokens that pass through the language model's linear layers.
+
+    Args:
+        shapes: of the model.
+        prompt: its tokens; all are taken to be of pictures, as nearly all are.
+        responses: tokens of each response.
+    """
+    text, tower = shapes.text, shapes.tower
+    of_tower = tower.merge**2 * tower.depth * tower.layer_linear / (text.layers * text.layer_linear)
+    pairs = prompt**2 / 2 + sum(response * (prompt + response / 2) for response in responses)
+    of_pair = 2 * text.heads * text.head_dim / text.layer_linear
+    return prompt * (1 + of_tower) + sum(responses) + pairs * of_pair
+
+
+class PackedTrainer(PPOTrainerSync):  # type: ignore[misc]
+    """verl's trainer; the responses of a prompt go to one rank, and one update a step takes one forward pass."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self._one_pass = not needs_log_probs(config)
+        if self._one_pass:
+            # Its metrics are all that is left of it, and they read the log-probabilities that are not there.
+            config.algorithm.rollout_correction = None
+        self._shapes = Shapes.of(AutoConfig.from_pretrained(config.actor_rollout_ref.model.path).to_dict())
+        super().__init__(config)
+
+    def _balance_batch(
+        self, batch: Any, metrics: dict[str, Any], logging_prefix: str = "global_seqlen", **_: Any
+    ) -> Any:
+        batch = super()._balance_batch(batch, metrics, logging_prefix)  # padded to the ranks, and in verl's order
+        tags = batch.tags
+
+        def work(rows: Sequence[int]) -> float:
+            return group_work(self._shapes, tags[rows[0]]["prompt_len"], [tags[row]["response_len"] for row in rows])
+
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        shares = share_rows([key.split("_")[0] for key in batch.keys], ranks, work)
+        metrics.update(log_seqlen_unbalance([tag["seq_len"] for tag in tags], shares, prefix=logging_prefix))
+        batch.reorder([row for share in shares for row in share])
+        return batch
+
+    def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        return batch if self._one_pass else super()._compute_old_log_prob(batch, metrics)
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        batch = super()._update_actor(batch, metrics)
+        # verl counts a prompt's tokens for each of its responses; they were not worked on so often.
+        metrics.pop("perf/mfu/actor")
+        if self._one_pass:
+            if "actor/entropy_loss" in metrics:
+                metrics["actor/entropy"] = metrics["actor/entropy_loss"]
+            sums = {name: metrics.pop(name) for name in [*metrics] if name.startswith(f"actor/{PREFIX}")}
+            metrics.update(agreement_metrics({name.removeprefix("actor/"): value for name, value in sums.items()}))
+        return batch

@@ -1,0 +1,62 @@
+"""When the packed engine's trainer leaves verl's log-prob pass out, and what a group costs."""
+
+import pytest
+from omegaconf import OmegaConf
+from verl.trainer.ppo.v1 import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from jigsaw.shapes import Shapes
+from jigsaw.verl_plugin.trainer import group_work, needs_log_probs
+
+
+def config(**changes: object) -> object:
+    defaults = {
+        "data.train_batch_size": 8,
+        "algorithm.use_kl_in_reward": False,
+        "algorithm.rollout_correction": {"rollout_is": None, "rollout_rs": None, "bypass_mode": False},
+        "actor_rollout_ref.actor.ppo_epochs": 1,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": 8,
+        "actor_rollout_ref.actor.use_kl_loss": False,
+    }
+    built = OmegaConf.create()
+    for name, value in {**defaults, **changes}.items():
+        OmegaConf.update(built, name, value)
+    return built
+
+
+def test_one_update_on_the_policys_own_words_needs_no_pass_before_it() -> None:
+    assert not needs_log_probs(config())
+    assert not needs_log_probs(config(**{"algorithm.rollout_correction": None}))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("actor_rollout_ref.actor.ppo_epochs", 2),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size", 4),
+        ("actor_rollout_ref.actor.use_kl_loss", True),
+        ("algorithm.use_kl_in_reward", True),
+        ("algorithm.rollout_correction", {"rollout_is": "token"}),
+        ("algorithm.rollout_correction", {"rollout_rs": "seq_mean_k3"}),
+        ("algorithm.rollout_correction", {"bypass_mode": True}),
+    ],
+)
+def test_whatever_reads_the_policy_before_the_update_keeps_the_pass(option: str, value: object) -> None:
+    assert needs_log_probs(config(**{option: value}))
+
+
+def test_a_prompt_is_paid_once() -> None:
+    vision = {"hidden_size": 1280, "depth": 32, "num_heads": 16, "intermediate_size": 3420, "patch_size": 14}
+    vision |= {"spatial_merge_size": 2, "window_size": 112, "fullatt_block_indexes": [7], "out_hidden_size": 3584}
+    text = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064}
+    text |= {"num_attention_heads": 28, "num_key_value_heads": 4}
+    shapes = Shapes.of({"model_type": "qwen2_5_vl", **text, "vision_config": vision})
+    alone, twice = group_work(shapes, 4000, [500]), group_work(shapes, 4000, [500, 500])
+    assert 500 < twice - alone < 600  # tokens, and the attention to the prompt
+    assert 4000 * 1.3 < group_work(shapes, 4000, []) < 4000 * 1.5  # the tower works for a prompt's tokens too
+
+
+def test_verl_still_gives_no_mode_away_twice() -> None:
+    other = type("Other", (PPOTrainerSync,), {})
+    with pytest.raises(ValueError, match="'sync' is already registered"):
+        register_trainer("sync")(other)
