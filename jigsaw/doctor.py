@@ -16,7 +16,8 @@ from typing import Literal
 
 import psutil
 
-from jigsaw.machine import DISTRIBUTION, SETUP, Pin, answers, available_cores, installed, last_cluster, pins
+from jigsaw import machine
+from jigsaw.machine import DISTRIBUTION, SETUP, Cuda, Pin, answers, available_cores, installed, last_cluster, pins
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -24,8 +25,12 @@ PYTHONS = ((3, 11), (3, 12))
 GIB = 2**30
 QUICKSTART_MEMORY = 12 * GIB
 SHARED_MEMORY = 2 * GIB  # Ray's object store and the weights on their way to vLLM live there
+SHARED_MEMORY_A_GPU = GIB // 2  # vLLM's queues
 DISK = 12 * GIB  # 7.6 GiB of packages, the rest for checkpoints; setup.sh asks for as much
+DISK_FOR_GPUS = 16 * GIB  # as setup.sh does for that set; what a run's checkpoints take follows from its model
 DISK_AT_LEAST = 1 * GIB
+DRIVERS = {13: "580.65"}
+"""The first of NVIDIA's drivers that knows a CUDA of this major version; it runs what was built with any of them."""
 OPEN_FILES = 65536  # what Ray's documentation recommends
 _PROBE_SECONDS = 60
 
@@ -36,7 +41,7 @@ _PROBES = {
         "gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]\n"
         "print(json.dumps([[gpu.name, gpu.total_memory] for gpu in gpus]))"
     ),
-    "ray": "import ray",
+    "ray": "import ray; from ray._private.utils import get_num_cpus; print(int(get_num_cpus(True)))",
     "verl": "import verl, jigsaw.verl_plugin.install, jigsaw.verl_plugin.agent_loop",
 }
 
@@ -72,19 +77,17 @@ def examine() -> list[Check]:
         probes = {name: pool.submit(probe, code) for name, code in _PROBES.items() if find_spec(name) is not None}
         memory, limit = psutil.virtual_memory(), memory_limit()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for_gpus, gpus = installed("vllm") is not None, len(seen_gpus(_result(probes, "torch")))
         checks = [
             check_python(sys.version_info[:2]),
             *check_packages(pins(), installed),
             check_memory(min(memory.total, limit), min(memory.available, limit)),
-            check_cores(available_cores()),
-            check_shared_memory(shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None),
+            check_cores(_cores(_result(probes, "ray")), gpus),
+            check_shared_memory(shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None, gpus),
             check_open_files(soft, hard),
-            check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free),
-            check_gpus(
-                _result(probes, "torch"),
-                has_driver=shutil.which("nvidia-smi") is not None,
-                for_gpus=installed("vllm") is not None,
-            ),
+            check_disk(Path.cwd(), shutil.disk_usage(Path.cwd()).free, DISK_FOR_GPUS if for_gpus else DISK),
+            check_gpus(_result(probes, "torch"), has_driver=shutil.which("nvidia-smi") is not None, for_gpus=for_gpus),
+            *(check_gpu_software() if for_gpus else []),
         ]
         if (imported := _result(probes, "ray")) is not None:
             address = os.environ.get("RAY_ADDRESS", "")
@@ -92,6 +95,22 @@ def examine() -> list[Check]:
         if (imported := _result(probes, "verl")) is not None:
             checks.append(check_plugin(imported))
     return checks
+
+
+def check_gpu_software() -> list[Check]:
+    """Judge what a GPU's first kernel takes beside the packages: Triton compiles its launchers on the machine."""
+    checks = [check_compiler(machine.compiler(), os.environ.get("CC")), check_headers(machine.python_header())]
+    driver, torch = machine.cuda_of_driver(), machine.cuda_of_torch()
+    if driver is not None and torch is not None:  # without a driver no GPU is seen, which is said of them
+        checks.append(check_driver(driver, torch))
+    return checks
+
+
+def _cores(imported: Probe | None) -> int:
+    """As Ray counts them, a container's limit respected, where it can be asked."""
+    if imported is None or imported.error is not None:
+        return available_cores()
+    return int(imported.printed.splitlines()[-1])
 
 
 def _result(probes: dict[str, Future[Probe]], name: str) -> Probe | None:
@@ -186,23 +205,26 @@ def check_memory(total: float, available: float) -> Check:
     return Check("memory", "warning", found, f"the quickstart may need {_gib(QUICKSTART_MEMORY)}: end other programs")
 
 
-def check_cores(cores: int) -> Check:
-    """Judge the number of cores that this process may use."""
+def check_cores(cores: int, gpus: int = 0) -> Check:
+    """Judge the number of cores that this process may use, on a machine with GPUs by what verl's actors take."""
+    if gpus and cores < (wanted := machine.cores_of_a_run(gpus)):
+        advice = (
+            f"a run on {gpus} GPUs takes {wanted} of Ray's: machine=gpu_1 or gpu_4 take fewer, "
+            f"ray_kwargs.ray_init.num_cpus={wanted} has them share cores"
+        )
+        return Check("CPU cores", "warning", str(cores), advice)
     if cores >= 2:
         return Check("CPU cores", "ok", str(cores))
     return Check("CPU cores", "warning", str(cores), "training works but is slow; give it 2 cores or more")
 
 
-def check_shared_memory(size: int | None) -> Check:
+def check_shared_memory(size: int | None, gpus: int = 0) -> Check:
     """Judge the size of /dev/shm in bytes; None if there is none."""
-    advice = "Ray and vLLM will be slow or fail; in Docker: --shm-size=8g"
+    wanted = SHARED_MEMORY + gpus * SHARED_MEMORY_A_GPU
+    advice = f"Ray and vLLM will be slow or fail; in Docker: --shm-size={max(8, -(-wanted // GIB))}g"
     if size is None:
         return Check("/dev/shm", "warning", "none", advice)
-    return (
-        Check("/dev/shm", "ok", _gib(size))
-        if size >= SHARED_MEMORY
-        else Check("/dev/shm", "warning", _gib(size), advice)
-    )
+    return Check("/dev/shm", "ok", _gib(size)) if size >= wanted else Check("/dev/shm", "warning", _gib(size), advice)
 
 
 def check_open_files(soft: int, hard: int) -> Check:
@@ -215,13 +237,52 @@ def check_open_files(soft: int, hard: int) -> Check:
     return Check("open files", "warning", f"{soft} (at most {hard})", advice)
 
 
-def check_disk(folder: Path, free: int) -> Check:
+def check_disk(folder: Path, free: int, wanted: int = DISK) -> Check:
     """Judge the room in the working folder, in bytes."""
     found = f"{_gib(free)} free in {folder}"
-    if free >= DISK:
+    if free >= wanted:
         return Check("disk", "ok", found)
     status: Status = "warning" if free >= DISK_AT_LEAST else "problem"
-    return Check("disk", status, found, f"packages and checkpoints take about {_gib(DISK)}: make room")
+    return Check("disk", status, found, f"packages and checkpoints take about {_gib(wanted)}: make room")
+
+
+def check_compiler(found: str | None, chosen: str | None) -> Check:
+    """Judge the C compiler.
+
+    Args:
+        found: its path; None if there is none.
+        chosen: the environment's CC; None if not set.
+    """
+    if found is not None:
+        return Check("C compiler", "ok", found)
+    if chosen is not None:
+        return Check("C compiler", "problem", f"CC is {chosen!r}, which is not there", "set CC to one, or unset it")
+    advice = "Triton, which torch and vLLM use, compiles with it: install gcc (or clang)"
+    return Check("C compiler", "problem", "neither gcc nor clang", advice)
+
+
+def check_headers(path: Path) -> Check:
+    """Judge the headers of this Python, by where its ``Python.h`` belongs."""
+    if path.is_file():
+        return Check("Python headers", "ok", str(path.parent))
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    advice = f"Triton compiles with it: install {name}-dev (Debian, Ubuntu) or {name}-devel (Red Hat)"
+    return Check("Python headers", "problem", f"{path} is not there", advice)
+
+
+def check_driver(driver: Cuda, torch: Cuda) -> Check:
+    """Judge NVIDIA's driver by the newest CUDA that it knows and the one that torch was built with."""
+    if driver.major >= torch.major:
+        return Check("NVIDIA driver", "ok", f"knows CUDA {driver}, torch is built with {torch}")
+    found = f"knows CUDA {driver} at most, torch is built with {torch}"
+    return Check("NVIDIA driver", "problem", found, f"install driver {DRIVERS.get(torch.major, 'for it')} or newer")
+
+
+def seen_gpus(imported: Probe | None) -> list[tuple[str, int]]:
+    """(name, memory in bytes) of each GPU that torch sees, by the end of its probe."""
+    if imported is None or imported.error is not None:
+        return []
+    return [(name, size) for name, size in json.loads(imported.printed.splitlines()[-1])]
 
 
 def check_gpus(imported: Probe | None, *, has_driver: bool, for_gpus: bool) -> Check:
@@ -236,8 +297,7 @@ def check_gpus(imported: Probe | None, *, has_driver: bool, for_gpus: bool) -> C
         return Check("GPUs", "ok", "not looked for: torch is not installed")
     if imported.error is not None:
         return Check("GPUs", "problem", f"torch cannot be imported: {imported.error}", SETUP)
-    gpus = [f"{name} ({_gib(size)})" for name, size in json.loads(imported.printed.splitlines()[-1])]
-    if gpus:
+    if gpus := [f"{name} ({_gib(size)})" for name, size in seen_gpus(imported)]:
         return Check("GPUs", "ok", ", ".join(f"{count} × {gpu}" for gpu, count in Counter(gpus).items()))
     if has_driver:
         advice = f"look at nvidia-smi and CUDA_VISIBLE_DEVICES; then {SETUP} gpu"

@@ -1,18 +1,25 @@
 """What this machine has, as Ray counts it, what our distribution asks for, and the cluster that a run would join."""
 
+import ctypes
 import logging
 import os
 import re
+import shutil
 import socket
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from jigsaw.errors import JigsawError
 
 DISTRIBUTION = "visual-jigsaw"
 SETUP = "bash train_scripts/setup.sh"
+CORES_A_GPU = 3
+"""Cores that verl sets aside for each GPU (``max_colocate_count`` in single_controller/ray/base.py)."""
 _DIAL_SECONDS, _LAST_PORT = 2.0, 65535
 
 
@@ -113,6 +120,58 @@ def cores() -> int:
     return int(get_num_cpus(override_docker_cpu_warning=True))
 
 
+def cores_of_a_run(gpus: int, storage_units: int = 8) -> int:
+    """CPU cores of Ray's that verl's actors take: three a GPU, one for its queue and one for each unit of its storage.
+
+    Args:
+        gpus: in all.
+        storage_units: ``transfer_queue.backend.SimpleStorage.num_data_storage_units``; verl's own is 8.
+    """
+    return 1 + storage_units + CORES_A_GPU * gpus
+
+
+def compiler() -> str | None:
+    """Path of the C compiler that Triton compiles its launchers with: $CC, gcc or clang; None if it is not there."""
+    chosen = os.environ.get("CC")
+    return shutil.which(chosen) if chosen is not None else shutil.which("gcc") or shutil.which("clang")
+
+
+def python_header() -> Path:
+    """Where Triton's launchers look for this Python's ``Python.h``, there or not."""
+    scheme = sysconfig.get_default_scheme()
+    # Debian's own scheme names a folder below /usr/local, where its headers are not.
+    return Path(sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme), "Python.h")
+
+
+class Cuda(NamedTuple):
+    """A version of CUDA."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+def cuda_of_driver() -> Cuda | None:
+    """The newest CUDA that NVIDIA's driver knows, a package for forward compatibility counted; None without one."""
+    found = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(found))
+    except OSError:
+        return None
+    return None if failed else Cuda(found.value // 1000, found.value % 1000 // 10)  # 13020 is 13.2
+
+
+def cuda_of_torch() -> Cuda | None:
+    """The CUDA that the installed torch was built with, torch itself not imported; None for a build without it."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return None
+    written = re.search(r"^cuda\b.*'(\d+)\.(\d+)", Path(torch.origin).with_name("version.py").read_text(), re.MULTILINE)
+    return Cuda(int(written[1]), int(written[2])) if written else None
+
+
 def last_cluster() -> str:
     """Address of the last cluster that ``ray start`` made on this machine, running or not; empty if there is none."""
     path = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
@@ -140,8 +199,15 @@ def cluster(address: str | None) -> str | None:
     return wanted
 
 
-def nodes_of(address: str) -> tuple[list[Mapping[str, float]], Mapping[str, float]]:
-    """(resources of each node, resources that are free in all) of a Ray cluster, such as ``{"CPU": 64, "GPU": 8}``.
+class Node(NamedTuple):
+    """A machine of a Ray cluster: what it has and what of it is free, such as ``{"CPU": 64, "GPU": 8}``."""
+
+    has: Mapping[str, float]
+    free: Mapping[str, float]
+
+
+def nodes_of(address: str) -> list[Node]:
+    """The machines of a Ray cluster, in the order of Ray's names for them.
 
     Raises:
         JigsawError: if it cannot be joined.
@@ -154,6 +220,8 @@ def nodes_of(address: str) -> tuple[list[Mapping[str, float]], Mapping[str, floa
         why = " ".join(str(error).split())
         raise JigsawError(f"the Ray cluster at {address} cannot be joined: {why:.200}") from error
     try:
-        return [node["Resources"] for node in ray.nodes() if node["Alive"]], ray.available_resources()
+        free = ray._private.state.available_resources_per_node()
+        alive = sorted((node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"])
+        return [Node(has, free.get(name, {})) for name, has in alive]
     finally:
         ray.shutdown()

@@ -1,6 +1,7 @@
 """What a row becomes: a plan (text, order, answer) and then a puzzle (the same with pixels)."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,10 +90,19 @@ class Puzzle(Plan):
         return whole
 
 
+def media_counts(messages: list[Message]) -> Counter[str]:
+    """How many media of each kind, image or video, chat messages show."""
+    return Counter(item["type"] for item in _media_items(messages))
+
+
 def media_specs(messages: list[Message]) -> list[Spec]:
     """The specs of all media in chat messages, in prompt order."""
+    return [item[item["type"]] for item in _media_items(messages)]
+
+
+def _media_items(messages: list[Message]) -> list[dict[str, Any]]:
     return [
-        item[item["type"]]
+        item
         for message in messages
         if isinstance(message["content"], list)
         for item in message["content"]

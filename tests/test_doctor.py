@@ -4,24 +4,30 @@ import json
 import resource
 import socket
 import sys
+import sysconfig
 import time
 from importlib import import_module
 from importlib.metadata import metadata
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from jigsaw import doctor
+from jigsaw import doctor, machine
 from jigsaw.doctor import (
     DISK,
     GIB,
     Check,
     Probe,
+    check_compiler,
     check_cores,
     check_disk,
+    check_driver,
     check_gpus,
+    check_headers,
     check_memory,
     check_open_files,
     check_packages,
@@ -31,7 +37,7 @@ from jigsaw.doctor import (
     check_shared_memory,
     probe,
 )
-from jigsaw.machine import Pin, answers, parse_pin, pins
+from jigsaw.machine import Cuda, Pin, answers, parse_pin, pins
 
 # By import_module, as the package's attribute of this name is the function.
 command = import_module("jigsaw.cli.doctor")
@@ -129,9 +135,15 @@ def test_a_source_tree_that_was_never_installed_is_a_warning():
         (check_memory(24 * GIB, 4 * GIB), "warning"),
         (check_cores(2), "ok"),
         (check_cores(1), "warning"),
+        (check_cores(33, gpus=8), "ok"),
+        (check_cores(32, gpus=8), "warning"),
+        (check_cores(12, gpus=1), "ok"),
+        (check_cores(11, gpus=1), "warning"),
         (check_shared_memory(8 * GIB), "ok"),
         (check_shared_memory(64 * 2**20), "warning"),
         (check_shared_memory(None), "warning"),
+        (check_shared_memory(6 * GIB, gpus=8), "ok"),
+        (check_shared_memory(5 * GIB, gpus=8), "warning"),
         (check_open_files(65536, 65536), "ok"),
         (check_open_files(resource.RLIM_INFINITY, resource.RLIM_INFINITY), "ok"),
         (check_open_files(1024, resource.RLIM_INFINITY), "warning"),
@@ -139,6 +151,16 @@ def test_a_source_tree_that_was_never_installed_is_a_warning():
         (check_disk(Path(), 12 * GIB), "ok"),
         (check_disk(Path(), 5 * GIB), "warning"),
         (check_disk(Path(), 0), "problem"),
+        (check_disk(Path(), 12 * GIB, doctor.DISK_FOR_GPUS), "warning"),
+        (check_compiler("/usr/bin/gcc", None), "ok"),
+        (check_compiler(None, None), "problem"),
+        (check_compiler(None, "nvc"), "problem"),
+        (check_headers(Path(__file__)), "ok"),
+        (check_headers(Path("/nowhere/Python.h")), "problem"),
+        (check_driver(Cuda(13, 0), Cuda(13, 0)), "ok"),
+        (check_driver(Cuda(13, 2), Cuda(13, 0)), "ok"),
+        (check_driver(Cuda(13, 0), Cuda(13, 1)), "ok"),  # of one major version, an older one will do
+        (check_driver(Cuda(12, 9), Cuda(13, 0)), "problem"),
         (check_gpus(None, has_driver=False, for_gpus=False), "ok"),
         (check_gpus(BROKEN, has_driver=False, for_gpus=False), "problem"),
         (check_gpus(Probe("noise\n[]\n", None), has_driver=False, for_gpus=False), "ok"),
@@ -156,7 +178,9 @@ def test_what_is_not_ok_says_what_to_do(check, status):
 
 
 def test_the_disk_that_is_advised_is_what_setup_asks_for(repository):
-    assert f"cpu) takes=8 needs={DISK // GIB} ;;" in (repository / "train_scripts" / "setup.sh").read_text()
+    setup = (repository / "train_scripts" / "setup.sh").read_text()
+    assert f"cpu) takes=8 needs={DISK // GIB} ;;" in setup
+    assert f"gpu) takes=11 needs={doctor.DISK_FOR_GPUS // GIB} ;;" in setup
     assert f"| disk | {DISK // GIB} GiB free;" in (repository / "README.md").read_text()
 
 
@@ -164,6 +188,67 @@ def test_the_set_for_gpus_without_a_driver_says_what_to_do():
     check = check_gpus(Probe("[]", None), has_driver=False, for_gpus=True)
     assert check.found == "the set for GPUs is installed, but there is no NVIDIA driver"
     assert check.advice.startswith("install NVIDIA's driver, or the set for machines without a GPU: bash train_scripts")
+
+
+def test_what_a_gpu_needs_beside_packages_says_what_to_install():
+    headers, python = check_headers(Path("/nowhere/Python.h")), "python{}.{}".format(*sys.version_info)
+    assert headers.found == "/nowhere/Python.h is not there"
+    assert f"install {python}-dev (Debian, Ubuntu) or {python}-devel (Red Hat)" in headers.advice
+    assert "install gcc (or clang)" in check_compiler(None, None).advice
+    assert check_compiler(None, "nvc").found == "CC is 'nvc', which is not there"
+    driver = check_driver(Cuda(12, 8), Cuda(13, 0))
+    assert driver.found == "knows CUDA 12.8 at most, torch is built with 13.0"
+    assert driver.advice == "install driver 580.65 or newer"
+    assert "ray_kwargs.ray_init.num_cpus=33 has them share cores" in check_cores(8, gpus=8).advice
+
+
+def test_the_compiler_is_the_one_that_triton_takes(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert machine.compiler() is None
+    for name in ("cc", "clang", "gcc"):  # cc alone is not looked for
+        (tmp_path / name).touch(mode=0o755)
+        assert machine.compiler() == (None if name == "cc" else str(tmp_path / name))
+    monkeypatch.setenv("CC", "clang")
+    assert machine.compiler() == str(tmp_path / "clang")
+    monkeypatch.setenv("CC", "nvc")
+    assert machine.compiler() is None
+
+
+def test_the_headers_are_those_that_triton_includes(monkeypatch):
+    assert machine.python_header().parent == Path(sysconfig.get_path("include"))
+    monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: "posix_local")  # Debian's
+    assert machine.python_header() == Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")
+
+
+def test_the_cuda_of_torch_is_read_without_it(tmp_path, monkeypatch):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("raise ImportError")
+    version = tmp_path / "torch/version.py"
+    monkeypatch.setattr(
+        machine, "find_spec", lambda name: spec_from_file_location(name, tmp_path / "torch/__init__.py")
+    )
+    version.write_text("__version__ = '2.11.0+cu130'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n")
+    assert machine.cuda_of_torch() == (13, 0)
+    version.write_text("__version__ = '2.11.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = '7.2'\n")
+    assert machine.cuda_of_torch() is None
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    assert machine.cuda_of_torch() is None
+
+
+def test_the_cuda_of_the_driver_is_asked_of_its_library(monkeypatch):
+    def library(version, status):
+        def tell(pointer):
+            pointer._obj.value = version
+            return status
+
+        return lambda name: SimpleNamespace(cuDriverGetVersion=tell)
+
+    for version, status, found in ((13020, 0, (13, 2)), (12080, 0, (12, 8)), (0, 3, None)):
+        monkeypatch.setattr(machine.ctypes, "CDLL", library(version, status))
+        assert machine.cuda_of_driver() == found
+    monkeypatch.undo()
+    assert machine.cuda_of_driver() is None or machine.cuda_of_driver() >= (11, 0)  # on this machine
 
 
 def test_gpus_of_one_kind_are_counted():
@@ -241,3 +326,22 @@ def test_only_a_problem_makes_the_command_fail(monkeypatch):
         result = CliRunner().invoke(app, [])
         assert result.exit_code == code
         assert "[here]" in result.stdout
+
+
+def test_what_is_well_can_be_left_out(monkeypatch):
+    checks = [Check("it", "ok", "[here]"), Check("other", "warning", "[there]", "[do this]")]
+    monkeypatch.setattr(command, "examine", lambda: checks)
+    assert json.loads(CliRunner().invoke(app, ["--brief", "--json"]).stdout)["checks"] == [vars(checks[1])]
+    monkeypatch.setattr(command, "examine", lambda: checks[:1])
+    assert CliRunner().invoke(app, ["--brief"]).stdout == "all is well\n"
+
+
+def test_the_set_for_gpus_is_looked_at_further(monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.setattr(machine, "cuda_of_driver", lambda: Cuda(12, 8))
+    monkeypatch.setattr(machine, "cuda_of_torch", lambda: Cuda(13, 0))
+    for versions, found in (({}, None), ({"vllm": "0.24.0"}, "problem")):
+        monkeypatch.setattr(doctor, "installed", versions.get)
+        named = statuses(doctor.examine())
+        assert named.get("NVIDIA driver") == found
+        assert ("C compiler" in named, "Python headers" in named) == (bool(versions), bool(versions))

@@ -2,7 +2,10 @@
 # Makes .venv with exact versions of all that training, evaluation and the tests need. Does nothing when it is there.
 #
 #   bash train_scripts/setup.sh        the CPU set
-#   bash train_scripts/setup.sh gpu    the CUDA set: the same versions with vLLM's CUDA build; no compiler, no flash-attn
+#   bash train_scripts/setup.sh gpu    the CUDA set: the same versions with vLLM's CUDA build, without flash-attn
+#
+# To install takes no GPU. To train on some takes an NVIDIA driver of 580.65 or newer, gcc or clang, and Python's headers
+# (python3.11-dev): at its end, `setup.sh gpu` says what this machine lacks.
 #
 # PYTHON=/path/to/python3.11 chooses the interpreter.
 set -euo pipefail
@@ -66,3 +69,7 @@ UV_HTTP_TIMEOUT=300 .venv/bin/uv pip install --python .venv/bin/python --compile
 }
 echo "$want" >"$stamp"
 echo "setup: done"
+if [[ $machine == gpu ]]; then
+    echo "setup: this is what jigsaw doctor finds wanting here:"
+    .venv/bin/jigsaw doctor --brief || true # a machine that only installs need not have it
+fi

@@ -18,18 +18,21 @@ _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bo
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", help="Leave out what is well.")] = False,
 ) -> None:
-    """Look at this machine: versions, GPUs, memory, limits, Ray. Exits with 1 if something will not run.
+    """Look at this machine: versions, GPUs, compiler, memory, limits, Ray. Exits with 1 if something will not run.
 
     Example: [bold]jigsaw doctor --json[/]
     """
-    checks = examine()
+    checks = [check for check in examine() if not (brief and check.status == "ok")]
     counts = Counter(check.status for check in checks)
     if as_json:
         summary = {"problems": counts["problem"], "warnings": counts["warning"]}
         print(json.dumps({**summary, "checks": [asdict(check) for check in checks]}, indent=2))
-    else:
+    elif checks:
         _print_table(checks)
+    else:
+        print("all is well")
     if counts["problem"]:
         raise typer.Exit(1)
 

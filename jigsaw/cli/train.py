@@ -1,5 +1,6 @@
 """``jigsaw train``: GRPO by a recipe, checked before it starts."""
 
+import sys
 from typing import Annotated, Literal
 
 import typer
@@ -39,6 +40,8 @@ def train(
     if cfg is not None:
         print(OmegaConf.to_yaml(start.config, resolve=resolve), end="")
         return
+    if left := launch.leave_cpu(start.config):
+        print(f"the recipe is for GPUs; left out, of train_scripts/env_cpu.sh: {', '.join(left)}", file=sys.stderr)
     if found := preflight.problems(start.config):
         raise Problems(found)
     if check:

@@ -142,6 +142,11 @@ def last_whole(folder: Path) -> Path | None:
     return next(filter(_has_weights, reversed(_later(folder, -1))), None)
 
 
+def count_whole(folder: Path) -> int:
+    """Number of complete checkpoints with their weights below a run's checkpoint folder."""
+    return sum(map(_has_weights, _later(folder, -1)))
+
+
 def step_of(checkpoint: Path) -> int:
     """The training step of a checkpoint folder.
 

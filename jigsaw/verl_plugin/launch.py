@@ -1,6 +1,7 @@
 """Starts GRPO by a recipe: composes its config as verl will, has it checked, then becomes verl's trainer."""
 
 import difflib
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from yaml import YAMLError
 
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.verl_plugin.checkpoint import metrics_override, override, quoted, resume_overrides
+from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
+from jigsaw.verl_plugin.plans import whole
 
 _PACKAGE, _CLONE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[2]
 CONFIGS = _CLONE / "configs"
@@ -30,6 +33,10 @@ if (_PACKAGE / "configs").is_dir():
 TRAINER = "jigsaw.verl_plugin.grpo"
 PLUGIN = "jigsaw.verl_plugin.install"
 _FOLDER = "trainer.default_local_dir"
+_ROLLOUT = "actor_rollout_ref.rollout"
+_LIMIT = f"{_ROLLOUT}.engine_kwargs.vllm.limit_mm_per_prompt"
+_MOST_SEQUENCES = 1024
+"""At a time in an engine, verl's own default; its sampler's logits of so many take 0.6 GiB a copy."""
 _SHOWN = 3
 """Names that are proposed for one that is unknown."""
 
@@ -39,12 +46,14 @@ class Start:
     """A start of a recipe that nothing is known to stop.
 
     Attributes:
-        arguments: of verl's trainer.
+        arguments: of verl's trainer, our own.
+        given: the user's, which come last and win.
         config: what verl will compose of them.
         metrics: the file that verl's logger will write.
     """
 
     arguments: list[str]
+    given: list[str]
     config: DictConfig
     metrics: Path
 
@@ -59,7 +68,7 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
 
     Checkpoints go to ``outputs/RECIPE_jigsaw/checkpoints`` unless the recipe or an override names another folder.
     It resumes from the newest whole one there. Metrics go to a new file beside them, for verl's logger empties what is
-    there.
+    there. Where the recipe leaves them null, vLLM's length and number of sequences follow from the batch.
 
     Args:
         recipe: name of a recipe, or a YAML file of one's own that builds on ours.
@@ -78,14 +87,42 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
         start.append(override(_FOLDER, run / "checkpoints"))
     folder = Path(config.trainer.default_local_dir).resolve()
     metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
-    follows = [*resume_overrides(folder), metrics_override(metrics)]
+    follows = [*resume_overrides(folder), metrics_override(metrics), *_sizes(config)]
     named = {parsed.key_or_group for parsed in _parse(given)}
     for parsed in _parse(follows):  # to compose anew takes a second
         if parsed.key_or_group not in named:
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=True)
     where = [f"--config-dir={folder_of}", f"--config-name={recipe}", _search(CONFIGS)]
-    arguments = [*where, *start, *follows, *given]
-    return Start(arguments, config, metrics)
+    return Start([*where, *start, *follows], list(given), config, metrics)
+
+
+def _sizes(config: DictConfig) -> list[str]:
+    """Overrides that size vLLM, of what the recipe leaves null: with no length it takes the model's, 128,000 tokens."""
+    data, trainer, rollout = config.data, config.trainer, config.actor_rollout_ref.rollout
+    prompt, response = (whole(f"data.{name}", data[name], 1) for name in ("max_prompt_length", "max_response_length"))
+    prompts = whole("data.train_batch_size", data.train_batch_size, 1)
+    gpus = whole("trainer.n_gpus_per_node", trainer.n_gpus_per_node, 1) * whole("trainer.nnodes", trainer.nnodes, 1)
+    parallel = whole(f"{_ROLLOUT}.tensor_model_parallel_size", rollout.tensor_model_parallel_size, 1)
+    responses = prompts * whole(f"{_ROLLOUT}.n", rollout.n, 1)
+    sizes = {
+        "max_model_len": prompt + response,
+        "max_num_seqs": min(_MOST_SEQUENCES, -(-responses // max(1, gpus // parallel))),
+    }
+    return [f"{_ROLLOUT}.{name}={size}" for name, size in sizes.items() if rollout[name] is None]
+
+
+def leave_cpu(config: DictConfig) -> list[str]:
+    """Take what ``train_scripts/env_cpu.sh`` sets out of this process's environment, for a recipe that is for GPUs.
+
+    Returns:
+        The variables that it was found in; a value that is not the script's stays.
+    """
+    if config.trainer.device == "cpu" or os.environ.get("VERL_PLATFORM") != ENVIRONMENT["VERL_PLATFORM"]:
+        return []
+    left = [name for name, value in ENVIRONMENT.items() if os.environ.get(name) == value]
+    for name in left:
+        del os.environ[name]
+    return left
 
 
 def _find(recipe: str) -> tuple[Path, str]:
@@ -115,9 +152,12 @@ def train(start: Start) -> None:
     start.metrics.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    limit = OmegaConf.select(start.config, _LIMIT)  # follows from the rows: null until they are looked at
+    limits = [] if limit is None else [f"{_LIMIT}={json.dumps(OmegaConf.to_container(limit)).replace(chr(34), '')}"]
     # The same process: Ctrl-C, a scheduler's signals and the exit code are the trainer's.
     environment = {**os.environ, "VERL_USE_EXTERNAL_MODULES": PLUGIN}
-    os.execve(sys.executable, [sys.executable, "-m", TRAINER, *start.arguments], environment)
+    arguments = [*start.arguments, *limits, *start.given]
+    os.execve(sys.executable, [sys.executable, "-m", TRAINER, *arguments], environment)
 
 
 def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:

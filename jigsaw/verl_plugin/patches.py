@@ -7,6 +7,7 @@ from tensordict import TensorDict
 
 from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin.features import Reader, decode_shared
+from jigsaw.verl_plugin.placement import wait_for_actors, wait_for_group
 
 
 def position_ids_of_equal_length() -> None:
@@ -160,6 +161,32 @@ def features_are_carried_once() -> None:
     model.extract_multi_modal_inputs = decode_and_join
 
 
+def placements_end() -> None:
+    """Have a run end where Ray cannot place what verl and its queue ask for (see placement.py).
+
+    verl 0.9.1 waits without a limit for its placement groups (single_controller/ray/base.py, ``get_placement_groups``),
+    TransferQueue 0.1.11 for the actors of its queue (utils/zmq_utils.py, ``process_zmq_server_info``).
+    """
+    from transfer_queue import interface
+    from transfer_queue.storage.bootstrap import simple_storage_bootstrap
+    from verl.single_controller.ray import base
+
+    set_aside, ask = base.placement_group, interface.process_zmq_server_info
+
+    def set_aside_in_time(bundles: Any, **options: Any) -> Any:
+        group = set_aside(bundles=bundles, **options)
+        wait_for_group(group, bundles)
+        return group
+
+    def ask_once_placed(actors: Any) -> Any:
+        wait_for_actors(list(actors.values()) if isinstance(actors, dict) else [actors])
+        return ask(actors)
+
+    base.placement_group = set_aside_in_time
+    interface.process_zmq_server_info = ask_once_placed
+    simple_storage_bootstrap.process_zmq_server_info = ask_once_placed
+
+
 def responses_are_put_by(queue: Any) -> None:
     """Give the agent-loop worker of this process, which has it to itself, another queue to put its responses into.
 
@@ -219,3 +246,4 @@ def apply() -> None:
     position_ids_of_equal_length()
     features_are_carried_once()
     one_tower_call()
+    placements_end()

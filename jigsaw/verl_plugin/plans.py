@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import accumulate, chain
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from jigsaw.difficulty import LEVELS, at_level, read_difficulties
 from jigsaw.errors import JigsawError, Problems, RowError
 from jigsaw.mixture import Schedule, Source, read_sources, shuffled
-from jigsaw.puzzle import media_specs
+from jigsaw.puzzle import media_counts, media_specs
 from jigsaw.reward import check_options, compute_score
 from jigsaw.rows import Row, each_row, read_table, row_split
 from jigsaw.tasks import TASKS, plan
@@ -97,17 +98,21 @@ class Plans:
         """Number of rows, over all sources."""
         return len(self._in_order)
 
-    def check_rows(self, reward: DictConfig) -> None:
+    def check_rows(self, reward: DictConfig) -> Counter[str]:
         """Plan each row once, and have the reward score an empty reply to one of each kind.
 
         Args:
             reward: verl's ``reward`` config.
+
+        Returns:
+            The most media of each kind, image or video, that a prompt shows, at any level of a difficulty schedule.
 
         Raises:
             JigsawError: for a row that is no puzzle, for ids that are not unique, and for a reward that does not take
                 its options or lacks what a difficulty schedule goes by; the message names the file and the row.
         """
         rows: dict[str, int] = {}
+        shown: Counter[str] = Counter()
         examples: dict[tuple[Any, ...], dict[str, Any]] = {}
         for index, row in self._all():
             item = self._item(index, row, epoch=0)
@@ -119,6 +124,8 @@ class Plans:
                     "unique, over all files"
                 )
             rows[name] = index
+            for puzzle in (item, *extra_info.get(LEVELS, ())):
+                shown |= media_counts(puzzle["raw_prompt"])
             scored_alike = (item["data_source"], extra_info["task"], extra_info["answer_format"], "grid" in extra_info)
             examples.setdefault(scored_alike, item)
         if reward.custom_reward_function.path == REWARD:  # and not one of the user's
@@ -127,6 +134,7 @@ class Plans:
             of_a_schedule = [item for item in examples.values() if item["extra_info"]["task"] in self._difficulties]
             for item in of_a_schedule[:1]:
                 _check_says_exact(reward.custom_reward_function, item)
+        return shown
 
     def _check_reward(self, given: DictConfig | None, items: list[dict[str, Any]]) -> None:
         """Raise JigsawError unless the reward takes its options, and with them an item of each kind."""

@@ -8,7 +8,8 @@ import netrc
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 
-from jigsaw import machine
+from jigsaw import doctor, machine
 from jigsaw.errors import JigsawError
 from jigsaw.rows import read_table
+from jigsaw.shapes import Shapes
 from jigsaw.verl_plugin import checkpoint
 from jigsaw.verl_plugin.plans import (
     REWARD,
@@ -35,21 +37,31 @@ from jigsaw.verl_plugin.plans import (
 
 GIB = 2**30
 SHARED_MEMORY = GIB // 2
-"""Free in /dev/shm at least: vLLM's queues alone take 0.4 GiB there; with less it dies of SIGBUS."""
-_CORES_A_GPU = 3
-"""Cores that verl sets aside for each GPU (``max_colocate_count`` in single_controller/ray/base.py)."""
+"""Free in /dev/shm at least for each engine of vLLM: its queues take 0.4 GiB there; with less it dies of SIGBUS."""
+CHECKPOINT_BYTES = {"model": 4, "optimizer": 8}
+"""Of a weight in a checkpoint, by what ``actor.checkpoint.save_contents`` names: float32, and Adam's two moments."""
+MODEL_TYPES = ("qwen2_5_vl",)
+"""Models whose vision tower, and where its features go, the plug-in knows."""
+MEDIA = ("image", "video")
+"""What vLLM counts in a prompt."""
+ATTENTION = ("sdpa", "eager")
+"""Names of attention that need nothing installed."""
+_REFUSED_BY_CLUSTERS = ("num_cpus", "num_gpus", "object_store_memory", "resources")
+"""What ``ray.init`` does not take where it joins a cluster."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_SECONDS = 5.0
 _MODEL = "actor_rollout_ref.model"
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
+_LIMIT = "engine_kwargs.vllm.limit_mm_per_prompt"
 PACKED_ENGINE = "jigsaw.verl_plugin.engine"
 
 
 def problems(config: DictConfig) -> list[str]:
     """What stops a run with this config, a line each; empty if nothing is known to.
 
-    Rows are looked at one by one only where all else is well: it takes about 0.2 s for 1,000 of them.
+    Rows are looked at one by one only where all else is well: it takes about 0.2 s for 1,000 of them. What vLLM must
+    know of them, its limit on the media of a prompt, is then filled into the config where it is null.
 
     Args:
         config: verl's, composed.
@@ -99,15 +111,20 @@ def check_modes(config: DictConfig) -> Iterator[str]:
             f"{_MODEL}.use_fused_kernels=true: fails, or learns wrongly, where the output layer is sharded apart from "
             "the embeddings, as in a 7B; set it to false"
         )
-    if find_spec("flash_attn") is None:
-        if model.use_remove_padding:
-            yield f"{_MODEL}.use_remove_padding=true: needs flash-attn, which is not installed; set it to false"
-        attention = model.override_config.get("attn_implementation", "flash_attention_2")
-        if "flash_attention" in str(attention):
-            yield (
-                f"{_MODEL}.override_config.attn_implementation is {attention}: flash-attn is not installed; set it to "
-                "sdpa"
-            )
+    if model.use_remove_padding and find_spec("flash_attn") is None:
+        yield f"{_MODEL}.use_remove_padding=true: needs flash-attn, which is not installed; set it to false"
+    yield from _check_attention(model)
+
+
+def _check_attention(model: DictConfig) -> Iterator[str]:
+    """The name of an attention that transformers knows; with none verl takes flash-attn's."""
+    name = str(model.override_config.get("attn_implementation", "flash_attention_2"))
+    option = f"{_MODEL}.override_config.attn_implementation is {name}"
+    if name == "flash_attention_2":
+        if find_spec("flash_attn") is None:
+            yield f"{option}: flash-attn is not installed; set it to sdpa"
+    elif name not in ATTENTION:
+        yield f"{option}: it must be {', '.join(ATTENTION)}, or flash_attention_2 where flash-attn is installed"
 
 
 def check_data(config: DictConfig) -> Iterator[str]:
@@ -133,12 +150,27 @@ def check_data(config: DictConfig) -> Iterator[str]:
 
 
 def check_rows(config: DictConfig) -> Iterator[str]:
-    """Each row, and the reward on one of each kind."""
-    data = config.data
+    """Each row, the reward on one of each kind, and vLLM's limit on the media of a prompt, see :func:`problems`."""
+    data, vllm = config.data, config.actor_rollout_ref.rollout.engine_kwargs.vllm
+    shown: Counter[str] = Counter()
     for files, limit in ((given(data, "train_files"), "train_max_samples"), (data.val_files, "val_max_samples")):
         plans = Plans(files, data, data.get(limit, -1))
-        plans.check_rows(config.reward)
-    yield from ()
+        shown |= plans.check_rows(config.reward)
+    allowed = vllm.limit_mm_per_prompt
+    if allowed is None:
+        vllm.limit_mm_per_prompt = {kind: shown[kind] for kind in MEDIA}
+        return
+    if not isinstance(allowed, DictConfig):
+        yield f"{_ROLLOUT}.{_LIMIT} is {allowed!r:.60}; it must be like {{image: 9, video: 0}}, or left out"
+        return
+    for kind, count in shown.items():
+        most = allowed.get(kind)
+        most = most.get("count") if isinstance(most, DictConfig) else most
+        if most is not None and most < count:
+            yield (
+                f"{_ROLLOUT}.{_LIMIT} allows {most} of {kind}, a prompt shows up to {count}; leave it out, and it "
+                "follows from the rows"
+            )
 
 
 def check_model(config: DictConfig) -> Iterator[str]:
@@ -156,7 +188,7 @@ def check_model(config: DictConfig) -> Iterator[str]:
             return
         if not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
             yield f"{where}, which holds no weights (*.safetensors)"
-        yield from _line(_check_processor_of, folder)
+        yield from _line(_check_kind_of, folder)
     elif not _HUB_NAME.fullmatch(path):
         hint = "; ~ stands for no folder here, write it out" if path.startswith("~") else ""
         yield f"{where}; there is no such folder{hint}"
@@ -164,17 +196,30 @@ def check_model(config: DictConfig) -> Iterator[str]:
         yield from _line(_check_hub, path)
 
 
-def _check_processor_of(folder: Path) -> None:
-    """Raise JigsawError if a model's files name a processor that was not run; which one has none, verl finds out."""
+def _check_kind_of(folder: Path) -> None:
+    """Raise JigsawError if a model's files name an architecture or a processor that was not run.
+
+    Of a model that names none verl finds out.
+    """
+    kind = _read_json(folder / "config.json").get("model_type")
+    if kind is not None and kind not in MODEL_TYPES:
+        raise JigsawError(f"the model is a {kind}, whose tower is not known; set {_MODEL}.path to a Qwen2.5-VL model")
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            try:
-                processor = json.loads((folder / name).read_text()).get("processor_class")
-            except (ValueError, AttributeError) as error:
-                raise JigsawError(f"{folder / name}: cannot be read ({error}); download the model again") from error
+            processor = _read_json(folder / name).get("processor_class")
             if processor is not None:
                 return check_processor(processor)
     return None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise JigsawError(f"{file}: cannot be read ({error}); download the model again") from error
+    if not isinstance(read, dict):
+        raise JigsawError(f"{file}: cannot be read (it holds no object); download the model again")
+    return read
 
 
 def _check_hub(name: str) -> None:
@@ -185,7 +230,7 @@ def _check_hub(name: str) -> None:
     where = f"{_MODEL}.path is {name}"
     cached = try_to_load_from_cache(name, "config.json")
     if isinstance(cached, str):
-        return _check_processor_of(Path(cached).parent)
+        return _check_kind_of(Path(cached).parent)
     other = "give its folder, or another model"
     if constants.HF_HUB_OFFLINE:
         raise JigsawError(
@@ -277,6 +322,22 @@ def _check_packs(config: DictConfig) -> Iterator[str]:
             )
 
 
+def check_rollout(config: DictConfig) -> Iterator[str]:
+    """What vLLM is sized by; what is left null here, the launcher fills in (launch.py)."""
+    data, rollout = config.data, config.actor_rollout_ref.rollout
+    longest = data.max_prompt_length + data.max_response_length
+    if (length := rollout.max_model_len) is not None and length < longest:
+        yield (
+            f"{_ROLLOUT}.max_model_len={length} is below {longest} tokens, which a prompt with a response may have "
+            "(data.max_prompt_length + data.max_response_length); leave it out, and it is that"
+        )
+    if (sequences := rollout.max_num_seqs) is not None and sequences > rollout.max_num_batched_tokens:
+        yield (
+            f"{_ROLLOUT}.max_num_seqs={sequences} is more than {_ROLLOUT}.max_num_batched_tokens="
+            f"{rollout.max_num_batched_tokens}, which vLLM refuses; raise that"
+        )
+
+
 def _ranks(config: DictConfig) -> int:
     """GPUs in all."""
     gpus = whole("trainer.n_gpus_per_node", config.trainer.n_gpus_per_node, least=1)
@@ -284,76 +345,158 @@ def _ranks(config: DictConfig) -> int:
 
 
 def check_machine(config: DictConfig) -> Iterator[str]:
-    """GPUs, cores, shared memory and disk, and the set that is installed."""
+    """GPUs and what runs on them, cores, shared memory and disk, and the set that is installed."""
     trainer = config.trainer
-    on_cpu, platform = trainer.device == "cpu", os.environ.get("VERL_PLATFORM", "")
-    if on_cpu and platform != "cpu":
+    on_cpu = trainer.device == "cpu"
+    if on_cpu and os.environ.get("VERL_PLATFORM") != "cpu":
         yield "trainer.device=cpu needs VERL_PLATFORM=cpu and more; first: source train_scripts/env_cpu.sh"
-    elif not on_cpu and platform == "cpu":
-        yield "VERL_PLATFORM=cpu is set, and the recipe is for GPUs; open a shell without train_scripts/env_cpu.sh"
     elif not on_cpu and machine.installed("vllm") is None:
         yield f"the environment holds no vLLM for GPUs; first: {machine.SETUP} gpu"
+    elif not on_cpu:
+        checks = doctor.check_gpu_software()
+        yield from (f"{check.name}: {check.found}; {check.advice}" for check in checks if check.status != "ok")
     yield from _check_resources(config, on_cpu=on_cpu)
-    if (shared := Path("/dev/shm")).is_dir() and (free := shutil.disk_usage(shared).free) < SHARED_MEMORY:
+    parallel = config.actor_rollout_ref.rollout.tensor_model_parallel_size
+    engines = trainer.n_gpus_per_node // whole(f"{_ROLLOUT}.tensor_model_parallel_size", parallel, least=1)
+    shared, needed = Path("/dev/shm"), SHARED_MEMORY * max(1, engines)
+    if shared.is_dir() and (free := shutil.disk_usage(shared).free) < needed:
         yield (
-            f"/dev/shm has {free / GIB:.2f} GiB free, {SHARED_MEMORY / GIB} are needed; remove what earlier runs left "
-            "there, or in Docker: --shm-size=8g"
+            f"/dev/shm has {free / GIB:.2f} GiB free, {needed / GIB} are needed; remove what earlier runs left there, "
+            f"or in Docker: --shm-size={max(8, needed // GIB * 2)}g"
         )
-    if folder := trainer.default_local_dir:
-        existing = _existing(Path(folder))
-        path = Path(given(config.actor_rollout_ref.model, "path") or "")
-        weights = sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
-        if (free := shutil.disk_usage(existing).free) < (needed := max(GIB, weights)):
-            yield (
-                f"{existing} has {free / GIB:.1f} GiB free, a checkpoint takes {needed / GIB:.1f} or more; make room, "
-                "or choose another trainer.default_local_dir"
-            )
+    if trainer.default_local_dir:
+        yield from _check_disk(config)
+
+
+def _check_disk(config: DictConfig) -> Iterator[str]:
+    """Room for the checkpoints that are to come."""
+    trainer = config.trainer
+    if not trainer.save_freq or trainer.save_freq < 0:
+        return
+    folder = Path(trainer.default_local_dir)
+    count = trainer.max_actor_ckpt_to_keep or 1
+    if trainer.total_training_steps:
+        count = min(count, -(-trainer.total_training_steps // trainer.save_freq))
+    count -= checkpoint.count_whole(folder)
+    existing, needed = _existing(folder), count * _checkpoint_size(config.actor_rollout_ref)
+    if (free := shutil.disk_usage(existing).free) < needed:
+        taken = "a checkpoint takes" if count == 1 else f"{count} checkpoints take"
+        yield (
+            f"{existing} has {free / GIB:.1f} GiB free, {taken} {needed / GIB:.1f} or more; make room, choose another "
+            "trainer.default_local_dir, or keep fewer (trainer.max_actor_ckpt_to_keep)"
+        )
+
+
+def _checkpoint_size(role: DictConfig) -> int:
+    """Bytes of a checkpoint; 1 GiB at least, and where the model's config is not here or LoRA trains few weights."""
+    folder = Path(given(role.model, "path") or "")
+    if role.model.lora_rank or not (folder / "config.json").is_file():
+        return GIB
+    try:
+        weights = Shapes.of(_read_json(folder / "config.json")).parameters
+    except (JigsawError, KeyError):  # said of the model, not here
+        return GIB
+    return max(GIB, weights * sum(CHECKPOINT_BYTES.get(part, 0) for part in role.actor.checkpoint.save_contents))
 
 
 def _check_resources(config: DictConfig, *, on_cpu: bool) -> Iterator[str]:
     """What Ray must place: it waits for ever for what is not there."""
-    ray_init, nodes = config.ray_kwargs.ray_init, config.trainer.nnodes
-    gpus, ranks = config.trainer.n_gpus_per_node, _ranks(config)
-    storage = config.transfer_queue.backend
+    ray_init, storage = config.ray_kwargs.ray_init, config.transfer_queue.backend
+    groups = _placement_groups(config)
     units = storage.SimpleStorage.num_data_storage_units if storage.storage_backend == "SimpleStorage" else 0
-    cores = 1 + units + _CORES_A_GPU * ranks
+    cores = machine.cores_of_a_run(sum(groups), units)
     mend = "lower the storage units"
     address = machine.cluster(ray_init.get("address"))
     if address is not None:
-        here, free = machine.nodes_of(address)
-        large = [node for node in here if node.get("GPU", 0) >= gpus]
-        if len(large) < nodes:
-            found = ", ".join(f"{node.get('GPU', 0):g}" for node in here)
-            yield (
-                f"trainer.nnodes={nodes} with trainer.n_gpus_per_node={gpus}: the machines of the Ray cluster at "
-                f"{address} have {found} GPUs; ray start on the others, or ask for fewer"
-            )
-        elif free.get("GPU", 0) < ranks:
-            yield (
-                f"{free.get('GPU', 0):g} GPUs of the Ray cluster at {address} are free, {ranks} are needed; end what "
-                "runs there"
-            )
-        has = free.get("CPU", 0)
+        nodes = machine.nodes_of(address)
+        has = sum(node.free.get("CPU", 0) for node in nodes)
         found = f"the Ray cluster at {address} has {has:g} free"
+        yield from _check_cluster(config, address, nodes, units)
     else:
-        if nodes > 1:
+        if config.trainer.nnodes > 1:
             yield (
-                f"trainer.nnodes={nodes}, but no Ray cluster runs here; ray start --head on this machine, ray start "
-                "--address=THIS_MACHINE:6379 on the others"
+                f"trainer.nnodes={config.trainer.nnodes}, but no Ray cluster runs here; ray start --head on this "
+                "machine, ray start --address=THIS_MACHINE:6379 on the others"
             )
             return
-        present = int(ray_init.get("num_gpus") or 0) if on_cpu else machine.gpus()
+        present, gpus = int(ray_init.get("num_gpus") or 0) if on_cpu else machine.gpus(), config.trainer.n_gpus_per_node
         if present < gpus:
             advice = "set it to that" if present else "to try all of this without one: bash train_scripts/quickstart.sh"
             yield f"trainer.n_gpus_per_node is {gpus}, this machine has {present or 'no'} GPUs; {advice}"
+        elif present < sum(groups):
+            yield f"{sum(groups)} GPUs are needed, a reward model's or teacher's among them; this machine has {present}"
         has = ray_init.get("num_cpus") or machine.cores()
         found = f"ray_kwargs.ray_init.num_cpus is {has}" if ray_init.get("num_cpus") else f"this machine has {has}"
-        mend = f"set ray_kwargs.ray_init.num_cpus={cores} to have them share cores"
+        mend += f", or set ray_kwargs.ray_init.num_cpus={cores} to have them share cores"
     if has < cores:
         yield (
-            f"verl's actors take {cores} CPU cores of Ray's: {_CORES_A_GPU} a GPU, and {1 + units} for its queue (1 + "
-            f"transfer_queue.backend.SimpleStorage.num_data_storage_units); {found}; {mend}"
+            f"verl's actors take {cores} CPU cores of Ray's: {machine.CORES_A_GPU} a GPU, and {1 + units} for its "
+            f"queue (1 + transfer_queue.backend.SimpleStorage.num_data_storage_units); {found}; {mend}"
         )
+
+
+def _check_cluster(config: DictConfig, address: str, nodes: Sequence[machine.Node], units: int) -> Iterator[str]:
+    """Whether a cluster's machines have the GPUs, and the GPUs and cores that go together are free on one machine."""
+    trainer, ray_init, groups = config.trainer, config.ray_kwargs.ray_init, _placement_groups(config)
+    gpus, where = trainer.n_gpus_per_node, f"the Ray cluster at {address}"
+    if refused := [name for name in _REFUSED_BY_CLUSTERS if ray_init.get(name) is not None]:
+        yield (
+            f"ray_kwargs.ray_init.{refused[0]} is set, and the run would join {where}, which has its own; leave it "
+            "out, or set ray_kwargs.ray_init.address=local"
+        )
+    free = [node.free for node in nodes]
+    free_gpus = sum(node.get("GPU", 0) for node in free)
+    enough = sum(node.get("CPU", 0) for node in free) >= machine.cores_of_a_run(sum(groups), units)
+    if sum(node.has.get("GPU", 0) >= gpus for node in nodes) < trainer.nnodes:
+        counts = ", ".join(f"{node.has.get('GPU', 0):g}" for node in nodes)
+        yield (
+            f"trainer.nnodes={trainer.nnodes} with trainer.n_gpus_per_node={gpus}: the machines of {where} have "
+            f"{counts} GPUs; ray start on the others, or ask for fewer"
+        )
+    elif free_gpus < sum(groups):
+        yield f"{free_gpus:g} GPUs of {where} are free, {sum(groups)} are needed; end what runs there"
+    elif enough and not _fit(free, groups, units):
+        counts = ", ".join(f"{node.get('GPU', 0):g} and {node.get('CPU', 0):g}" for node in free)
+        yield (
+            f"the machines of {where} have {counts} GPUs and cores free; each that trains needs {gpus} and "
+            f"{machine.CORES_A_GPU * gpus}, beside one core for each of the queue's actors, which are dealt out to "
+            "all; end what runs there, or ask for fewer"
+        )
+
+
+def _placement_groups(config: DictConfig) -> list[int]:
+    """GPUs of each of verl's placement groups, all of one on one machine."""
+    pools = [("trainer", config.trainer)]
+    if config.reward.reward_model.enable_resource_pool:
+        pools.append(("reward.reward_model", config.reward.reward_model))
+    if config.distillation.enabled:
+        pools.append(("distillation", config.distillation))
+    return [
+        whole(f"{name}.n_gpus_per_node", pool.n_gpus_per_node, least=1)
+        for name, pool in pools
+        for _ in range(whole(f"{name}.nnodes", pool.nnodes, least=1))
+    ]
+
+
+def _fit(free: Sequence[Mapping[str, float]], groups: Sequence[int], units: int) -> bool:
+    """Whether Ray finds room on machines for a run's placement groups and its queue.
+
+    Args:
+        free: of each machine, in the order of Ray's names: the queue deals its storage units out to all of them.
+        groups: GPUs of each placement group.
+        units: of storage, one core each.
+    """
+    gpus = [node.get("GPU", 0) for node in free]
+    cores = [node.get("CPU", 0) - len(range(place, units, len(free))) for place, node in enumerate(free)]
+    for group in sorted(groups, reverse=True):
+        claimed = machine.CORES_A_GPU * group
+        fitting = [place for place in range(len(free)) if gpus[place] >= group and cores[place] >= claimed]
+        if not fitting:
+            return False
+        tightest = min(fitting, key=gpus.__getitem__)
+        gpus[tightest] -= group
+        cores[tightest] -= claimed
+    return min(cores) >= 0 and max(cores) >= 1  # one is the queue's controller's
 
 
 def _existing(folder: Path) -> Path:
@@ -403,6 +546,7 @@ CHECKS: tuple[Check, ...] = (
     check_model,
     check_modes,
     check_batches,
+    check_rollout,
     check_machine,
     check_folder,
     check_loggers,

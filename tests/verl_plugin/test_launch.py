@@ -9,15 +9,23 @@ from zipfile import ZipFile
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from typer.testing import CliRunner
 
 from jigsaw import __version__
 from jigsaw.cli import app
 from jigsaw.errors import JigsawError
+from jigsaw.machine import cores_of_a_run
 from jigsaw.verl_plugin import launch, preflight
 from jigsaw.verl_plugin.checkpoint import MARKER, override
+from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 from jigsaw.verl_plugin.launch import plan_start, recipes
+
+
+@pytest.fixture(autouse=True)
+def no_cpu_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one, a recipe for GPUs takes variables out of the environment of all tests."""
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
 
 
 def run(*arguments: str) -> Any:
@@ -86,7 +94,7 @@ def test_all_names_that_are_unknown_are_said_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("machine=gpu_9", "Could not find 'machine/gpu_9' Available options in 'machine': cpu gpu_8"),
+        ("machine=gpu_9", "Could not find 'machine/gpu_9' Available options in 'machine': cpu gpu_1"),
         ("trainer.default_local_dir=run {1", "Hydra cannot read it; quote the value: \"trainer.default_local_dir='VA"),
         ("data.train_files=a,b", "To use it as a list, use key="),
         ("data.media_root=${oc.env:NOT_SET_AT_ALL}", "Environment variable 'NOT_SET_AT_ALL' not found"),
@@ -140,12 +148,19 @@ def test_the_version_is_said() -> None:
 def test_a_start_becomes_verls_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr(launch.os, "execve", lambda *call: started.append(call))
-    monkeypatch.setattr(preflight, "problems", lambda config: [])
+
+    def problems(config: DictConfig) -> list[str]:
+        config.actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt = {"image": 9, "video": 0}
+        return []
+
+    monkeypatch.setattr(preflight, "problems", problems)
     assert run("image", f"trainer.default_local_dir={tmp_path}/run", "data.seed=7").exit_code == 0
     ((program, arguments, environment),) = started
     assert program == sys.executable
     assert arguments[1:4] == ["-m", "jigsaw.verl_plugin.grpo", f"--config-dir={launch.CONFIGS}"]
     assert arguments[-1] == "data.seed=7"  # the user's come last and win
+    composed = launch.compose_config(launch.CONFIGS, "image", *arguments[6:])  # as verl does
+    assert composed.actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt == {"image": 9, "video": 0}
     assert environment["VERL_USE_EXTERNAL_MODULES"] == "jigsaw.verl_plugin.install"
     assert (tmp_path / "run/metrics").is_dir()
 
@@ -220,3 +235,74 @@ def test_a_word_for_a_number_is_one_line_each() -> None:
         "actor_rollout_ref.actor.optim.lr=fast: must be a number, as 1e-06 is",
         "trainer.save_freq=often: must be a number, as 40 is",
     ]
+
+
+ROLLOUT = "actor_rollout_ref.rollout"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "length", "sequences"),
+    [
+        ("image", [], 10240, 512),  # 256 prompts × 16 responses / 8 engines
+        ("video", [], 10240, 256),
+        ("image", ["machine=gpu_4"], 10240, 1024),
+        ("image", ["machine=gpu_1"], 10240, 1024),  # of 4096
+        ("image", [f"{ROLLOUT}.tensor_model_parallel_size=2", "trainer.nnodes=2"], 10240, 512),
+        ("image", ["data.train_batch_size=7", f"{ROLLOUT}.n=3"], 10240, 3),  # of 21, on 8 engines
+        ("image", ["data.max_prompt_length=1000", "data.max_response_length=24"], 1024, 512),
+        ("image", [f"{ROLLOUT}.max_model_len=20000", f"{ROLLOUT}.max_num_seqs=64"], 20000, 64),
+        ("quickstart", [], 640, 128),  # its own
+    ],
+)
+def test_vllm_is_sized_by_the_batch(recipe: str, given: list[str], length: int, sequences: int) -> None:
+    start = plan_start(recipe, given)
+    rollout = start.config.actor_rollout_ref.rollout
+    assert (rollout.max_model_len, rollout.max_num_seqs) == (length, sequences)
+    for name, size in (("max_model_len", length), ("max_num_seqs", sequences)):
+        ours, theirs = f"{ROLLOUT}.{name}={size}" in start.arguments, any(name in value for value in given)
+        assert ours is (recipe != "quickstart" and not theirs)
+
+
+def test_a_batch_that_is_no_number_is_one_line() -> None:
+    with pytest.raises(JigsawError, match=r"data\.max_prompt_length is None; it must be a whole"):
+        plan_start("image", ["data.max_prompt_length=null"])
+
+
+@pytest.mark.parametrize(("machine", "cores"), [("gpu_1", 5), ("gpu_4", 15), ("gpu_8", 33)])
+def test_a_machine_file_says_the_cores_that_it_takes(repository: Path, machine: str, cores: int) -> None:
+    config = plan_start("image", [f"machine={machine}"]).config
+    units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    assert cores_of_a_run(config.trainer.n_gpus_per_node, units) == cores
+    assert f"take {cores} of Ray's CPU cores" in (repository / f"configs/machine/{machine}.yaml").read_text()
+
+
+def test_the_script_sets_what_is_listed_and_nothing_else(repository: Path) -> None:
+    bare = {"PATH": os.environ["PATH"]}
+    code = "source train_scripts/env_cpu.sh; env"
+    told = subprocess.run(["bash", "-c", code], cwd=repository, env=bare, capture_output=True, text=True, check=True)
+    found = dict(line.split("=", 1) for line in told.stdout.splitlines())
+    assert {name: value for name, value in found.items() if name not in ("PATH", "PWD", "SHLVL", "_")} == ENVIRONMENT
+
+
+def test_a_recipe_for_gpus_leaves_a_shell_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "16")  # not the script's
+    cpu, gpus = plan_start("quickstart", []).config, plan_start("image", []).config
+    assert launch.leave_cpu(cpu) == []
+    assert sorted(launch.leave_cpu(gpus)) == sorted(ENVIRONMENT.keys() - {"OMP_NUM_THREADS"})
+    assert [name for name in ENVIRONMENT if name in os.environ] == ["OMP_NUM_THREADS"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # in a shell that is not for the CPU
+    assert launch.leave_cpu(gpus) == []
+
+
+def test_what_is_left_is_said_and_the_checks_go_by_what_stays(tmp_path: Path) -> None:
+    """By the real command: the hub is asked, which the shell had forbidden."""
+    given = [f"trainer.default_local_dir={tmp_path}/run", "data.val_files=no.parquet", "data.train_files=no.parquet"]
+    environment = {**os.environ, **ENVIRONMENT, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    code = "from jigsaw.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", "image", *given]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("the recipe is for GPUs; left out, of train_scripts/env_cpu.sh: VERL_PLATFORM, ")
+    assert "the hub cannot be asked" in ended.stderr

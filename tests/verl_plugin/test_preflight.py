@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from jigsaw import machine
+from jigsaw import doctor, machine
+from jigsaw.doctor import Check
 from jigsaw.toy.rows import image_row
 from jigsaw.verl_plugin import preflight
 from jigsaw.verl_plugin.launch import CONFIGS, compose_config
@@ -55,6 +56,7 @@ def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that the image recipe fits, whatever this one is."""
     for name in ("VERL_PLATFORM", "RAY_ADDRESS", "WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(doctor, "check_gpu_software", lambda: [Check("C compiler", "ok", "/usr/bin/gcc")])
     monkeypatch.setattr(machine, "gpus", lambda: 8)
     monkeypatch.setattr(machine, "cores", lambda: 64)
     monkeypatch.setattr(machine, "last_cluster", lambda: "")
@@ -76,6 +78,7 @@ def said_of(composed: DictConfig) -> Callable[..., list[str]]:
 
 Said = Callable[..., list[str]]
 ACTOR, MODEL, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.model", "actor_rollout_ref.rollout"
+LIMIT = f"{ROLLOUT}.engine_kwargs.vllm.limit_mm_per_prompt"
 PLAIN = {"actor_rollout_ref.model.external_lib": None}
 
 
@@ -113,6 +116,13 @@ def test_a_start_that_can_be_is_let_through(said_of: Said, folder: Path) -> None
         ({f"{MODEL}.use_fused_kernels": True}, f"{MODEL}.use_fused_kernels=true: fails, or learns wrongly"),
         ({f"{MODEL}.use_remove_padding": True}, f"{MODEL}.use_remove_padding=true: needs flash-attn, which is not"),
         ({f"{MODEL}.override_config.attn_implementation": "flash_attention_2"}, "is flash_attention_2: flash-attn"),
+        ({f"{MODEL}.override_config": {}}, "is flash_attention_2: flash-attn is not installed; set it to sdpa"),
+        ({f"{MODEL}.override_config.attn_implementation": "foo"}, "is foo: it must be sdpa, eager, or flash_attention"),
+        ({f"{ROLLOUT}.max_model_len": 10239}, f"{ROLLOUT}.max_model_len=10239 is below 10240 tokens, which a prompt"),
+        ({f"{ROLLOUT}.max_num_seqs": 8193}, f"max_num_seqs=8193 is more than {ROLLOUT}.max_num_batched_tokens=8192"),
+        ({LIMIT: {"image": 3}}, f"{LIMIT} allows 3 of image, a prompt shows up to 4; leave it out, and it follows"),
+        ({LIMIT: {"image": {"count": 3}}}, f"{LIMIT} allows 3 of image"),
+        ({LIMIT: 9}, f"{LIMIT} is 9; it must be like {{image: 9, video: 0}}, or left out"),
         ({f"{ROLLOUT}.name": "sglang"}, f"{ROLLOUT}.name is sglang: it is not installed; set it to vllm"),
         ({f"{ROLLOUT}.tensor_model_parallel_size": 3}, "8 GPUs do not divide by actor_rollout_ref.rollout.tens"),
         ({f"{ACTOR}.ppo_mini_batch_size": 257}, "ppo_mini_batch_size=257 is more than data.train_batch_size=256"),
@@ -163,6 +173,41 @@ def test_all_that_is_wrong_is_said_at_once(said_of: Said) -> None:
     assert len(said_of(changes)) == 4
 
 
+@pytest.mark.parametrize("limit", [{"image": 4}, {"image": {"count": 4, "width": 336, "height": 224}}, {"video": 0}])
+def test_a_limit_on_media_that_holds_the_rows_is_let_through(said_of: Said, limit: dict[str, Any]) -> None:
+    assert said_of({LIMIT: limit}) == []
+
+
+def test_the_limit_on_media_follows_from_the_rows(composed: DictConfig, tmp_path: Path) -> None:
+    """Those held out, and the levels of a schedule, show more than the rows to train on."""
+    config = composed.copy()
+    assert problems(config) == []
+    assert OmegaConf.select(config, LIMIT) == {"image": 4, "video": 0}
+    larger = image_row("large.png", id="large", grid=(4, 4))
+    pq.write_table(pa.Table.from_pylist([*rows(256, 8), larger]), tmp_path / "val.parquet")
+    config = composed.copy()
+    config.data.val_files = str(tmp_path / "val.parquet")
+    assert problems(config) == []
+    assert OmegaConf.select(config, LIMIT) == {"image": 16, "video": 0}
+    config = composed.copy()
+    config.data.difficulty = {"image": {"levels": [[2, 2], [5, 4]], "raise_at": 0.8, "window": 10}}
+    assert problems(config) == []
+    assert OmegaConf.select(config, LIMIT) == {"image": 20, "video": 0}
+
+
+def test_what_a_gpu_needs_beside_packages_is_said(said_of: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = [
+        doctor.check_compiler(None, None),
+        doctor.check_headers(Path("/usr/include/python3.11/Python.h.not")),
+        doctor.check_driver(machine.Cuda(12, 8), machine.Cuda(13, 0)),
+    ]
+    monkeypatch.setattr(doctor, "check_gpu_software", lambda: lacking)
+    compiler, headers, driver = said_of()
+    assert compiler.startswith("C compiler: neither gcc nor clang; ")
+    assert headers.startswith("Python headers: /usr/include/python3.11/Python.h.not is not there; ")
+    assert "knows CUDA 12.8 at most, torch is built with 13.0; install driver 580.65 or newer" in driver
+
+
 @pytest.mark.parametrize(("cores", "gpus", "wrong"), [(33, 8, 0), (32, 8, 1), (12, 1, 0), (11, 1, 1)])
 def test_verl_takes_nine_cores_and_three_a_gpu(
     said_of: Said, monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, wrong: int
@@ -184,20 +229,72 @@ def test_a_machine_without_a_gpu_is_told_what_runs_there(said_of: Said, monkeypa
 @pytest.mark.parametrize(
     ("nodes", "free", "said"),
     [
-        ([{"GPU": 8, "CPU": 64}, {"GPU": 8, "CPU": 64}], {"GPU": 16, "CPU": 128}, None),
-        ([{"GPU": 8, "CPU": 64}, {"CPU": 64}], {"GPU": 8, "CPU": 128}, "of the Ray cluster at A have 8, 0 GPUs"),
-        ([{"GPU": 8, "CPU": 64}] * 2, {"GPU": 8, "CPU": 128}, "8 GPUs of the Ray cluster at A are free, 16 are needed"),
-        ([{"GPU": 8, "CPU": 20}] * 2, {"GPU": 16, "CPU": 40}, "57 CPU cores of Ray's: 3 a GPU, and 9 for its queue"),
+        ([(8, 64), (8, 64)], [(8, 64), (8, 64)], None),
+        ([(8, 64), (0, 64)], [(8, 64), (0, 64)], "of the Ray cluster at A have 8, 0 GPUs"),
+        ([(8, 64), (8, 64)], [(8, 64), (0, 64)], "8 GPUs of the Ray cluster at A are free, 16 are needed"),
+        ([(8, 20), (8, 20)], [(8, 20), (8, 20)], "57 CPU cores of Ray's: 3 a GPU, and 9 for its queue"),
+        # Enough in all, but not where it must be.
+        ([(8, 64)] * 3, [(8, 64), (4, 64), (4, 64)], "have 8 and 64, 4 and 64, 4 and 64 GPUs and cores free; each"),
+        ([(8, 64)] * 2, [(8, 64), (8, 27)], "8 and 64, 8 and 27 GPUs and cores free; each that trains needs 8 and 24"),
+        ([(8, 64)] * 2, [(8, 64), (8, 28)], None),
+        ([(0, 2), (8, 64), (8, 64)], [(0, 2), (8, 64), (8, 64)], "have 0 and 2, 8 and 64, 8 and 64 GPUs and cores"),
+        ([(0, 3), (8, 64), (8, 64)], [(0, 3), (8, 64), (8, 64)], None),
+        ([(8, 28), (8, 28)], [(8, 28), (8, 28)], "57 CPU cores"),
+        ([(16, 64), (0, 64)], [(16, 64), (0, 64)], "of the Ray cluster at A have 16, 0 GPUs"),
     ],
 )  # fmt: skip
 def test_over_several_machines_the_cluster_is_asked(
     said_of: Said, monkeypatch: pytest.MonkeyPatch, nodes: Any, free: Any, said: str | None
 ) -> None:
-    monkeypatch.setattr(machine, "cluster", lambda address: "A")
-    monkeypatch.setattr(machine, "nodes_of", lambda address: (nodes, free))
+    cluster(monkeypatch, nodes, free)
     found = said_of({"trainer.nnodes": 2})
     assert len(found) == (said is not None)
     assert all(said in line for line in found)
+
+
+Machines = list[tuple[int, int]]
+"""(GPUs, cores) of each."""
+
+
+def cluster(monkeypatch: pytest.MonkeyPatch, nodes: Machines, free: Machines) -> None:
+    """A Ray cluster at A that a run would join."""
+    has, left = ([{"GPU": gpus, "CPU": cores} for gpus, cores in machines] for machines in (nodes, free))
+    monkeypatch.setattr(machine, "cluster", lambda address: "A")
+    monkeypatch.setattr(machine, "nodes_of", lambda address: list(map(machine.Node, has, left)))
+
+
+def test_what_a_cluster_refuses_is_said(said_of: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster(monkeypatch, [(8, 64)], [(8, 64)])
+    (line,) = said_of({"ray_kwargs.ray_init.num_cpus": 33})
+    assert (
+        "num_cpus is set, and the run would join the Ray cluster at A, which has its own; leave it out, or set" in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("pool", "nodes", "said"),
+    [
+        ("reward.reward_model", [(8, 64)], "8 GPUs of the Ray cluster at A are free, 10 are needed"),
+        ("reward.reward_model", [(8, 64), (2, 64)], None),
+        ("reward.reward_model", [(8, 64), (1, 64), (1, 64)], "GPUs and cores free; each that trains needs 8 and 24"),
+        ("distillation", [(8, 64), (2, 64)], None),
+        ("distillation", [(10, 38)], "verl's actors take 39 CPU cores"),
+    ],
+)
+def test_a_reward_model_and_a_teacher_need_a_place_of_their_own(
+    said_of: Said, monkeypatch: pytest.MonkeyPatch, pool: str, nodes: Machines, said: str | None
+) -> None:
+    cluster(monkeypatch, nodes, nodes)
+    switch = "enabled" if pool == "distillation" else "enable_resource_pool"
+    found = said_of({f"{pool}.{switch}": True, f"{pool}.n_gpus_per_node": 2, f"{pool}.nnodes": 1})
+    assert len(found) == (said is not None)
+    assert all(said in line for line in found)
+
+
+def test_on_one_machine_they_need_one_too(said_of: Said) -> None:
+    pool = "reward.reward_model"
+    (line,) = said_of({f"{pool}.enable_resource_pool": True, f"{pool}.n_gpus_per_node": 2, f"{pool}.nnodes": 1})
+    assert line.startswith("10 GPUs are needed, a reward model's or teacher's among them; this machine has 8")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +313,70 @@ def test_a_small_or_full_disk_is_said(
     assert said in line
 
 
+def test_each_engine_of_vllm_takes_shared_memory(said_of: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 3 * GIB})
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
+    (line,) = said_of()
+    assert "/dev/shm has 3.00 GiB free, 4.0 are needed" in line
+    assert said_of({f"{ROLLOUT}.tensor_model_parallel_size": 2}) == []
+
+
+@pytest.fixture(scope="module")
+def seven_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a model of 7B."""
+    made = tmp_path_factory.mktemp("7b")
+    text = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
+    tower = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+    tower |= {"patch_size": 14, "spatial_merge_size": 2, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}
+    config = {
+        "model_type": "qwen2_5_vl",
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        **text,
+        "vision_config": tower,
+    }
+    (made / "config.json").write_text(json.dumps(config))
+    (made / "a.safetensors").touch()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "there", "free", "said"),
+    [
+        ({}, 0, 278, "278.0 GiB free, 3 checkpoints take 278.0"),
+        ({}, 0, 279, None),
+        ({}, 1, 186, None),
+        ({}, 3, 0, None),  # verl makes room
+        ({"trainer.max_actor_ckpt_to_keep": 1}, 0, 92, "92.0 GiB free, a checkpoint takes 92.7"),
+        ({"trainer.max_actor_ckpt_to_keep": None}, 0, 93, None),
+        ({"trainer.total_training_steps": 32}, 0, 93, None),  # at its end alone
+        ({"trainer.save_freq": -1}, 0, 0, None),
+        ({f"{ACTOR}.checkpoint.save_contents": ["model"]}, 0, 93, None),
+        ({f"{MODEL}.lora_rank": 8}, 0, 3, None),
+    ],
+)  # fmt: skip
+def test_checkpoints_must_find_room(
+    said_of: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seven_b: Path,
+    changes: dict[str, Any], there: int, free: int, said: str | None,
+) -> None:  # fmt: skip
+    for step in range(there):
+        (tmp_path / f"global_step_{step}/actor").mkdir(parents=True)
+        (tmp_path / f"global_step_{step}/WHOLE").touch()
+
+    def usage(path: Path) -> Any:
+        return type("Usage", (), {"free": (99 if str(path) == "/dev/shm" else free) * GIB})
+
+    monkeypatch.setattr(preflight.shutil, "disk_usage", usage)
+    run = {f"{MODEL}.path": str(seven_b), "trainer.default_local_dir": str(tmp_path)}
+    run |= {"trainer.total_training_steps": 1000, "data.epochs": 1000}
+    if there:
+        latest = str(tmp_path / f"global_step_{there - 1}")
+        run |= {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": latest}
+    found = said_of(run | changes)
+    assert len(found) == (said is not None), found
+    assert all(said in line for line in found)
+
+
 MODEL_FILES = {"config.json": "{}", "a.safetensors": ""}
 
 
@@ -230,6 +391,11 @@ MODEL_FILES = {"config.json": "{}", "a.safetensors": ""}
             "the model has Qwen3VLProcessor; set actor_rollout_ref.model.path to a Qwen2.5-VL model",
         ),
         ({**MODEL_FILES, "processor_config.json": "[]"}, "processor_config.json: cannot be read"),
+        ({**MODEL_FILES, "config.json": "{"}, "config.json: cannot be read (Expecting property name"),
+        (
+            {**MODEL_FILES, "config.json": '{"model_type": "llava"}'},
+            "the model is a llava, whose tower is not known; set actor_rollout_ref.model.path to a Qwen2.5-VL model",
+        ),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_no_model_is_said(said_of: Said, tmp_path: Path, files: dict[str, str], said: str) -> None:
