@@ -128,7 +128,7 @@ class PackedEngine(FSDPEngineWithLMHead):  # type: ignore[misc]
             return {}
         chosen = chosen.detach()
         lengths = rows["responses"].offsets().diff().tolist()
-        rows["old_log_probs"] = torch.nested.as_nested_tensor(list(chosen.split(lengths)), layout=torch.jagged)
+        rows["old_log_probs"] = torch.nested.as_nested_tensor(list(torch.split(chosen, lengths)), layout=torch.jagged)
         if "rollout_log_probs" not in rows:
             return {}
         learned = rows["response_mask"].values().bool()
