@@ -32,7 +32,7 @@ DISK_AT_LEAST = 1 * GIB
 DRIVERS = {13: "580.65"}
 """The first of NVIDIA's drivers that knows a CUDA of this major version; it runs what was built with any of them."""
 OPEN_FILES = 65536  # what Ray's documentation recommends
-_PROBE_SECONDS = 60
+_PROBE_SECONDS = 180  # of a first import, from a slow disk or on a busy machine
 
 # Imports run in processes of their own: what a broken installation raises, prints or keeps of memory stays there.
 _PROBES = {

@@ -35,8 +35,6 @@ PLUGIN = "jigsaw.verl_plugin.install"
 _FOLDER = "trainer.default_local_dir"
 _ROLLOUT = "actor_rollout_ref.rollout"
 _LIMIT = f"{_ROLLOUT}.engine_kwargs.vllm.limit_mm_per_prompt"
-_MOST_SEQUENCES = 1024
-"""At a time in an engine, verl's own default; its sampler's logits of so many take 0.6 GiB a copy."""
 _SHOWN = 3
 """Names that are proposed for one that is unknown."""
 
@@ -68,7 +66,7 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
 
     Checkpoints go to ``outputs/RECIPE_jigsaw/checkpoints`` unless the recipe or an override names another folder.
     It resumes from the newest whole one there. Metrics go to a new file beside them, for verl's logger empties what is
-    there. Where the recipe leaves them null, vLLM's length and number of sequences follow from the batch.
+    there. vLLM's longest sequence and number of sequences at a time follow from the batch.
 
     Args:
         recipe: name of a recipe, or a YAML file of one's own that builds on ours.
@@ -97,18 +95,22 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
 
 
 def _sizes(config: DictConfig) -> list[str]:
-    """Overrides that size vLLM, of what the recipe leaves null: with no length it takes the model's, 128,000 tokens."""
+    """Overrides that size vLLM: its longest sequence, where the recipe leaves it null, and how many it has at a time.
+
+    With no length vLLM plans for the model's, 128,000 tokens.
+    """
     data, trainer, rollout = config.data, config.trainer, config.actor_rollout_ref.rollout
     prompt, response = (whole(f"data.{name}", data[name], 1) for name in ("max_prompt_length", "max_response_length"))
     prompts = whole("data.train_batch_size", data.train_batch_size, 1)
     gpus = whole("trainer.n_gpus_per_node", trainer.n_gpus_per_node, 1) * whole("trainer.nnodes", trainer.nnodes, 1)
     parallel = whole(f"{_ROLLOUT}.tensor_model_parallel_size", rollout.tensor_model_parallel_size, 1)
-    responses = prompts * whole(f"{_ROLLOUT}.n", rollout.n, 1)
-    sizes = {
-        "max_model_len": prompt + response,
-        "max_num_seqs": min(_MOST_SEQUENCES, -(-responses // max(1, gpus // parallel))),
-    }
-    return [f"{_ROLLOUT}.{name}={size}" for name, size in sizes.items() if rollout[name] is None]
+    share = -(-prompts * whole(f"{_ROLLOUT}.n", rollout.n, 1) // max(1, gpus // parallel))
+    sizes = {}
+    if rollout.max_model_len is None:
+        sizes["max_model_len"] = prompt + response
+    if share < whole(f"{_ROLLOUT}.max_num_seqs", rollout.max_num_seqs, 1):
+        sizes["max_num_seqs"] = share
+    return [f"{_ROLLOUT}.{name}={size}" for name, size in sizes.items()]
 
 
 def leave_cpu(config: DictConfig) -> list[str]:

@@ -331,9 +331,9 @@ def check_rollout(config: DictConfig) -> Iterator[str]:
             f"{_ROLLOUT}.max_model_len={length} is below {longest} tokens, which a prompt with a response may have "
             "(data.max_prompt_length + data.max_response_length); leave it out, and it is that"
         )
-    if (sequences := rollout.max_num_seqs) is not None and sequences > rollout.max_num_batched_tokens:
+    if rollout.max_num_seqs > rollout.max_num_batched_tokens:
         yield (
-            f"{_ROLLOUT}.max_num_seqs={sequences} is more than {_ROLLOUT}.max_num_batched_tokens="
+            f"{_ROLLOUT}.max_num_seqs={rollout.max_num_seqs} is more than {_ROLLOUT}.max_num_batched_tokens="
             f"{rollout.max_num_batched_tokens}, which vLLM refuses; raise that"
         )
 

@@ -237,6 +237,7 @@ def test_a_machine_without_a_gpu_is_told_what_runs_there(said_of: Said, monkeypa
         ([(8, 64)] * 3, [(8, 64), (4, 64), (4, 64)], "have 8 and 64, 4 and 64, 4 and 64 GPUs and cores free; each"),
         ([(8, 64)] * 2, [(8, 64), (8, 27)], "8 and 64, 8 and 27 GPUs and cores free; each that trains needs 8 and 24"),
         ([(8, 64)] * 2, [(8, 64), (8, 28)], None),
+        ([(8, 20), (8, 64), (8, 64)], [(8, 20), (8, 64), (8, 64)], None),  # on the other two
         ([(0, 2), (8, 64), (8, 64)], [(0, 2), (8, 64), (8, 64)], "have 0 and 2, 8 and 64, 8 and 64 GPUs and cores"),
         ([(0, 3), (8, 64), (8, 64)], [(0, 3), (8, 64), (8, 64)], None),
         ([(8, 28), (8, 28)], [(8, 28), (8, 28)], "57 CPU cores"),
