@@ -65,6 +65,7 @@ class _LogProbs(torch.autograd.Function):
             total = odds.sum(1)
             lse[at] = highest + total.log()
             entropy[at] = total.log() - odds.mul_(logits).sum(1) / total
+            del logits, odds  # or they would lie beside the next chunk's
         ctx.temperature = temperature
         ctx.save_for_backward(hidden, weight, targets, lse, entropy)
         return chosen - lse, entropy
@@ -87,6 +88,8 @@ class _LogProbs(torch.autograd.Function):
                 p = logp.exp()
                 slope = logp.add_(entropy[at, None]).mul_(-grad_entropy[at, None])
                 d_logits = p.mul_(slope.sub_(grad[at, None]))
+                del p, slope
+            del logp
             d_logits.scatter_add_(1, targets[at, None], grad[at, None])
             if ctx.temperature != 1.0:
                 d_logits /= ctx.temperature
@@ -95,6 +98,7 @@ class _LogProbs(torch.autograd.Function):
                 d_hidden[at] = d_logits @ weight
             if d_weight is not None:
                 d_weight.addmm_(d_logits.T, hidden[at])
+            del d_logits
         return d_hidden, d_weight, None, None, None
 
 
