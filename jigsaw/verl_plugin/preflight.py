@@ -286,11 +286,11 @@ def check_machine(config: DictConfig) -> Iterator[str]:
     trainer = config.trainer
     on_cpu, platform = trainer.device == "cpu", os.environ.get("VERL_PLATFORM", "")
     if on_cpu and platform != "cpu":
-        yield "trainer.device=cpu needs VERL_PLATFORM=cpu and more; first: source train_scripts/env_cpu.sh"
+        yield f"trainer.device=cpu needs VERL_PLATFORM=cpu and more; first: {machine.CPU_SHELL}"
     elif not on_cpu and platform == "cpu":
-        yield "VERL_PLATFORM=cpu is set, and the recipe is for GPUs; open a shell without train_scripts/env_cpu.sh"
+        yield "VERL_PLATFORM=cpu is set, and the recipe is for GPUs; open a new shell"
     elif not on_cpu and machine.installed("vllm") is None:
-        yield f"the environment holds no vLLM for GPUs; first: {machine.SETUP} gpu"
+        yield f"the environment holds no vLLM for GPUs; first: {machine.SETUP_GPU}"
     yield from _check_resources(config, on_cpu=on_cpu)
     if (shared := Path("/dev/shm")).is_dir() and (free := shutil.disk_usage(shared).free) < SHARED_MEMORY:
         yield (
@@ -342,7 +342,7 @@ def _check_resources(config: DictConfig, *, on_cpu: bool) -> Iterator[str]:
             return
         present = int(ray_init.get("num_gpus") or 0) if on_cpu else machine.gpus()
         if present < gpus:
-            advice = "set it to that" if present else "to try all of this without one: bash train_scripts/quickstart.sh"
+            advice = "set it to that" if present else f"to try all of this without one: {machine.QUICKSTART}"
             yield f"trainer.n_gpus_per_node is {gpus}, this machine has {present or 'no'} GPUs; {advice}"
         has = ray_init.get("num_cpus") or machine.cores()
         found = f"ray_kwargs.ray_init.num_cpus is {has}" if ray_init.get("num_cpus") else f"this machine has {has}"
