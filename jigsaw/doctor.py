@@ -17,7 +17,18 @@ from typing import Literal
 import psutil
 
 from jigsaw import machine
-from jigsaw.machine import DISTRIBUTION, SETUP, Cuda, Pin, answers, available_cores, installed, last_cluster, pins
+from jigsaw.machine import (
+    DISTRIBUTION,
+    SETUP,
+    SETUP_GPU,
+    Cuda,
+    Pin,
+    answers,
+    available_cores,
+    installed,
+    last_cluster,
+    pins,
+)
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -172,7 +183,7 @@ def check_packages(pins: list[Pin] | None, installed: Callable[[str], str | None
         present = [pin for name, pin in engines.items() if name not in known and installed(name) is not None]
         checks += [_check_package(pin, installed) for pin in present]
         if not present:
-            checks.append(Check("vLLM", "problem", "not installed", f"{SETUP} (or: {SETUP} gpu)"))
+            checks.append(Check("vLLM", "problem", "not installed", f"{SETUP} (or: {SETUP_GPU})"))
     checks += [_check_package(pin, installed) for pin in by_extra.get("eval", []) if installed(pin.package) is not None]
     return checks
 
@@ -300,7 +311,7 @@ def check_gpus(imported: Probe | None, *, has_driver: bool, for_gpus: bool) -> C
     if gpus := [f"{name} ({_gib(size)})" for name, size in seen_gpus(imported)]:
         return Check("GPUs", "ok", ", ".join(f"{count} × {gpu}" for gpu, count in Counter(gpus).items()))
     if has_driver:
-        advice = f"look at nvidia-smi and CUDA_VISIBLE_DEVICES; then {SETUP} gpu"
+        advice = f"look at nvidia-smi and CUDA_VISIBLE_DEVICES; then {SETUP_GPU}"
         status: Status = "problem" if for_gpus else "warning"
         return Check("GPUs", status, "there is a driver, but torch sees no GPU", advice)
     if for_gpus:

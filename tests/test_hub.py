@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from jigsaw.cli.pull import pull_data
 from jigsaw.errors import JigsawError
 from jigsaw.hub import contents, pull
+from jigsaw.toy import rows as by_hand
 
 NAME = "someone/puzzles"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,14 +31,7 @@ app.command()(pull_data)
 
 
 def image_row(path: str = "train2017/000000000009.jpg", **changes: object) -> dict[str, object]:
-    """A row as it is released: no id, sizes of [-1, -1], an answer in a box."""
-    row = {
-        "data_source": "visual_jigsaw_image",
-        "prompt": [{"role": "user", "content": "<image>" * 4 + "Which order? Answer in \\boxed{}."}],
-        "images": [{"path": path, "jigsaw_config": [2, 2], "resize_size": [-1, -1], "crop_size": [-1, -1]}],
-        "reward_model": {"style": "rule", "ground_truth": "1, 2, 3, 4"},
-    }
-    return {**row, **changes}
+    return {**by_hand.released(by_hand.image_row(path)), **changes}
 
 
 def parquet(*rows: dict[str, object]) -> bytes:

@@ -276,11 +276,5 @@ def test_whole_numbers_of_any_type_will_do():
     [None, "a text", ["a text"], [{"role": "user"}], [{"role": "user", "content": None}], [{"role": 1, "content": ""}]],
 )
 def test_a_prompt_that_is_no_chat_is_a_row_error(prompt: object) -> None:
-    row = {
-        "data_source": "visual_jigsaw_image",
-        "prompt": prompt,
-        "images": [{"path": "a.png", "jigsaw_config": [2, 1]}],
-        "extra_info": {"id": "a", "answer_format": "plain"},
-    }
     with pytest.raises(RowError, match=r"row a: its prompt must be a list of \{role, content\}"):
-        plan(row)
+        plan({**make_row(), "prompt": prompt})

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from hypothesis import strategies as st
 from jigsaw import plan
 from jigsaw.errors import RowError
 from jigsaw.permutation import answer_of, draw
-from jigsaw.prompts import render
 from jigsaw.reward import PROFILES, SHAPES, adjacency, check_options, compute_score, reading, repeats_lines
+from jigsaw.toy.rows import depth_row, image_row, video_row
 
 KEYS = {
     "score",
@@ -519,34 +520,21 @@ def test_the_worst_cases_stay_fast(name):
 # --- what a puzzle says of itself -------------------------------------------------------------------------------
 
 WRITE = {"answer_tag": tags, "boxed": boxed, "plain": plain}
-MEDIA = {
-    "image": (
-        "visual_jigsaw_image",
-        {"images": [{"path": "a.png", "jigsaw_config": [2, 3]}]},
-        {"rows": 2, "columns": 3},
-    ),
-    "video": ("visual_jigsaw_video", {"videos": [{"path": "a.mp4", "jigsaw_clip_num": 5}]}, {"clips": 5}),
-    "depth": (
-        "visual_depth_jigsaw",
-        {"images": [{"path": "a.png", "points": [[10, 20 * n] for n in range(6)]}]},
-        {"points": 6},
-    ),
+MAKE = {
+    "image": partial(image_row, "a.png", (2, 3)),
+    "video": partial(video_row, "a.mp4", 5),
+    "depth": partial(depth_row, "a.png", [[10, 20 * n] for n in range(6)]),
 }
 
 
 def row_of(task, asked, said, nothink=False):
     """A row whose prompt asks for one format; released rows say no other."""
-    source, media, wording = MEDIA[task]
-    return {
-        "data_source": source + "_nothink" * nothink,
-        "prompt": [{"role": "user", "content": render(task, asked, **wording)}],
-        **media,
-        "extra_info": {"id": "a", **said},
-    }
+    row = MAKE[task](answer_format=asked)
+    return {**row, "data_source": row["data_source"] + "_nothink" * nothink, "extra_info": {"id": "a", **said}}
 
 
 @given(
-    st.sampled_from(list(MEDIA)),
+    st.sampled_from(list(MAKE)),
     st.sampled_from(list(WRITE)),
     st.sampled_from([*WRITE, None]),
     st.booleans(),
@@ -571,7 +559,7 @@ def test_a_right_answer_is_right_in_the_one_format_that_the_row_asks_for(task, a
     assert scores[expected]["score"] == (1.0 if expected == "plain" else 1.2)
 
 
-@pytest.mark.parametrize("task", MEDIA)
+@pytest.mark.parametrize("task", MAKE)
 def test_options_find_the_task_and_the_grid_in_what_a_puzzle_says(task):
     planned = plan(row_of(task, "boxed", {}))
     right = boxed(planned.answer)

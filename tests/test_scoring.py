@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jigsaw import cli, plan
-from jigsaw.toy.rows import image_row
+from jigsaw.toy.rows import image_row, released
 
 GRID = (2, 2)
 
@@ -121,7 +121,7 @@ def test_seed_and_epoch_name_the_puzzles(run, data, tmp_path):
 
 
 def test_a_released_row_is_scored_in_the_format_that_its_prompt_asks_for(run, tmp_path):
-    row = {**make_row("a", "boxed"), "extra_info": None}
+    row = released(make_row("a"))
     data = tmp_path / "released.parquet"
     pq.write_table(pa.Table.from_pylist([row]), data)
     planned = plan(row)

@@ -26,7 +26,7 @@ def merge(
         from jigsaw.verl_plugin.checkpoint import MARKER
         from jigsaw.verl_plugin.child import merge_checkpoint
     except ModuleNotFoundError as error:
-        raise JigsawError(f"{error.name} is not installed; to merge: bash train_scripts/setup.sh gpu") from error
+        raise JigsawError(f"{error.name} is not installed; to merge: {machine.SETUP_GPU}") from error
 
     actor = checkpoint / "actor"
     if not actor.is_dir():

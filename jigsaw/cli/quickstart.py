@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from jigsaw import machine
 from jigsaw.errors import JigsawError
 from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
@@ -44,7 +45,7 @@ def quickstart(
     try:
         from jigsaw.toy import quickstart as toy
     except ModuleNotFoundError as error:
-        raise JigsawError(f"{error.name} is not installed; first: bash train_scripts/setup.sh") from error
+        raise JigsawError(f"{error.name} is not installed; first: {machine.SETUP}") from error
 
     settings = Settings(grid, begin_with, str(images.resolve()) if images else None, warm_start_steps, seed)
     toy.start(out, settings, steps, as_json=as_json)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from jigsaw import machine
 from jigsaw.errors import JigsawError, Problems
 
 
@@ -34,7 +35,7 @@ def train(
 
         from jigsaw.verl_plugin import launch, preflight
     except ModuleNotFoundError as error:
-        raise JigsawError(f"{error.name} is not installed; to train: bash train_scripts/setup.sh gpu") from error
+        raise JigsawError(f"{error.name} is not installed; to train: {machine.SETUP_GPU}") from error
 
     start = launch.plan_start(recipe, overrides or [])
     if cfg is not None:

@@ -1,4 +1,4 @@
-"""Rows of each task by hand, for tests and benchmarks, and a puzzle of each over rendered media."""
+"""Rows of each task by hand, ours and as released, for tests and benchmarks; a puzzle of each over rendered media."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +84,30 @@ def _row(
         "prompt": [{"role": "user", "content": render(task, answer_format, **prompt)}],
         "videos" if task == "video" else "images": [media],
         "extra_info": {"id": id, "split": split, "answer_format": answer_format, **extra_info},
+    }
+
+
+def released(row: dict[str, Any]) -> dict[str, Any]:
+    """One of the rows above as the released files hold it.
+
+    Without id, split, trim and depths; the path of a picture in a list, sizes of -1 where it is not resized or cropped;
+    other words, which ask for a box; a truth that is meant to be overwritten.
+    """
+    column, mark = ("videos", "<video>") if "videos" in row else ("images", "<image>")
+    (media,) = row[column]
+    marks = row["prompt"][0]["content"].count(mark)
+    if column == "videos":
+        media = {"clip_order": list(range(marks)), **media}
+    else:
+        sizes = ("resize_size",) if "points" in media else ("resize_size", "crop_size")
+        media = {**media, "path": [media["path"]], **{name: media.get(name) or [-1, -1] for name in sizes}}
+    ask = "Think in <think> </think>, then give the order in \\boxed{}."
+    return {
+        "data_source": row["data_source"],
+        "prompt": [{"role": "user", "content": f"{mark * marks} {ask}"}],
+        column: [media],
+        "reward_model": {"style": "rule", "ground_truth": "1, 2"},
+        "extra_info": {"index": 0},
     }
 
 

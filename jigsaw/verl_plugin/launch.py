@@ -19,17 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from jigsaw.errors import JigsawError, Problems
+from jigsaw.machine import CLONE, SETUP_GPU
 from jigsaw.verl_plugin.checkpoint import metrics_override, override, quoted, resume_overrides
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 from jigsaw.verl_plugin.plans import whole
 
-_PACKAGE, _CLONE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[2]
-CONFIGS = _CLONE / "configs"
+CONFIGS = (CLONE or Path(__file__).resolve().parents[1]) / "configs"
 """The recipes; of an installation without the clone those that its wheel brought."""
-OUTPUTS = _CLONE / "outputs"
-"""Where runs go; of an installation without the clone a folder where one stands."""
-if (_PACKAGE / "configs").is_dir():
-    CONFIGS, OUTPUTS = _PACKAGE / "configs", Path("outputs")
+OUTPUTS = (CLONE or Path()) / "outputs"
+"""Where runs go: into the clone, else where one stands."""
 TRAINER = "jigsaw.verl_plugin.grpo"
 PLUGIN = "jigsaw.verl_plugin.install"
 _FOLDER = "trainer.default_local_dir"
@@ -175,7 +173,7 @@ def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:
     """
     verl = find_spec("verl")
     if verl is None or verl.origin is None:
-        raise JigsawError("verl is not installed; to train: bash train_scripts/setup.sh gpu")
+        raise JigsawError(f"verl is not installed; to train: {SETUP_GPU}")
     search = _search(CONFIGS, Path(verl.origin).parent / "trainer/config")
     with initialize_config_dir(str(folder.resolve()), version_base=None):
         return compose(recipe, [search, *overrides])

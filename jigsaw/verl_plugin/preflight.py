@@ -349,9 +349,9 @@ def check_machine(config: DictConfig) -> Iterator[str]:
     trainer = config.trainer
     on_cpu = trainer.device == "cpu"
     if on_cpu and os.environ.get("VERL_PLATFORM") != "cpu":
-        yield "trainer.device=cpu needs VERL_PLATFORM=cpu and more; first: source train_scripts/env_cpu.sh"
+        yield f"trainer.device=cpu needs VERL_PLATFORM=cpu and more; first: {machine.CPU_SHELL}"
     elif not on_cpu and machine.installed("vllm") is None:
-        yield f"the environment holds no vLLM for GPUs; first: {machine.SETUP} gpu"
+        yield f"the environment holds no vLLM for GPUs; first: {machine.SETUP_GPU}"
     elif not on_cpu:
         checks = doctor.check_gpu_software()
         yield from (f"{check.name}: {check.found}; {check.advice}" for check in checks if check.status != "ok")
@@ -421,7 +421,7 @@ def _check_resources(config: DictConfig, *, on_cpu: bool) -> Iterator[str]:
             return
         present, gpus = int(ray_init.get("num_gpus") or 0) if on_cpu else machine.gpus(), config.trainer.n_gpus_per_node
         if present < gpus:
-            advice = "set it to that" if present else "to try all of this without one: bash train_scripts/quickstart.sh"
+            advice = "set it to that" if present else f"to try all of this without one: {machine.QUICKSTART}"
             yield f"trainer.n_gpus_per_node is {gpus}, this machine has {present or 'no'} GPUs; {advice}"
         elif present < sum(groups):
             yield f"{sum(groups)} GPUs are needed, a reward model's or teacher's among them; this machine has {present}"

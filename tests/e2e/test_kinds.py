@@ -11,13 +11,12 @@ import pytest
 
 from jigsaw.processes import processes_of
 from jigsaw.show.training import Metrics
-from jigsaw.toy.rows import depth_row
+from jigsaw.toy.rows import depth_row, image_row, released, video_row
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.toy.videos import write_video
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-ASK = "Think in <think> </think>, then give the order in \\boxed{}."
 EACH = 4
 
 
@@ -28,58 +27,13 @@ def _points(seed: int, k: int = 6, side: int = 112) -> list[list[int]]:
     return [[int(side * (0.5 + cell // 3) / 3), int(side * (0.5 + cell % 3) / 3)] for cell in cells]
 
 
-def _released(data_source: str, prompt: str, **media: Any) -> dict[str, Any]:
-    """A row as the released files hold it: no id, no split, a truth that is meant to be overwritten."""
-    return {
-        "data_source": data_source,
-        "prompt": [{"role": "user", "content": f"{prompt} {ASK}"}],
-        "reward_model": {"style": "rule", "ground_truth": "1, 2"},
-        "extra_info": {"index": 0},
-        **media,
-    }
-
-
 def _rows() -> dict[str, list[dict[str, Any]]]:
     scene = "scene-{:05d}.png".format
+    frames = {"fps": 2.0, "fps_min_frames": 4, "fps_max_frames": 4, "min_pixels": 28 * 28, "max_pixels": 56 * 84}
     return {
-        "image": [
-            _released(
-                "coco_jigsaw",
-                "<image>" * 4,
-                images=[
-                    {"path": [scene(n)], "jigsaw_config": [2, 2], "resize_size": [[112, 112]], "crop_size": [-1, -1]}
-                ],
-            )
-            for n in range(EACH)
-        ],
-        "depth": [
-            _released(
-                "scannet_depth_jigsaw",
-                "<image>",
-                images=[{"path": scene(n), "points": _points(n), "resize_size": [112, 112]}],
-            )
-            for n in range(EACH)
-        ],
-        "video": [
-            _released(
-                "llava_video_jigsaw",
-                "<video>" * 2,
-                videos=[
-                    {
-                        "path": f"{n}.mp4",
-                        "jigsaw_clip_num": 2,
-                        "fps": 2.0,
-                        "fps_min_frames": 4,
-                        "fps_max_frames": 4,
-                        "min_pixels": 28 * 28,
-                        "max_pixels": 56 * 84,
-                        "clip_order": [0, 1],
-                        "spatial_jigsaw_grid_config": None,
-                    }
-                ],
-            )
-            for n in range(EACH)
-        ],
+        "image": [released(image_row(scene(n), struct={"resize_size": [[112, 112]]})) for n in range(EACH)],
+        "depth": [released(depth_row(scene(n), _points(n), struct={"resize_size": [112, 112]})) for n in range(EACH)],
+        "video": [released(video_row(f"{n}.mp4", struct=frames)) for n in range(EACH)],
         "own": [depth_row(scene(n), _points(n), id=f"own-{n}", struct={"resize_size": [-1, -1]}) for n in range(EACH)],
     }
 
@@ -166,4 +120,4 @@ def test_each_source_has_its_share_and_each_task_its_metrics(steps: dict[int, Me
 
 def test_validation_tells_the_tasks_apart(steps: dict[int, Metrics]) -> None:
     found = {name.split("/")[1] for name in steps[1] if name.startswith("val-core/") and "/acc/" in name}
-    assert found == {"llava_video_jigsaw", "visual_depth_jigsaw"}
+    assert found == {"visual_jigsaw_video", "visual_depth_jigsaw"}

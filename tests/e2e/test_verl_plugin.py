@@ -31,6 +31,7 @@ from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.puzzle import media_specs
 from jigsaw.reward import compute_score
 from jigsaw.rows import read_rows
+from jigsaw.toy.rows import depth_row, image_row, released, video_row
 from jigsaw.verl_plugin import agent_loop, features, install, sampler
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.difficulty import Schedule
@@ -223,21 +224,19 @@ def test_a_hostile_row_is_named(config: DictConfig, processor: Any, data: Path, 
         JigsawDataset(str(bad), processor.tokenizer, changed, processor)
 
 
-def test_one_file_may_mix_grids_tasks_and_clip_counts(config: DictConfig, processor: Any, tmp_path: Path) -> None:
-    def row(name: str, pieces: int, mark: str, **media: Any) -> dict[str, Any]:
-        prompt = [{"role": "user", "content": f"<{mark}>" * pieces}]
-        extra = {"id": name, "split": "train", "answer_format": "plain"}
-        columns = {"images": None, "videos": None, **media}
-        return {"data_source": "visual_jigsaw", "prompt": prompt, "extra_info": extra, **columns}
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist([{"images": None, "videos": None, **row} for row in rows])
 
+
+def test_one_file_may_mix_grids_tasks_and_clip_counts(config: DictConfig, processor: Any, tmp_path: Path) -> None:
     rows = [
-        row("a", 4, "image", images=[{"path": "a.png", "jigsaw_config": [2, 2]}]),
-        row("b", 9, "image", images=[{"path": "a.png", "jigsaw_config": [3, 3]}]),
-        row("c", 2, "video", videos=[{"path": "a.mp4", "jigsaw_clip_num": 2}]),
-        row("d", 12, "video", videos=[{"path": "a.mp4", "jigsaw_clip_num": 3, "spatial_jigsaw_grid_config": [2, 2]}]),
+        image_row("a.png", (2, 2), id="a"),
+        image_row("a.png", (3, 3), id="b"),
+        video_row("a.mp4", 2, id="c"),
+        video_row("a.mp4", 3, (2, 2), id="d"),
     ]
     mixed = tmp_path / "mixed.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), mixed)
+    pq.write_table(_table(rows), mixed)
     changed = _changed(config, train_files=str(mixed), train_batch_size=4, total_training_steps=1)
     dataset = JigsawDataset(str(mixed), processor.tokenizer, changed, processor)
     items = [dataset[index] for index in range(4)]
@@ -246,9 +245,9 @@ def test_one_file_may_mix_grids_tasks_and_clip_counts(config: DictConfig, proces
 
 
 ASKED = {
-    "answer_tag": ("<answer>…</answer>", "<think>x</think><answer>{}</answer>"),
-    "boxed": ("\\boxed{}", "<think>x</think>\\boxed{{{}}}"),
-    "plain": ("numbers alone", "{}"),
+    "answer_tag": "<think>x</think><answer>{}</answer>",
+    "boxed": "<think>x</think>\\boxed{{{}}}",
+    "plain": "{}",
 }
 
 
@@ -258,21 +257,17 @@ ASKED = {
 def test_training_scores_a_reply_as_a_user_does_by_hand(
     config: DictConfig, processor: Any, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    def row(asked: str, source: str, mark: str, said: str | None, **media: Any) -> dict[str, Any]:
-        prompt = [{"role": "user", "content": f"<{mark}>" * (1 if "points" in str(media) else 6) + ASKED[asked][0]}]
-        columns = {"images": None, "videos": None, **media}
-        return {"data_source": source, "prompt": prompt, "extra_info": {"answer_format": said}, **columns}
-
-    kinds: list[tuple[str, str, dict[str, Any]]] = [
-        ("image", "visual_jigsaw_image", {"images": [{"path": "a.png", "jigsaw_config": [2, 3]}]}),
-        ("image", "a_depth_jigsaw", {"images": [{"path": "a.png", "points": [[9, 20 * n] for n in range(6)]}]}),
-        ("video", "visual_jigsaw_video", {"videos": [{"path": "a.mp4", "jigsaw_clip_num": 6}]}),
+    kinds = [
+        partial(image_row, "a.png", (2, 3)),
+        partial(depth_row, "a.png", [[9, 20 * n] for n in range(6)]),
+        partial(video_row, "a.mp4", 6),
     ]
-    rows = [row(asked, source, mark, asked, **media) for asked in ASKED for mark, source, media in kinds]
+    rows = [make(id=f"{asked}-{n}", answer_format=asked) for asked in ASKED for n, make in enumerate(kinds)]
     # Released rows say nothing of their own.
-    rows += [row("boxed", source, mark, None, **media) for mark, source, media in kinds]
-    rows += [row("plain", f"{source}_nothink", mark, None, **media) for mark, source, media in kinds]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    rows += [released(make()) for make in kinds]
+    for row in [make(answer_format="plain") for make in kinds]:
+        rows.append({**released(row), "data_source": f"{row['data_source']}_nothink", "prompt": row["prompt"]})
+    pq.write_table(_table(rows), tmp_path / "rows.parquet")
     files = str(tmp_path / "rows.parquet")
     wanted = {"train_files": files, "train_batch_size": len(rows), "total_training_steps": 2}
     data = _changed(_rewarded(config, **options), **wanted)
@@ -285,7 +280,7 @@ def test_training_scores_a_reply_as_a_user_does_by_hand(
         planned = plan(read, seed=config.data.seed, epoch=epoch, index=place)
         swapped = (planned.answer[1], planned.answer[0], *planned.answer[2:])
         for answer in (planned.answer, swapped):
-            for _, reply in ASKED.values():
+            for reply in ASKED.values():
                 text = reply.format(", ".join(map(str, answer)))
                 truth = item["reward_model"]["ground_truth"]
                 trained = compute_score(item["data_source"], text, truth, item["extra_info"], **options)
@@ -348,10 +343,7 @@ def test_a_reward_that_cannot_be_had_is_refused(config: DictConfig, processor: A
 
 def test_reward_options_that_do_not_fit_some_rows_name_one(config: DictConfig, processor: Any, tmp_path: Path) -> None:
     points = [[10, 10], [10, 60], [10, 100]]
-    prompt = [{"role": "user", "content": "<image>"}]
-    extra = {"id": "points", "answer_format": "plain"}
-    depth = {"data_source": "a_depth_jigsaw", "prompt": prompt, "images": [{"path": "a.png", "points": points}]}
-    pq.write_table(pa.Table.from_pylist([{**depth, "extra_info": extra}]), tmp_path / "depth.parquet")
+    pq.write_table(pa.Table.from_pylist([depth_row("a.png", points)]), tmp_path / "depth.parquet")
     both = [str(config.data.train_files), str(tmp_path / "depth.parquet")]
     data = _rewarded(config, shape="adjacency").data
     assert JigsawDataset(data.train_files, processor.tokenizer, data, processor)

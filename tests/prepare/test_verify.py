@@ -22,6 +22,7 @@ from jigsaw.prepare.scenes import DepthOptions, depth_row
 from jigsaw.prepare.verify import BadRow, Report, check_row, verify_rows
 from jigsaw.prepare.videos import VideoOptions, video_row
 from jigsaw.tokens import MAX_PROMPT_LENGTH
+from jigsaw.toy import rows as by_hand
 from jigsaw.toy.rgbd import render_views, write_scene
 from jigsaw.toy.videos import write_video
 
@@ -228,10 +229,7 @@ def test_a_row_that_its_reader_does_not_survive_is_bad(media, tmp_path, monkeypa
 
 
 def released(path: str, **struct: Any) -> dict[str, Any]:
-    """A row as the released files have them."""
-    images = [{"path": [path], "jigsaw_config": [2, 2], "resize_size": [-1, -1], "crop_size": [-1, -1], **struct}]
-    prompt = [{"role": "user", "content": "<image>" * 4 + "\nPut them in order, in \\boxed{}."}]
-    return {"data_source": "jigsaw", "prompt": prompt, "images": images, "extra_info": {"index": 0}}
+    return by_hand.released(by_hand.image_row(path, struct=struct))
 
 
 def test_rows_whose_prompt_does_not_fit(media, tmp_path):
@@ -251,18 +249,18 @@ def test_rows_whose_prompt_does_not_fit(media, tmp_path):
     report = check(data, tmp_path)
     assert [row.index for row in report.bad] == [0, 3]
     assert report.bad[0].reason == (
-        "takes more tokens than a prompt may have (10,012 of its media and up to 104 of its text, over 8,192); make "
+        "takes more tokens than a prompt may have (10,012 of its media and up to 132 of its text, over 8,192); make "
         "its media smaller by resize_size, or raise data.max_prompt_length"
     )
     assert report.bad[1].reason.startswith("cannot be shown to the model (4450×20 pixels are too narrow")
     assert report.reasons["takes more tokens than a prompt may have"] == 1
-    assert report.most_tokens == 10_116
-    assert [row.index for row in check(data, tmp_path, max_prompt_length=10_116).bad] == [3]
-    assert [row.index for row in check(data, tmp_path, max_prompt_length=10_115).bad] == [0, 3]
+    assert report.most_tokens == 10_144
+    assert [row.index for row in check(data, tmp_path, max_prompt_length=10_144).bad] == [3]
+    assert [row.index for row in check(data, tmp_path, max_prompt_length=10_143).bad] == [0, 3]
     assert [row.index for row in check(data, tmp_path, max_prompt_length=2000).bad] == [0, 1, 2, 3]
-    command = ["verify", str(data), "--media-root", str(tmp_path), "--max-prompt-length", "10116"]
+    command = ["verify", str(data), "--media-root", str(tmp_path), "--max-prompt-length", "10144"]
     result = CliRunner().invoke(app, command)
-    assert re.search(r"tokens of the largest prompt, at most +│ +10,116 │", result.stdout)
+    assert re.search(r"tokens of the largest prompt, at most +│ +10,144 │", result.stdout)
     assert "1 of 4 rows are bad" in str(result.exception)
 
 

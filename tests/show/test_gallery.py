@@ -23,7 +23,7 @@ from jigsaw.media.video import Clip
 from jigsaw.show.gallery import Card, Prose, image_figure, make_card, render_page, video_figure, write_gallery
 from jigsaw.show.training import heldout_exact
 from jigsaw.tasks import build_puzzle
-from jigsaw.toy.rows import depth_row, image_row
+from jigsaw.toy.rows import depth_row, image_row, released, video_row
 from jigsaw.toy.scenes import render_scene
 from jigsaw.toy.videos import write_video
 
@@ -164,21 +164,15 @@ def test_clips_are_put_back_with_the_numbers_of_their_frames():
 def test_clips_of_a_file_are_put_back_in_time(tmp_path, grid, cut):
     write_video(tmp_path / "film.mp4", seconds=6, fps=10)
     pieces = 6 if grid else 3
-    row = {
-        "data_source": "visual_jigsaw_video",
-        "prompt": [{"role": "user", "content": "<video>" * pieces + " \\boxed{}"}],
-        "videos": [{"path": "film.mp4", "jigsaw_clip_num": 3, "spatial_jigsaw_grid_config": grid, "fps": 2}],
-        "extra_info": {"id": "film", "trim": 0.05},
-    }
-    card = make_card(row, 0, tmp_path)
+    card = make_card(video_row("film.mp4", 3, grid), 0, tmp_path)
     assert card.headline == f"video, {cut}, chance 1 in {factorial(pieces):,}"
     starts = [card.figures[place - 1].strip.indices[0] for place in card.answer]
     assert starts == sorted(starts)
     assert len(set(starts)) == 3
 
 
-def room_row(depths: list[float] | None) -> dict[str, object]:
-    return depth_row("room.png", [[20, 30], [60, 90], [20, 90]], depths=depths, answer_format="boxed")
+def room_row(depths: list[float] | None = None) -> dict[str, object]:
+    return depth_row("room.png", [[20, 30], [60, 90], [20, 90]], depths=depths)
 
 
 def test_points_are_listed_nearest_first_with_their_depths(tmp_path):
@@ -198,7 +192,7 @@ def test_points_are_listed_nearest_first_with_their_depths(tmp_path):
 
 def test_released_points_have_no_depths_to_show(tmp_path):
     Image.new("RGB", (120, 80), "teal").save(tmp_path / "room.png")
-    page = render_page([make_card(room_row(None), 0, tmp_path)], title="val.parquet", rows=1, seed=0, epoch=0)
+    page = render_page([make_card(released(room_row()), 0, tmp_path)], title="val.parquet", rows=1, seed=0, epoch=0)
     assert len(re.findall('class="disc"', page)) == 3
     assert "Depth</th>" not in page
 

@@ -28,7 +28,7 @@ from jigsaw.tasks.depth import (
     flat_depths,
     rescaled,
 )
-from jigsaw.toy.rows import depth_row
+from jigsaw.toy.rows import depth_row, released
 
 SIZE = (400, 300)
 POINTS = [[40, 50], [60, 120], [100, 350], [150, 60], [200, 300], [270, 200]]
@@ -39,25 +39,15 @@ def make_row(points=POINTS, *, resize=None, **said):
     return depth_row("a.png", points, struct={"resize_size": resize}, **said)
 
 
-def released_row(path="scans/a.png", points=POINTS, resize=None):
-    """As the released file has them: no id, no depths, sizes and paths in lists, and a prompt of its own."""
-    return {
-        "data_source": "depth_jigsaw",
-        "prompt": [
-            {"role": "system", "content": "Reason first."},
-            {"role": "user", "content": "<image>\nOrder the marked points by depth. Put the answer in \\boxed{}."},
-        ],
-        "images": [{"path": [path], "points": points, "resize_size": resize or [-1, -1]}],
-        "reward_model": {"style": "rule", "ground_truth": "1, 2, 3, 4, 5, 6"},
-        "extra_info": {"index": 0},
-    }
+def released_row(points=POINTS, resize=None):
+    """With a message of the system's before the question."""
+    row = released(make_row(points, resize=resize))
+    return {**row, "prompt": [{"role": "system", "content": "Reason first."}, *row["prompt"]]}
 
 
 @pytest.fixture
 def media(tmp_path):
     Image.new("RGB", SIZE, GREY).save(tmp_path / "a.png")
-    (tmp_path / "scans").mkdir()
-    Image.new("RGB", SIZE, GREY).save(tmp_path / "scans" / "a.png")
     return tmp_path
 
 
@@ -180,10 +170,10 @@ def test_own_rows_draw_after_the_resize_and_released_rows_before(media):
         y, x = rescaled(point, SIZE, tuple(smaller))
         assert np.array_equal(square(own.media[0], y, x), one_disc(number))
 
-    released = build_puzzle(released_row(resize=smaller), media)
+    theirs = build_puzzle(released_row(resize=smaller), media)
     source = Image.new("RGB", SIZE, GREY)
-    draw_discs(source, released.pieces)
-    assert released.media[0].tobytes() == source.resize(smaller, Image.Resampling.BICUBIC).tobytes()
+    draw_discs(source, theirs.pieces)
+    assert theirs.media[0].tobytes() == source.resize(smaller, Image.Resampling.BICUBIC).tobytes()
     asked = build_puzzle(make_row(resize=smaller, draw="before_resize"), media)
     assert (np.asarray(asked.media[0]) != GREY).any(axis=-1).sum() < (np.asarray(own.media[0]) != GREY).any(-1).sum()
 

@@ -20,7 +20,7 @@ from jigsaw.permutation import answer_of
 from jigsaw.puzzle import CutOptions, media_specs
 from jigsaw.tasks import media_sizes
 from jigsaw.tasks.video import clip_indices
-from jigsaw.toy.rows import video_row
+from jigsaw.toy.rows import released, video_row
 from jigsaw.toy.videos import write_video
 
 SMALL = {"min_pixels": 1, "max_pixels": 56 * 84}
@@ -179,8 +179,7 @@ def test_the_same_seed_gives_the_same_puzzle(root):
 
 
 def test_a_released_row_goes_by_its_own_trim(root):
-    row = make_row(clip_order=[2, 0, 1, 3])
-    row["extra_info"] = {"id": "a"}
+    row = {**released(make_row(clip_order=[2, 0, 1, 3])), "extra_info": {"id": "a"}}
     puzzle = build_puzzle(row, root)
     by_time = [puzzle.pieces[place - 1] for place in puzzle.answer]
     assert [clip.indices for clip in by_time] == clip_indices(80, 10, **rules(clips=4, trim=None, min_frames=2))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from jigsaw import __version__
 from jigsaw.cli import app
 from jigsaw.errors import JigsawError
-from jigsaw.machine import cores_of_a_run
+from jigsaw.machine import cores_of_a_run, pins
 from jigsaw.verl_plugin import launch, preflight
 from jigsaw.verl_plugin.checkpoint import MARKER, override
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
@@ -60,13 +60,16 @@ def test_what_a_recipe_builds_on_is_found_in_a_folder_of_any_name(name: str) -> 
 
 
 def test_the_wheel_trains_without_the_clone(repository: Path, tmp_path: Path) -> None:
-    """As installed in an environment that knows no clone: recipes come with it, runs go where one stands."""
+    """As installed in an environment that knows no clone: recipes come with it, and no message names a script."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     subprocess.run(build, cwd=repository, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
-    code = "from jigsaw.cli import main; main()"
+    code = (
+        "from jigsaw.cli import main; from jigsaw import machine as m; import sys\n"
+        "print(m.SETUP, m.SETUP_GPU, m.QUICKSTART, m.CPU_SHELL, sep='\\n', file=sys.stderr); main()"
+    )
     shown = subprocess.run(
         [sys.executable, "-c", code, "train", "image", "--cfg", "job"],
         cwd=tmp_path,
@@ -76,6 +79,9 @@ def test_the_wheel_trains_without_the_clone(repository: Path, tmp_path: Path) ->
         check=True,
     )
     assert OmegaConf.create(shown.stdout).trainer.default_local_dir == f"{tmp_path}/outputs/image_jigsaw/checkpoints"
+    torch = next(pin for pin in pins() if pin.package == "torch" and pin.extra == "train")
+    assert f"torch=={torch.wanted}" in shown.stderr
+    assert "train_scripts" not in shown.stderr
 
 
 def test_all_names_that_are_unknown_are_said_with_the_nearest() -> None:
