@@ -96,6 +96,12 @@ SMALL_TASKS = {
 }
 
 
+def draw_replies(prompts: int = 8, n: int = 16, mean: float = 440) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Lengths of replies in tokens, ``(prompts, n)``: lognormal, from 60 to 2,048."""
+    lengths = np.random.default_rng(0).lognormal(math.log(mean) - 0.55**2 / 2, 0.55, prompts * n)
+    return lengths.clip(60, 2048).astype(int).reshape(prompts, n)
+
+
 class Run:
     """Results, written after each of them; the device; the time that a part has left."""
 
@@ -105,8 +111,7 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.cuda = self.device.type == "cuda"
         self.tasks = SMALL_TASKS if self.small else TASKS
-        lengths = np.random.default_rng(0).lognormal(math.log(440) - 0.55**2 / 2, 0.55, 128).clip(60, 2048).astype(int)
-        groups = lengths.reshape(8, 16)
+        groups = draw_replies()
         totals = groups.sum(1)
         replies = groups[abs(totals - totals.mean()).argmin()]
         self.replies: list[int] = (replies[:5] // 40 if self.small else replies).tolist()

@@ -85,20 +85,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool, s
         causal: a segment's query ``i`` sees its keys up to ``i`` (queries and keys of a segment are as many then).
         scale: factor of the scores.
     """
-    if q.is_cuda:
-        out, lse, *_ = aten._flash_attention_forward(
-            q, k, v, segments.starts, segments.key_starts, segments.longest, segments.longest_key, 0.0, causal, False,
-            scale=scale,
-        )  # fmt: skip
-        return out, lse
-    out, lse = torch.zeros_like(q), q.new_zeros(q.shape[1], q.shape[0], dtype=_accumulation(q))
-    for rows, key_rows in segments.batches:
-        part, part_lse = aten._scaled_dot_product_flash_attention_for_cpu(
-            *(t.transpose(1, 2) for t in (q[rows], k[key_rows], v[key_rows])), 0.0, causal, scale=scale
-        )
-        out[rows] = part.transpose(1, 2)
-        lse[:, rows] = part_lse.transpose(0, 1)
-    return out, lse
+    return (_forward_cuda if q.is_cuda else _forward_cpu)(q, k, v, segments, causal, scale)
 
 
 def backward(
@@ -113,12 +100,62 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``q``, ``k`` and ``v``; ``out`` and ``lse`` are those of the whole attention, all pieces merged."""
-    if q.is_cuda:
-        state, unused = q.new_zeros(2, dtype=torch.uint64), q.new_empty(0)  # of the dropout that there is not
-        return aten._flash_attention_backward(  # type: ignore[no-any-return]
-            grad, q, k, v, out, lse.contiguous(), segments.starts, segments.key_starts, segments.longest,
-            segments.longest_key, 0.0, causal, state, unused, scale=scale,
-        )  # fmt: skip
+    work = _backward_cuda if q.is_cuda else _backward_cpu
+    return work(grad, q, k, v, out, lse, segments, causal, scale)
+
+
+def _forward_cuda(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = aten._flash_attention_forward(
+        q, k, v, segments.starts, segments.key_starts, segments.longest, segments.longest_key, 0.0, causal, False,
+        scale=scale,
+    )  # fmt: skip
+    return out, lse
+
+
+def _backward_cuda(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    segments: Segments,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    state, unused = q.new_zeros(2, dtype=torch.uint64), q.new_empty(0)  # of the dropout that there is not
+    return aten._flash_attention_backward(  # type: ignore[no-any-return]
+        grad, q, k, v, out, lse.contiguous(), segments.starts, segments.key_starts, segments.longest,
+        segments.longest_key, 0.0, causal, state, unused, scale=scale,
+    )  # fmt: skip
+
+
+def _forward_cpu(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    out, lse = torch.zeros_like(q), q.new_zeros(q.shape[1], q.shape[0], dtype=_accumulation(q))
+    for rows, key_rows in segments.batches:
+        part, part_lse = aten._scaled_dot_product_flash_attention_for_cpu(
+            *(t.transpose(1, 2) for t in (q[rows], k[key_rows], v[key_rows])), 0.0, causal, scale=scale
+        )
+        out[rows] = part.transpose(1, 2)
+        lse[:, rows] = part_lse.transpose(0, 1)
+    return out, lse
+
+
+def _backward_cpu(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    segments: Segments,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     grads = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for rows, key_rows in segments.batches:
         parts = aten._scaled_dot_product_flash_attention_for_cpu_backward(

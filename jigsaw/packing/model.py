@@ -34,7 +34,19 @@ class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc
             pack, **{name: value for name, value in inputs.items() if value is not None}
         )  # peft adds None
 
-    def _packed(
+    def _packed(self, pack: Layout, input_ids: Tensor, temperature: float = 1.0, **inputs: Any) -> Any:
+        """The forward pass over a pack.
+
+        Args:
+            pack: where the tokens lie.
+            input_ids: ``(1, tokens)`` int64.
+            temperature: divides the logits.
+            inputs: see :meth:`hidden_states`.
+        """
+        hidden = self.hidden_states(pack, input_ids, **inputs)
+        return self.lm_head(hidden[pack.predicting], input_ids[0, pack.prompt_tokens :], temperature)
+
+    def hidden_states(
         self,
         pack: Layout,
         input_ids: Tensor,
@@ -43,9 +55,8 @@ class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc
         image_grid_thw: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
         video_grid_thw: Tensor | None = None,
-        temperature: float = 1.0,
-    ) -> Any:
-        """The forward pass over a pack.
+    ) -> Tensor:
+        """``(tokens, size)``, what the head takes, of all tokens of a pack.
 
         Args:
             pack: where the tokens lie.
@@ -55,7 +66,6 @@ class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc
             image_grid_thw: their grids; on the CPU they save waiting for the device.
             pixel_values_videos: patches of the prompts' videos.
             video_grid_thw: their grids.
-            temperature: divides the logits.
         """
         media = (
             (self.config.image_token_id, pixel_values, image_grid_thw),
@@ -67,8 +77,8 @@ class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc
         if shown:
             grids = torch.cat([grid for *_, grid in shown]).cpu()
             features = self._see(torch.cat([patches for _, patches, _ in shown]), grids)
-            for token, _, grid in shown:
-                count = int(grid.cpu().prod(-1).sum()) // self.model.visual.spatial_merge_unit
+            for token, patches, _ in shown:
+                count = len(patches) // self.model.visual.spatial_merge_unit
                 # Of prompts alone: a response may hold the token too.
                 places = (input_ids == token) & (torch.arange(pack.tokens, device=self.device) < pack.prompt_tokens)
                 embeds = embeds.masked_scatter(places[..., None], features[:count].to(embeds))
@@ -78,10 +88,8 @@ class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc
             merge = vision.spatial_merge_size
             blank = embeds.new_zeros(merge**2, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
             embeds = embeds + 0.0 * self._see(blank, torch.tensor([[1, merge, merge]])).mean()
-        hidden = self.model.language_model(
-            inputs_embeds=embeds, position_ids=position_ids, use_cache=False, pack=pack
-        ).last_hidden_state[0]
-        return self.lm_head(hidden[pack.predicting], input_ids[0, pack.prompt_tokens :], temperature)
+        hidden = self.model.language_model(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, pack=pack)
+        return hidden.last_hidden_state[0]  # type: ignore[no-any-return]
 
     def _see(self, patches: Tensor, grids: Tensor) -> Tensor:
         windows = Windows(grids, self.config.vision_config, self.device).arguments()
