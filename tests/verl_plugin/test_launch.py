@@ -58,6 +58,7 @@ def test_the_wheel_trains_without_the_clone(repository: Path, tmp_path: Path) ->
     (wheel,) = tmp_path.glob("*.whl")
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
+    assert (tmp_path / "installed/jigsaw/configs/models/qwen2_5_vl_7b.yaml").is_file()
     code = "from jigsaw.cli import main; main()"
     shown = subprocess.run(
         [sys.executable, "-c", code, "train", "image", "--cfg", "job"],
