@@ -8,6 +8,7 @@ import typer
 from jigsaw import __version__
 from jigsaw.cli.doctor import doctor
 from jigsaw.cli.merge import merge
+from jigsaw.cli.plan import plan
 from jigsaw.cli.prepare import prepare
 from jigsaw.cli.pull import pull_data
 from jigsaw.cli.quickstart import quickstart
@@ -30,6 +31,7 @@ app.command("pull-data")(pull_data)
 app.command()(verify)
 app.command()(show)
 app.command()(score)
+app.command()(plan)
 app.command()(train)
 app.command()(merge)
 app.command()(doctor)

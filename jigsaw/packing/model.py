@@ -30,9 +30,8 @@ class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc
         """
         if pack is None:
             return super().forward(*args, **inputs)
-        return self._packed(
-            pack, **{name: value for name, value in inputs.items() if value is not None}
-        )  # peft adds None
+        given = {name: value for name, value in inputs.items() if value is not None}  # peft hands on None, too
+        return self._packed(pack, **given)
 
     def _packed(self, pack: Layout, input_ids: Tensor, temperature: float = 1.0, **inputs: Any) -> Any:
         """The forward pass over a pack.

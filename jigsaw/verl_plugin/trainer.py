@@ -8,6 +8,7 @@ from transformers import AutoConfig
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.seqlen_balancing import log_seqlen_unbalance
 
+from jigsaw.flops import group_flops
 from jigsaw.packing.packs import share_rows
 from jigsaw.shapes import Shapes
 from jigsaw.verl_plugin.agreement import PREFIX, agreement_metrics
@@ -29,21 +30,6 @@ def needs_log_probs(config: DictConfig) -> bool:
     )
 
 
-def group_work(shapes: Shapes, prompt: int, responses: Sequence[int]) -> float:
-    """What a group costs, in tokens that pass through the language model's linear layers.
-
-    Args:
-        shapes: of the model.
-        prompt: its tokens; all are taken to be of pictures, as nearly all are.
-        responses: tokens of each response.
-    """
-    text, tower = shapes.text, shapes.tower
-    of_tower = tower.merge**2 * tower.depth * tower.layer_linear / (text.layers * text.layer_linear)
-    pairs = prompt**2 / 2 + sum(response * (prompt + response / 2) for response in responses)
-    of_pair = 2 * text.heads * text.head_dim / text.layer_linear
-    return prompt * (1 + of_tower) + sum(responses) + pairs * of_pair
-
-
 class PackedTrainer(PPOTrainerSync):  # type: ignore[misc]
     """verl's trainer; the responses of a prompt go to one rank, and one update a step takes one forward pass."""
 
@@ -62,7 +48,7 @@ class PackedTrainer(PPOTrainerSync):  # type: ignore[misc]
         tags = batch.tags
 
         def work(rows: Sequence[int]) -> float:
-            return group_work(self._shapes, tags[rows[0]]["prompt_len"], [tags[row]["response_len"] for row in rows])
+            return group_flops(self._shapes, tags[rows[0]]["prompt_len"], [tags[row]["response_len"] for row in rows])
 
         ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
         shares = share_rows([key.split("_")[0] for key in batch.keys], ranks, work)

@@ -66,6 +66,7 @@ def test_the_wheel_trains_without_the_clone(repository: Path, tmp_path: Path) ->
     (wheel,) = tmp_path.glob("*.whl")
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
+    assert (tmp_path / "installed/jigsaw/configs/models/qwen2_5_vl_7b.yaml").is_file()
     code = (
         "from jigsaw.cli import main; from jigsaw import machine as m; import sys\n"
         "print(m.SETUP, m.SETUP_GPU, m.QUICKSTART, m.CPU_SHELL, sep='\\n', file=sys.stderr); main()"

@@ -1,6 +1,7 @@
 """What a config says about memory (jigsaw/verl_plugin/memory.py), and the models whose shapes are known."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from jigsaw import memory
 from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin.launch import CONFIGS, compose_config
 from jigsaw.verl_plugin.memory import needs_log_probs, overrides, setup_of, shapes_of
@@ -148,3 +150,22 @@ def test_a_model_is_known_by_its_folder_too(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     with pytest.raises(JigsawError, match=r"holds no config\.json; give a folder in Hugging Face's format"):
         shapes_of(str(tmp_path))
+
+
+def test_the_table_of_the_pages_is_what_is_planned(image: DictConfig, repository: Path) -> None:
+    page = (repository / "docs/training.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+B), (\d+) × (\d+) GB \| (.*?) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 8
+    for size, gpus, card, settings, figures in rows:
+        image.actor_rollout_ref.model.path = f"Qwen/Qwen2.5-VL-{size}-Instruct"
+        image.trainer.n_gpus_per_node = int(gpus)
+        share, budget = re.findall(r"share ([\d.]+), packs of ([\d,]+)", settings)[0]
+        tokens = int(budget.replace(",", ""))
+        setup = replace(
+            setup_of(image, float(card)), share=float(share), budget=tokens, offload_all="offloaded" in settings
+        )
+        found = {phase.name: phase.size / memory.GIB for phase in (*memory.phases(setup), *memory.machine(setup))}
+        host = max(size for name, size in found.items() if name.startswith("host memory"))
+        planned = [f"{found[name]:.0f}" for name in ("rollout", "update", "weight sync")]
+        assert figures.split(" | ") == [*planned, f"{memory.largest_budget(setup):,}", f"{host:.0f}"]
+        assert memory.lacks(setup) == []

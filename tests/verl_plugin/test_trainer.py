@@ -1,12 +1,11 @@
-"""When the packed engine's trainer leaves verl's log-prob pass out, and what a group costs."""
+"""When the packed engine's trainer leaves verl's log-prob pass out."""
 
 import pytest
 from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from jigsaw.shapes import Shapes
-from jigsaw.verl_plugin.trainer import group_work, needs_log_probs
+from jigsaw.verl_plugin.trainer import needs_log_probs
 
 
 def config(**changes: object) -> object:
@@ -43,17 +42,6 @@ def test_one_update_on_the_policys_own_words_needs_no_pass_before_it() -> None:
 )
 def test_whatever_reads_the_policy_before_the_update_keeps_the_pass(option: str, value: object) -> None:
     assert needs_log_probs(config(**{option: value}))
-
-
-def test_a_prompt_is_paid_once() -> None:
-    vision = {"hidden_size": 1280, "depth": 32, "num_heads": 16, "intermediate_size": 3420, "patch_size": 14}
-    vision |= {"spatial_merge_size": 2, "window_size": 112, "fullatt_block_indexes": [7], "out_hidden_size": 3584}
-    text = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064}
-    text |= {"num_attention_heads": 28, "num_key_value_heads": 4}
-    shapes = Shapes.of({"model_type": "qwen2_5_vl", **text, "vision_config": vision})
-    alone, twice = group_work(shapes, 4000, [500]), group_work(shapes, 4000, [500, 500])
-    assert 500 < twice - alone < 600  # tokens, and the attention to the prompt
-    assert 4000 * 1.3 < group_work(shapes, 4000, []) < 4000 * 1.5  # the tower works for a prompt's tokens too
 
 
 def test_verl_still_gives_no_mode_away_twice() -> None:

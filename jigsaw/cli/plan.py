@@ -1,0 +1,115 @@
+"""``jigsaw plan``: does a recipe fit its GPUs, and what is there to do if not?"""
+
+import json
+from collections.abc import Iterable
+from math import isfinite
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jigsaw import memory
+from jigsaw.errors import JigsawError, OptionError
+from jigsaw.memory import GIB, Phase
+
+
+def plan(
+    recipe: Annotated[
+        str, typer.Argument(help="image, video, depth, mixture, or a YAML file of your own.", metavar="RECIPE")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides of its values.", metavar="NAME=VALUE")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs on a machine; without it trainer.n_gpus_per_node.", metavar="N")
+    ] = None,
+    gpu_memory: Annotated[float, typer.Option(help="Of a GPU, the GB by which it is called.", metavar="GB")] = 80.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of tables.")] = False,
+) -> None:
+    """Work out what a recipe takes of its GPUs' memory in each phase, of host memory, /dev/shm and disk.
+
+    From the shapes of the model alone: no data, no weights, no GPU. With a tenth of a card to spare; what does not fit
+    is said with what to do, and exit code 1.
+
+    Example: [bold]jigsaw plan video actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-3B-Instruct --gpus 4[/]
+    """
+    if gpus is not None and gpus < 1:
+        raise OptionError("gpus", gpus, "must be 1 or more")
+    if not (isfinite(gpu_memory) and gpu_memory > 0):
+        raise OptionError("gpu_memory", gpu_memory, "must be a number of GB above 0")
+    try:
+        from jigsaw.verl_plugin import launch
+        from jigsaw.verl_plugin import memory as options
+    except ModuleNotFoundError as error:
+        raise JigsawError(f"{error.name} is not installed; to plan a training: bash train_scripts/setup.sh") from error
+
+    given = [*(overrides or []), *([] if gpus is None else [f"trainer.n_gpus_per_node={gpus}"])]
+    setup = options.setup_of(launch.plan_start(recipe, given).config, gpu_memory)
+    if why := memory.too_small(setup):
+        raise OptionError("gpu_memory", gpu_memory, why)
+    lacks, phases, machine = memory.lacks(setup), memory.phases(setup), memory.machine(setup)
+    largest = memory.largest_budget(setup) if setup.packed else None
+    advice = [options.overrides(setup, other) for other in memory.remedies(setup)] if lacks else []
+    if as_json:
+        summary = {
+            "gpus": setup.gpus,
+            "card_gib": _gib(setup.card),
+            "room_gib": _gib(setup.room),
+            "fits": not lacks,
+            "lacks": lacks,
+            "advice": advice,
+            "max_tokens_per_gpu": {"set": setup.budget, "largest": largest} if setup.packed else None,
+            "phases": _summary(phases),
+            "machine": _summary(machine),
+        }
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        cards = f"{setup.gpus} {'GPU' if setup.gpus == 1 else 'GPUs'} of {gpu_memory:g} GB"
+        console = Console(highlight=False)
+        console.print(_table(phases, f"on each GPU; {cards}", setup.room))
+        console.print(_table(machine, f"on each machine; {setup.nodes}"))
+        for lack in lacks:
+            console.print(f"does not fit: {lack}", style="bold red", soft_wrap=True)
+        for number, found in enumerate(advice):
+            console.print(f"{'or' if number else 'fits with'}: {' '.join(found)}", soft_wrap=True)
+        if lacks and not advice:
+            console.print("no setting here makes it fit; take a smaller model or larger cards")
+        if not lacks:
+            console.print(f"fits, with {memory.SPARE:.0%} of a card to spare")
+        if largest:
+            option = options.OPTIONS["budget"]
+            console.print(f"packs may have up to {largest:,} tokens; {option} is {setup.budget:,}", soft_wrap=True)
+    if lacks:
+        raise typer.Exit(1)
+
+
+def _gib(size: float) -> float:
+    return round(size / GIB, 2)
+
+
+def _summary(phases: Iterable[Phase]) -> dict[str, Any]:
+    return {
+        phase.name: {
+            "gib": _gib(phase.size),
+            "parts": [{"what": part.what, "gib": _gib(part.size), "how": part.how} for part in phase.parts],
+        }
+        for phase in phases
+    }
+
+
+def _table(phases: Iterable[Phase], title: str, room: float | None = None) -> Table:
+    table = Table(title=title)
+    table.add_column("phase" if room else "of")
+    table.add_column("what", overflow="fold")
+    table.add_column("GiB", justify="right")
+    table.add_column("how it is worked out", overflow="fold")
+    for phase in phases:
+        table.add_section()
+        of = "" if room is None else f"of {room / GIB:.1f}"
+        style = "bold" if room is None or phase.size <= room else "bold red"
+        table.add_row(Text(phase.name, style="bold"), "", Text(f"{phase.size / GIB:.1f}", style=style), of)
+        for part in phase.parts:
+            table.add_row("", Text(part.what), f"{part.size / GIB:.1f}", Text(part.how))
+    return table

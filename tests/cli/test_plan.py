@@ -1,0 +1,86 @@
+"""``jigsaw plan``: what it shows of a recipe, and what it refuses in one line."""
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from jigsaw.cli import app
+from jigsaw.errors import OptionError
+
+PACKED = "actor_rollout_ref.model.external_lib=jigsaw.verl_plugin.engine"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, ["plan", *arguments], catch_exceptions=False)
+
+
+def test_a_recipe_that_fits_is_shown_by_phases_and_parts() -> None:
+    ended = run("image", PACKED)
+    assert ended.exit_code == 0, ended.stdout
+    for shown in (
+        "on each GPU; 8 GPUs of 80 GB",
+        "rollout",
+        "8,292,166,656 weights × 4 bytes / 8 GPUs",
+        "kept of the vision tower",
+        "weight sync",
+        "checkpoint",
+        "/dev/shm",
+        "fits, with 10% of a card to spare",
+        "packs may have up to 56,320 tokens",
+    ):
+        assert shown in ended.stdout
+    assert "log-probs" not in ended.stdout
+
+
+@pytest.mark.parametrize("recipe", ["image", "video", "depth", "mixture"])
+def test_the_recipes_fit_eight_cards(recipe: str) -> None:
+    ended = run(recipe, PACKED, "--json")
+    found: Any = json.loads(ended.stdout)
+    assert (ended.exit_code, found["fits"], found["lacks"], found["advice"]) == (0, True, [], [])
+    assert max(phase["gib"] for phase in found["phases"].values()) <= found["room_gib"] == pytest.approx(71.1)
+    assert found["max_tokens_per_gpu"]["set"] <= found["max_tokens_per_gpu"]["largest"]
+    for phase in (*found["phases"].values(), *found["machine"].values()):
+        assert sum(part["gib"] for part in phase["parts"]) == pytest.approx(phase["gib"], abs=0.05)
+        assert all(part["what"] and part["how"] for part in phase["parts"])
+
+
+def test_what_does_not_fit_ends_with_what_to_do() -> None:
+    ended = run("image", PACKED, "--gpus", "2")
+    assert ended.exit_code == 1
+    assert "does not fit: rollout takes 95.7 GiB of the 71.1 that are 90% of a card" in ended.stdout
+    assert "fits with: actor_rollout_ref.actor.fsdp_config.offload_policy=true\n" in ended.stdout
+    assert "or: trainer.n_gpus_per_node=4 actor_rollout_ref.rollout.gpu_memory_utilization=0.55\n" in ended.stdout
+
+
+def test_what_is_advised_fits() -> None:
+    plain = ["video", "actor_rollout_ref.model.external_lib=null", "--gpus", "4", "--json"]
+    ended = run(*plain)
+    found: Any = json.loads(ended.stdout)
+    assert (ended.exit_code, found["fits"], found["max_tokens_per_gpu"]) == (1, False, None)
+    assert found["phases"]["log-probs"]["gib"] > 160
+    ((engine, share),) = found["advice"]
+    assert engine == PACKED
+    assert json.loads(run(*plain, engine, share).stdout)["fits"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--gpus", "0", "must be 1 or more"),
+        ("--gpu-memory", "0", "must be a number of GB above 0"),
+        ("--gpu-memory", "nan", "must be a number of GB above 0"),
+        ("--gpu-memory", "inf", "must be a number of GB above 0"),
+        ("--gpu-memory", "4", "too small for this model, whatever the settings; vLLM needs 6.9 GiB with its weights "),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_one_line(option: str, value: str, why: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        run("image", option, value)
+    assert raised.value.said_of(option).startswith(f"{option} {value}: {why}")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_help_has_an_example() -> None:
+    assert "jigsaw plan video" in run("--help").stdout
