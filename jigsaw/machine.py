@@ -128,6 +128,16 @@ def gpus() -> int:
     return present if visible is None else min(present, len(visible))
 
 
+def gpu_memory() -> int | None:
+    """Bytes of the smallest NVIDIA GPU of this machine, as its driver tells them; None if nothing tells."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    asked = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    sizes = [int(line) for line in asked.stdout.splitlines() if line.strip().isdigit()]
+    return min(sizes) * 2**20 if sizes else None
+
+
 def cores() -> int:
     """Number of CPU cores that Ray would deal out, a container's limit respected."""
     from ray._private.utils import get_num_cpus

@@ -9,7 +9,7 @@ from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 
 from jigsaw.verl_plugin import patches
-from jigsaw.verl_plugin.preflight import PACKED_ENGINE
+from jigsaw.verl_plugin.packed import is_packed
 
 # Ray has made an actor's handle of verl's class; this is the class itself.
 _TaskRunner = TaskRunnerV1.__ray_metadata__.modified_class
@@ -21,7 +21,7 @@ class JigsawTaskRunner(_TaskRunner):  # type: ignore[valid-type, misc]
 
     def run(self, config: DictConfig) -> None:
         """Train to the end."""
-        if config.actor_rollout_ref.model.external_lib == PACKED_ENGINE:
+        if is_packed(config):
             patches.sync_training_is_by_packs()
         super().run(config)
 

@@ -11,8 +11,8 @@ from jigsaw.errors import JigsawError, Problems
 from jigsaw.memory import Setup
 from jigsaw.shapes import Shapes
 from jigsaw.verl_plugin.launch import CONFIGS
+from jigsaw.verl_plugin.packed import PACKED_ENGINE, is_packed, needs_log_probs
 from jigsaw.verl_plugin.plans import given, whole
-from jigsaw.verl_plugin.preflight import PACKED_ENGINE
 
 _ACTOR, _ROLLOUT, _MODEL = (f"actor_rollout_ref.{name}" for name in ("actor", "rollout", "model"))
 _FSDP = f"{_ACTOR}.fsdp_config"
@@ -59,7 +59,7 @@ def setup_of(config: DictConfig, gpu_memory: float) -> Setup:
         return bool(OmegaConf.select(config, OPTIONS[name]))
 
     role = config.actor_rollout_ref
-    packed = role.model.external_lib == PACKED_ENGINE
+    packed = is_packed(config)
     return Setup(
         shapes=shapes_of(given(role.model, "path") or ""),
         nodes=number("nodes"),
@@ -105,22 +105,6 @@ def _unknown(config: DictConfig) -> Iterator[str]:
             yield f"{option} is {value}: a plan can be made with {str(known).lower()} alone"
     if not 0 < rollout.gpu_memory_utilization <= 1:
         yield f"{OPTIONS['share']} is {rollout.gpu_memory_utilization}: it must be above 0, and 1 at most"
-
-
-def needs_log_probs(config: DictConfig) -> bool:
-    """Whether the log-probabilities before an update say more than the update's own forward pass.
-
-    One update a step is made by the very policy that is updated: the ratio is 1, whatever its gradient.
-    """
-    actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
-    correction = algorithm.rollout_correction or {}
-    return bool(
-        actor.ppo_epochs != 1
-        or actor.ppo_mini_batch_size != config.data.train_batch_size
-        or actor.use_kl_loss
-        or algorithm.use_kl_in_reward
-        or any(correction.get(option) for option in ("rollout_is", "rollout_rs", "bypass_mode"))
-    )
 
 
 def shapes_of(path: str) -> Shapes:

@@ -17,11 +17,13 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 
-from jigsaw import doctor, machine
+from jigsaw import doctor, machine, memory
 from jigsaw.errors import JigsawError
 from jigsaw.rows import read_table
 from jigsaw.shapes import Shapes
 from jigsaw.verl_plugin import checkpoint
+from jigsaw.verl_plugin.memory import setup_of
+from jigsaw.verl_plugin.packed import PACKED_ENGINE, is_packed
 from jigsaw.verl_plugin.plans import (
     REWARD,
     Plans,
@@ -54,7 +56,6 @@ _MODEL = "actor_rollout_ref.model"
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
 _LIMIT = "engine_kwargs.vllm.limit_mm_per_prompt"
-PACKED_ENGINE = "jigsaw.verl_plugin.engine"
 
 
 def problems(config: DictConfig) -> list[str]:
@@ -271,7 +272,7 @@ def check_batches(config: DictConfig) -> Iterator[str]:
             "one of them"
         )
         return
-    if config.actor_rollout_ref.model.external_lib == PACKED_ENGINE:
+    if is_packed(config):
         yield from _check_packs(config)
         return
     if actor.use_dynamic_bsz != rollout.log_prob_use_dynamic_bsz:
@@ -366,6 +367,23 @@ def check_machine(config: DictConfig) -> Iterator[str]:
         )
     if trainer.default_local_dir:
         yield from _check_disk(config)
+    if not on_cpu and (card := machine.gpu_memory()) is not None:
+        yield from _check_card(config, card)
+
+
+def _check_card(config: DictConfig, card: int) -> Iterator[str]:
+    """What takes more than a whole card, of so many bytes; the tenth that a plan spares is not asked for."""
+    try:
+        setup = setup_of(config, card / memory.SHOWN / GIB)
+    except JigsawError:  # nothing can be worked out; what is wrong is said elsewhere
+        return
+    found = f"a GPU here has {card / GIB:.1f} GiB"
+    if why := memory.too_small(setup):
+        yield f"{found}: {why}"
+        return
+    for phase in memory.phases(setup):
+        if phase.size > card:
+            yield f"{found}, {phase.name} takes {phase.size / GIB:.1f}; jigsaw plan RECIPE says what fits"
 
 
 def _check_disk(config: DictConfig) -> Iterator[str]:

@@ -12,22 +12,7 @@ from jigsaw.flops import group_flops
 from jigsaw.packing.packs import share_rows
 from jigsaw.shapes import Shapes
 from jigsaw.verl_plugin.agreement import PREFIX, agreement_metrics
-
-
-def needs_log_probs(config: DictConfig) -> bool:
-    """Whether the log-probabilities before an update say more than the update's own forward pass.
-
-    One update a step is made by the very policy that is updated: the ratio is 1, whatever its gradient.
-    """
-    actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
-    correction = algorithm.rollout_correction or {}
-    return bool(
-        actor.ppo_epochs != 1
-        or actor.ppo_mini_batch_size != config.data.train_batch_size
-        or actor.use_kl_loss
-        or algorithm.use_kl_in_reward
-        or any(correction.get(option) for option in ("rollout_is", "rollout_rs", "bypass_mode"))
-    )
+from jigsaw.verl_plugin.packed import needs_log_probs
 
 
 class PackedTrainer(PPOTrainerSync):  # type: ignore[misc]

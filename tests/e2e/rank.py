@@ -31,8 +31,8 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import response_from_nested
 
 from jigsaw.verl_plugin.agreement import PREFIX, agreement_metrics
+from jigsaw.verl_plugin.packed import PACKED_ENGINE
 from jigsaw.verl_plugin.patches import positions_of_the_rollout
-from jigsaw.verl_plugin.preflight import PACKED_ENGINE
 from jigsaw.verl_plugin.testing import compose_config
 
 Row = dict[str, Any]

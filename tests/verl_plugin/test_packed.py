@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from jigsaw.verl_plugin.trainer import needs_log_probs
+from jigsaw.verl_plugin.packed import needs_log_probs
 
 
 def config(**changes: object) -> object:
