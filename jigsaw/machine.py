@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass

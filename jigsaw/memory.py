@@ -303,23 +303,23 @@ def _gathered(setup: Setup) -> Part:
     apart = 0 if text.tied else text.head  # an untied head and untied embeddings are gathered as layers are
     layers = text.layers * text.layer_linear + tower.depth * tower.layer_linear + 2 * apart
     rest = shapes.parameters - layers
-    next_one = max(text.layer_linear, apart)
+    beside, whose = max((text.layer_linear, "the next one's"), (apart, "the head's"))
     return Part(
         "weights gathered, bfloat16",
-        2 * (text.layer_linear + next_one + rest),
-        f"a layer's {text.layer_linear:,}, the next's {next_one:,} and {rest:,} outside of layers × 2 bytes",
+        2 * (text.layer_linear + beside + rest),
+        f"a layer's {text.layer_linear:,}, {whose} {beside:,} and {rest:,} outside of layers × 2 bytes",
     )
 
 
 def _reduced(setup: Setup) -> list[Part]:
     """Gradients on their way to their shards."""
     text = setup.shapes.text
-    largest = text.layer_linear if text.tied else max(text.layer_linear, text.head)
+    beside, whose = max((text.layer_linear, "the one's before it"), (0 if text.tied else text.head, "the head's"))
     found = [
         Part(
             "gradients on their way",
-            2 * text.layer_linear + 4 * largest,
-            f"a layer's {text.layer_linear:,} × 2 bytes, and in float32 those before it, {largest:,} × 4 bytes",
+            2 * text.layer_linear + 4 * beside,
+            f"a layer's {text.layer_linear:,} × 2 bytes, {whose} {beside:,} × 4 bytes, in float32",
         )
     ]
     if setup.keep_gradients:

@@ -66,10 +66,12 @@ def plan(
         }
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
-        cards = f"{setup.gpus} {'GPU' if setup.gpus == 1 else 'GPUs'} of {gpu_memory:g} GB"
+        card = f"{gpu_memory:g} GB"
         console = Console(highlight=False)
-        console.print(_table(phases, f"on each GPU; {cards}", setup.room))
-        console.print(_table(machine, f"on each machine; {setup.nodes}"))
+        console.print(
+            _table(phases, f"each of {setup.gpus} GPUs of {card}" if setup.gpus > 1 else f"a GPU of {card}", setup.room)
+        )
+        console.print(_table(machine, f"each of {setup.nodes} machines" if setup.nodes > 1 else "the machine"))
         for lack in lacks:
             console.print(f"does not fit: {lack}", style="bold red", soft_wrap=True)
         for number, found in enumerate(advice):

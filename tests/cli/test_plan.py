@@ -20,7 +20,7 @@ def test_a_recipe_that_fits_is_shown_by_phases_and_parts() -> None:
     ended = run("image", PACKED)
     assert ended.exit_code == 0, ended.stdout
     for shown in (
-        "on each GPU; 8 GPUs of 80 GB",
+        "each of 8 GPUs of 80 GB",
         "rollout",
         "8,292,166,656 weights × 4 bytes / 8 GPUs",
         "kept of the vision tower",

@@ -14,8 +14,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from jigsaw import memory
 from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin.launch import CONFIGS, compose_config
-from jigsaw.verl_plugin.memory import needs_log_probs, overrides, setup_of, shapes_of
-from jigsaw.verl_plugin.preflight import PACKED_ENGINE
+from jigsaw.verl_plugin.memory import overrides, setup_of, shapes_of
+from jigsaw.verl_plugin.packed import PACKED_ENGINE
 
 ROLE = "actor_rollout_ref"
 FSDP = f"{ROLE}.actor.fsdp_config"
@@ -76,9 +76,8 @@ def test_options_of_verl_are_heard(image: DictConfig, option: str, value: Any, n
     ],
 )
 def test_log_probs_are_needed_where_they_say_more_than_the_update(image: DictConfig, option: str, value: Any) -> None:
-    assert not needs_log_probs(image)
+    assert not setup_of(image, 80.0).log_probs
     OmegaConf.update(image, option, value)
-    assert needs_log_probs(image)
     assert setup_of(image, 80.0).log_probs
 
 

@@ -58,6 +58,7 @@ def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "check_gpu_software", lambda: [Check("C compiler", "ok", "/usr/bin/gcc")])
     monkeypatch.setattr(machine, "gpus", lambda: 8)
+    monkeypatch.setattr(machine, "gpu_memory", lambda: 80 * GIB)
     monkeypatch.setattr(machine, "cores", lambda: 64)
     monkeypatch.setattr(machine, "last_cluster", lambda: "")
     monkeypatch.setattr(machine, "installed", {"vllm": "0.24.0"}.get)
@@ -157,6 +158,25 @@ def test_what_stops_a_run_is_said(said_of: Said, changes: dict[str, Any], said: 
     found = said_of(changes)
     assert [line for line in found if said in line], found
     assert not any("\n" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        (79, None),
+        (40, "a GPU here has 40.0 GiB, update takes 50.7; jigsaw plan RECIPE says what fits"),
+        (4, "a GPU here has 4.0 GiB: too small for this model, whatever the settings"),
+    ],
+)
+def test_a_card_that_a_phase_does_not_fit_is_said(
+    said_of: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, card: int, said: str | None
+) -> None:
+    known = OmegaConf.load(CONFIGS / "models/qwen2_5_vl_7b.yaml")
+    (tmp_path / "config.json").write_text(json.dumps(OmegaConf.to_container(known.config)))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(machine, "gpu_memory", lambda: card * GIB)
+    of_card = [line for line in said_of({f"{MODEL}.path": str(tmp_path)}) if "a GPU here" in line]
+    assert (of_card == []) if said is None else of_card[0].startswith(said)
 
 
 def test_packs_ask_for_no_micro_batches(said_of: Said) -> None:
