@@ -12,6 +12,7 @@ from rich.text import Text
 
 from jigsaw import memory
 from jigsaw.errors import JigsawError, OptionError
+from jigsaw.machine import SETUP
 from jigsaw.memory import GIB, Phase
 
 
@@ -43,7 +44,7 @@ def plan(
         from jigsaw.verl_plugin import launch
         from jigsaw.verl_plugin import memory as options
     except ModuleNotFoundError as error:
-        raise JigsawError(f"{error.name} is not installed; to plan a training: bash train_scripts/setup.sh") from error
+        raise JigsawError(f"{error.name} is not installed; to plan a training: {SETUP}") from error
 
     given = [*(overrides or []), *([] if gpus is None else [f"trainer.n_gpus_per_node={gpus}"])]
     setup = options.setup_of(launch.plan_start(recipe, given).config, gpu_memory)
