@@ -271,7 +271,6 @@ def updates(model: str, sequences: Sequences, keep: Keep) -> None:
         options += ["optim.lr_scheduler_type=cosine", "optim.total_training_steps=4"]
         overrides = [*(f"actor.{option}" for option in options), f"model.enable_gradient_checkpointing={checkpointing}"]
         rank = Rank(model, *overrides)
-        keep(f"{mode}-0", rank)
         for number in (1, 2):
             rank.update(sequences([*GROUPS, *PADDING], seed=number))
             keep(f"{mode}-{number}", rank)
@@ -283,6 +282,7 @@ def updates(model: str, sequences: Sequences, keep: Keep) -> None:
 def single_updates(model: str, sequences: Sequences, keep: Keep) -> None:
     """Updates from one start: each pair of micro-batches, of which two ranks have one each, and awkward batches."""
     rank = Rank(model)
+    keep("start", rank)
     batches = {
         f"{first}-{second}": list(zip(PAIRS[first] + PAIRS[second], (3, 8, 5, 2), strict=True))
         for first, second in product(PAIRS, repeat=2)
