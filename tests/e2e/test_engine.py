@@ -26,8 +26,7 @@ OTHERS = (
     "two updates a step",
     "log-probabilities",
     "kl",
-    "lora-1",
-    "lora-2",
+    "lora",
 )
 
 
