@@ -271,6 +271,7 @@ def updates(model: str, sequences: Sequences, keep: Keep) -> None:
         options += ["optim.lr_scheduler_type=cosine", "optim.total_training_steps=4"]
         overrides = [*(f"actor.{option}" for option in options), f"model.enable_gradient_checkpointing={checkpointing}"]
         rank = Rank(model, *overrides)
+        keep(f"{mode}-0", rank)
         for number in (1, 2):
             rank.update(sequences([*GROUPS, *PADDING], seed=number))
             keep(f"{mode}-{number}", rank)
