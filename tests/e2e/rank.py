@@ -174,6 +174,8 @@ class Rank:
         self.gradients: dict[str, torch.Tensor] = {}
         """The last update's, clipped, whole and by name."""
         self._engine.optimizer.register_step_pre_hook(self._keep_gradients)
+        self._schedule = self._engine.lr_scheduler.state_dict()
+        self._rates = [group["lr"] for group in self._engine.optimizer.param_groups]
         self._start = [weight.detach().clone() for weight in self._engine.module.parameters()]
 
     def _count(self, *_: Any) -> None:
@@ -187,11 +189,14 @@ class Rank:
         self.gradients = {name: weight.grad.full_tensor().clone() for name, weight in named if weight.grad is not None}
 
     def restart(self) -> None:
-        """Go back to the first weights, with a new optimizer."""
+        """Go back to the first weights and the first learning rate, with a new optimizer."""
         with torch.no_grad():
             for weight, start in zip(self._engine.module.parameters(), self._start, strict=True):
                 weight.copy_(start)
         self._engine.optimizer.state.clear()
+        self._engine.lr_scheduler.load_state_dict(self._schedule)
+        for group, rate in zip(self._engine.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
 
     def draw(self, part: str) -> None:
         """Give the weights with that in their names other values, the same on any number of ranks."""
@@ -275,7 +280,7 @@ def updates(model: str, sequences: Sequences, keep: Keep) -> None:
         for number in (1, 2):
             rank.update(sequences([*GROUPS, *PADDING], seed=number))
             keep(f"{mode}-{number}", rank)
-        rank = Rank(model, *overrides)
+        rank.restart()
         rank.update(sequences(GROUPS, seed=1), nominal=len(GROUPS + PADDING))
         keep(f"{mode}-unpadded", rank)
 
