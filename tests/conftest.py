@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 import pytest
+from hypothesis import settings
 
 collect_ignore = ["tasks/outside"]  # what a test puts into a copy of the package
 
@@ -21,6 +23,11 @@ SLOW = {
     "training": "more real runs: stability options, awkward batches, unreadable media, true times",
 }
 """What takes too long for every run, in parts of 80 minutes at most; ``pytest.mark.slow("faults")`` makes one of it."""
+
+
+settings.register_profile("whole", deadline=None)  # others may use the machine
+settings.register_profile("quick", deadline=None, max_examples=20)  # for `tests/run.sh --fast`
+settings.load_profile("whole")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,8 +87,26 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def one_reader() -> Iterator[None]:
+    """One reader does what ``prepare`` and ``verify`` give to Ray, where no ``shared_ray`` runs: it starts at once."""
+    from jigsaw.prepare import folder, ray_work, verify
+
+    def work(parts: Any, work: Any, *, time_limit: float, **on_ray: Any) -> Iterator[tuple[int, list[bytes]]]:
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+            yield from ray_work.work_on_ray(parts, work, time_limit=time_limit, **on_ray)
+        else:
+            for number, part in parts:
+                yield number, ray_work._work_part(work, part, time_limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (folder, verify):
+            patch.setattr(module, "work_on_ray", work)
+        yield
+
+
+@pytest.fixture(scope="session")
 def shared_ray() -> Iterator[None]:
-    """A Ray of two nodes that all that runs in this process uses; to start one each time takes seconds."""
+    """A Ray of two nodes that all that runs in this process from now on uses; to start one each time takes seconds."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -89,8 +114,9 @@ def shared_ray() -> Iterator[None]:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environment.setenv("RAY_TMPDIR", folder)  # by the usual folder, others on this machine would find and join it
         nodes = Cluster()
+        unwatched = {"no_monitor": True, "include_log_monitor": False}  # each takes a second to start
         for _ in range(2):
-            nodes.add_node(num_cpus=2, include_dashboard=False, object_store_memory=128 << 20)
+            nodes.add_node(num_cpus=2, object_store_memory=128 << 20, include_dashboard=False, **unwatched)
         ray.init(nodes.address, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()

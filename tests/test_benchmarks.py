@@ -1,13 +1,17 @@
 """The figures that benchmarks/curves.py keeps; the runs themselves take hours."""
 
 import json
-import subprocess
-import sys
+import signal
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from PIL import Image
+from typer import Typer
+from typer.testing import CliRunner
 
 
 def result(variant: str, steps: int = 100) -> dict[str, Any]:
@@ -23,19 +27,27 @@ def result(variant: str, steps: int = 100) -> dict[str, Any]:
     }
 
 
-def curves(repository: Path, folder: Path, figures: str) -> subprocess.CompletedProcess[str]:
-    (folder / "figures.json").write_text(figures)
-    arguments = ["--only", "plain", "--only", "difficulty", "--json", folder / "figures.json"]
-    command = [sys.executable, repository / "benchmarks/curves.py", "stability", *arguments]
-    return subprocess.run(
-        [*command, "--picture", folder / "curves.png", "--out", folder / "out"], capture_output=True, text=True
-    )
+@pytest.fixture
+def curves(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Result]:
+    """The command, given figures of earlier starts."""
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # what it does on Ctrl-C is not what the tests do
+    app = Typer()
+    app.command()(import_module("curves").main)
+
+    def run(figures: str) -> Result:
+        (tmp_path / "figures.json").write_text(figures)
+        places = {"--json": "figures.json", "--picture": "curves.png", "--out": "out"}
+        given = [word for option, name in places.items() for word in (option, str(tmp_path / name))]
+        return CliRunner().invoke(app, ["stability", "--only", "plain", "--only", "difficulty", *given])
+
+    return run
 
 
-def test_figures_that_are_there_are_shown_and_kept_as_they_are(repository: Path, tmp_path: Path) -> None:
+def test_figures_that_are_there_are_shown_and_kept_as_they_are(curves: Callable[[str], Result], tmp_path: Path) -> None:
     figures = {"study": "stability", "results": [result("plain", steps=500), result("difficulty")]}
-    ran = curves(repository, tmp_path, json.dumps(figures))
-    assert (ran.returncode, ran.stderr) == (0, "")
+    ran = curves(json.dumps(figures))
+    assert (ran.exit_code, ran.stderr) == (0, "")
     assert "0.125" in ran.stdout
     assert ran.stdout.endswith("cpu a CPU\n")
     assert json.loads((tmp_path / "figures.json").read_text()) == figures
@@ -48,9 +60,11 @@ def test_figures_that_are_there_are_shown_and_kept_as_they_are(repository: Path,
     "figures",
     ["[", "[]", '{"study": "ranks", "results": []}', '{"study": "stability", "results": [{"variant": "plain"}]}'],
 )
-def test_a_file_of_other_figures_is_left_as_it_is(repository: Path, tmp_path: Path, figures: str) -> None:
-    ran = curves(repository, tmp_path, figures)
-    assert ran.returncode == 1
+def test_a_file_of_other_figures_is_left_as_it_is(
+    curves: Callable[[str], Result], tmp_path: Path, figures: str
+) -> None:
+    ran = curves(figures)
+    assert ran.exit_code == 1
     assert "figures.json: holds no figures of this study; move it away, or give another --json" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
     assert (tmp_path / "figures.json").read_text() == figures

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def test_every_script_and_machine_is_named_by_its_name() -> None:
         assert (REPOSITORY / "configs/machine" / machine).is_file()
 
 
+@cache
 def composed(recipe: str, *overrides: str) -> DictConfig:
     return compose_config(CONFIGS, recipe, *overrides)
 

@@ -510,11 +510,11 @@ def test_any_text_has_a_score(text, profile, answer_format):
 
 @pytest.mark.parametrize("name", load_benchmark().worst_cases(1000))
 def test_the_worst_cases_stay_fast(name):
-    text = load_benchmark().worst_cases(1_000_000)[name]
+    text = load_benchmark().worst_cases(300_000)[name]
     start = time.process_time()
     for profile in PROFILES:
         score(text, NINE, profile=profile, length_reward=LENGTH)
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 0.9
 
 
 # --- what a puzzle says of itself -------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from jigsaw.errors import JigsawError
 from jigsaw.shapes import Shapes
@@ -13,6 +12,9 @@ TOWER = {"depth": 3, "hidden_size": 160, "intermediate_size": 300, "num_heads": 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("nested", [True, False])
 def test_parameters_are_those_of_the_model(tied: bool, nested: bool) -> None:
+    # Imported here: it takes seconds, and all processes of the tests read this file.
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
     text = {"hidden_size": 256, "intermediate_size": 500, "num_hidden_layers": 3, "vocab_size": 900}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     config = Qwen2_5_VLConfig(

@@ -8,6 +8,7 @@ Nothing here seeks: where a key frame is announced but groups of pictures are op
 another frame than the one that was asked for.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,9 @@ _CONVERT = "convert it, for example with: ffmpeg -i VIDEO -c:v libx264 OTHER.mp4
 
 _TRIED = 32
 """Frames that are decoded to see whether they are shown as the packets say; decoders hold back 16 at most."""
+
+_LONGEST = 200
+"""Times its width that a frame may be long."""
 
 JPEG_QUALITY = 95
 """Of extracted frames, with colour at full resolution: 38 dB and more against what was decoded."""
@@ -101,21 +105,30 @@ class Bounds:
     max_pixels: int
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) after qwen-vl-utils' smart resize.
+        """(height, width) that qwen-vl-utils' ``smart_resize`` gives, float for float.
+
+        Written anew, as the library brings torch and torchvision along: seconds for every process that reads videos.
 
         Raises:
             ValueError: if the picture is too narrow or the limits are too tight for any size.
         """
-        # Imported here: it brings torchvision along.
-        from qwen_vl_utils.vision_process import smart_resize  # type: ignore[import-untyped]
-
-        size: tuple[int, int] = smart_resize(height, width, self.factor, self.min_pixels, self.max_pixels)
-        if min(size) < self.factor:
+        if max(height, width) > _LONGEST * min(height, width):
+            raise ValueError(
+                f"{width}×{height} pixels are too narrow; a side may be {_LONGEST} times the other at most"
+            )
+        down, across = (max(1, round(side / self.factor)) for side in (height, width))
+        if down * across * self.factor**2 > self.max_pixels:
+            scale = math.sqrt(height * width / self.max_pixels)
+            down, across = (math.floor(side / scale / self.factor) for side in (height, width))
+        elif down * across * self.factor**2 < self.min_pixels:
+            scale = math.sqrt(self.min_pixels / (height * width))
+            down, across = (math.ceil(side * scale / self.factor) for side in (height, width))
+        if not down or not across:
             raise ValueError(
                 f"{width}×{height} pixels cannot be scaled to {self.max_pixels} or fewer with sides that are multiples "
                 f"of {self.factor}"
             )
-        return size
+        return down * self.factor, across * self.factor
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
@@ -291,11 +304,11 @@ def _resized(frame: Pixels, size: tuple[int, int]) -> Pixels:
 
     qwen-vl-utils goes by way of floats. In whole numbers it takes a tenth of the time, and every machine rounds alike.
     """
+    if frame.shape[:2] == size:
+        return frame
     import torch
     from torch.nn.functional import interpolate
 
-    if frame.shape[:2] == size:
-        return frame
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
     try:
         scaled = interpolate(pixels, size, mode="bicubic", antialias=True)

@@ -138,7 +138,7 @@ class VideoOptions(Options):
             look=partial(check_video, media_root=media_root.absolute(), options=self, frames=frames),
             row=partial(video_row, options=self),
             schema=video_schema(),
-            libraries=("av", "torch", "qwen-vl-utils"),
+            libraries=("av", "torch"),
             shard_size=SHARD_SIZE,
             time_limit=DECODE_LIMIT if self.verify or frames is not None else PROBE_LIMIT,
             frames=frames,

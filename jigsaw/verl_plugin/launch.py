@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -199,12 +200,18 @@ def _compose(folder: Path, recipe: str, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
+@cache  # to compose it takes a second
+def _as_it_is(folder: Path, recipe: str) -> DictConfig:
+    """A recipe's config without overrides, to be read alone."""
+    return compose_config(folder, recipe)
+
+
 def _check_numbers(folder: Path, recipe: str, given: Sequence[str]) -> None:
     """Raise :class:`Problems` where a number of the recipe is overridden by a word."""
     words = {parsed.key_or_group: value for parsed in _parse(given) if isinstance(value := parsed.value(), str)}
     words = {key: value for key, value in words.items() if "$" not in value}
-    if words:  # to compose anew takes a second
-        base = compose_config(folder, recipe)
+    if words:
+        base = _as_it_is(folder, recipe)
         wrong = [
             f"{key}={value}: must be a number, as {number} is"
             for key, value in words.items()
@@ -221,7 +228,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 def _unknown(folder: Path, recipe: str, overrides: Sequence[str]) -> Iterator[str]:
     """A line for each override of what the recipe does not have, with the names that come nearest."""
-    known = list(_names(OmegaConf.to_container(compose_config(folder, recipe))))
+    known = list(_names(OmegaConf.to_container(_as_it_is(folder, recipe))))
     for parsed in _parse(overrides):
         key = parsed.key_or_group
         if parsed.is_add() or parsed.is_force_add() or key.startswith("hydra.") or key in known or "." not in key:

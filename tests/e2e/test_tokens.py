@@ -1,13 +1,15 @@
-"""The tokens that are worked out from sizes are those that Qwen2.5-VL's processor makes."""
+"""Tokens that are worked out from sizes are those of Qwen2.5-VL's processor, sizes of frames those of qwen-vl-utils."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from qwen_vl_utils.vision_process import smart_resize
 from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
 from jigsaw import cut, plan
 from jigsaw.media.image import tile_boxes
+from jigsaw.media.video import Bounds
 from jigsaw.prepare.images import ImageOptions, check_picture, image_row, tile_tokens
 from jigsaw.prepare.scenes import DepthOptions, depth_row
 from jigsaw.prepare.videos import VideoOptions, check_video, video_row
@@ -79,6 +81,26 @@ def test_tokens_of_any_size(size, factor, width, height):
             vision.tokens((width, height, 1))
     else:
         assert vision.tokens((width, height, 1)) == patches // 4
+
+
+SIDES = st.integers(1, 50) | st.integers(1, 3000)
+
+
+@example(1, 200, 28, 1, 9)
+@example(1, 201, 28, 1, 9)
+@given(SIDES, SIDES, st.sampled_from([14, 28, 32]), st.integers(1, 400), st.integers(0, 400))
+@settings(deadline=None)
+def test_sizes_of_frames(height, width, factor, least, more):
+    limits = 1000 * least, 1000 * (least + more)
+    try:
+        expected = smart_resize(height, width, factor, *limits)
+    except ValueError:
+        expected = (0, 0)
+    if 0 in expected:
+        with pytest.raises(ValueError, match=r"too narrow|cannot be scaled"):
+            Bounds(factor, *limits).size(height, width)
+    else:
+        assert Bounds(factor, *limits).size(height, width) == expected
 
 
 @given(st.tuples(st.integers(84, 5000), st.integers(84, 5000)), st.tuples(st.integers(1, 5), st.integers(2, 5)))

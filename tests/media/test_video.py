@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import resize
 
 from jigsaw.errors import JigsawError, MediaError
 from jigsaw.media import video as media
@@ -212,7 +210,11 @@ def test_rate_of_a_clip_counts_the_time_that_its_frames_stand_for(films):
     assert other.fps == 0.5
 
 
+@pytest.mark.e2e  # for the library, which takes seconds to import
 def test_frames_are_scaled_as_qwen_vl_utils_scales_them(films):
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import resize
+
     bounds = Bounds(factor=14, min_pixels=1, max_pixels=40 * 40)
     (scaled,) = read_clips(films["h264"], WANTED[:1], probe(films["h264"]), bounds=bounds)
     whole = torch.from_numpy(all_frames(films["h264"])[list(WANTED[0])]).permute(0, 3, 1, 2)
@@ -313,7 +315,7 @@ def test_a_size_that_cannot_be_is_an_error(films, tmp_path):
     with pytest.raises(MediaError, match=r"h264\.mp4: 64×48 pixels cannot be scaled to 300 or fewer"):
         read_clips(films["h264"], WANTED, probe(films["h264"]), bounds=Bounds(28, 1, 300))
     ribbon = encode(tmp_path / "ribbon.mp4", [np.zeros((4, 1000, 3), np.uint8)] * 4)
-    with pytest.raises(MediaError, match=r"ribbon\.mp4: .*aspect ratio"):
+    with pytest.raises(MediaError, match=r"ribbon\.mp4: 1000×4 pixels are too narrow"):
         read_clips(ribbon, ((0, 1),), probe(ribbon), bounds=Bounds(28, 1, 10**5))
 
 

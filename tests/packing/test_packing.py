@@ -1,19 +1,24 @@
-"""A pack gives the loss and the gradients of transformers' own model, one sequence at a time."""
+"""A pack gives the loss and the gradients of transformers' own model, one sequence at a time.
+
+The model is imported where it is built: it takes seconds, and all processes of the tests read this file.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from jigsaw.packing.attention import attend
 from jigsaw.packing.head import log_probs
 from jigsaw.packing.layout import Layout
-from jigsaw.packing.model import take_packs, use_packed_attention
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
 IMAGE, VIDEO, START, END, VOCABULARY = 90, 91, 92, 93, 97
 
@@ -26,7 +31,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def build(tied: bool) -> Qwen2_5_VLForConditionalGeneration:
+def build(tied: bool) -> "Qwen2_5_VLForConditionalGeneration":
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
     torch.manual_seed(0)
     config = Qwen2_5_VLConfig(
         text_config={
@@ -85,7 +92,7 @@ def draw(
     )  # fmt: skip
 
 
-def positions(model: Qwen2_5_VLForConditionalGeneration, group: Group, ids: Tensor) -> Tensor:
+def positions(model: "Qwen2_5_VLForConditionalGeneration", group: Group, ids: Tensor) -> Tensor:
     """transformers' own, ``(3, tokens)``, of a whole sequence."""
     kinds = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
     grids = {name: value for name, value in group.media().items() if name.endswith("thw")}
@@ -97,7 +104,7 @@ def weights(n: int) -> Tensor:
     return torch.randn(n, generator=torch.Generator().manual_seed(n))
 
 
-def plain(model: Qwen2_5_VLForConditionalGeneration, groups: list[Group]) -> tuple[Tensor, Tensor]:
+def plain(model: "Qwen2_5_VLForConditionalGeneration", groups: list[Group]) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies of the response tokens, from one sequence after another."""
     chosen, entropies = [], []
     for group in groups:
@@ -111,7 +118,7 @@ def plain(model: Qwen2_5_VLForConditionalGeneration, groups: list[Group]) -> tup
     return torch.cat(chosen), torch.cat(entropies)
 
 
-def packed(model: Qwen2_5_VLForConditionalGeneration, groups: list[Group]) -> tuple[Tensor, Tensor]:
+def packed(model: "Qwen2_5_VLForConditionalGeneration", groups: list[Group]) -> tuple[Tensor, Tensor]:
     layout = lay(groups)
     media: dict[str, list[Tensor]] = {}
     for group in groups:
@@ -138,6 +145,12 @@ def loss(chosen: Tensor, entropies: Tensor) -> Tensor:
 def assert_close(found: Tensor, wanted: Tensor, name: str, tolerance: float = 1e-5) -> None:
     error = (found - wanted).norm() / wanted.norm().clamp(min=1e-12)
     assert error < tolerance, f"{name}: {error:.1e}"
+
+
+def take_packs(model: "Qwen2_5_VLForConditionalGeneration") -> "Qwen2_5_VLForConditionalGeneration":
+    from jigsaw.packing.model import take_packs
+
+    return take_packs(model)
 
 
 def assert_equal(groups: list[Group], tied: bool, checkpointing: bool = False) -> None:
@@ -291,6 +304,8 @@ def test_the_plain_model_stays_selectable() -> None:
     model = take_packs(build(tied=False))
     with pytest.raises(ValueError, match="give the model a pack, or use 'sdpa'"):
         plain(model, groups)
+    from jigsaw.packing.model import use_packed_attention
+
     use_packed_attention(model, packed=False)
     assert torch.equal(plain(model, groups)[0], wanted[0])
 

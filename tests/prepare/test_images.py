@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import ray
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -44,7 +43,7 @@ from jigsaw.prepare.ray_work import work_on_ray
 from jigsaw.reader import MEMORY, json_line
 from jigsaw.rows import read_rows, read_table
 
-pytestmark = pytest.mark.usefixtures("shared_ray")
+pytestmark = pytest.mark.usefixtures("one_reader")
 
 PICTURES = 2 * SHARD_SIZE + 100  # three shards
 VAL = 40
@@ -246,12 +245,16 @@ def test_another_seed_gives_another_split():
 # ------------------------------------------------------------------------------------------------------ the same bytes
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_bytes_do_not_depend_on_workers(media, undisturbed, tmp_path, workers):
     prepare(media, tmp_path / "out", workers=workers, val=VAL)
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize("words", [("ray::_work_part", "ray::IDLE"), ("jigsaw.reader",)])
 def test_workers_and_readers_that_are_killed(media, undisturbed, tmp_path, children_named, words):
     """Once a shard is finished the others are at work; workers or readers are killed, and nothing of it shows."""
@@ -269,7 +272,10 @@ def test_workers_and_readers_that_are_killed(media, undisturbed, tmp_path, child
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 def test_a_cluster_gives_the_same_bytes(media, undisturbed, tmp_path):
+    import ray
+
     address = ray.get_runtime_context().gcs_address
     result = run(media, tmp_path / "out", "--ray-address", address)
     assert (result.returncode, result.stderr) == (0, "")
@@ -325,6 +331,7 @@ def test_half_written_files_of_a_killed_run_are_removed(tmp_path):
     assert {path.name for path in out.glob("*.tmp")} == {"mine.tmp"}
 
 
+@pytest.mark.e2e
 def test_killed_at_any_time(media, undisturbed, tmp_path):
     out = tmp_path / "out"
     with subprocess.Popen(command(media, out), stdout=subprocess.DEVNULL) as process:
@@ -733,6 +740,8 @@ def worked(items: list[Any], workers: int = 2, time_limit: float = 60) -> list[l
     return [json.loads(line) for _, lines in sorted(found.items()) for line in lines]
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_file_that_kills_its_reader_costs_one_reject(workers):
     good = partial(list, [{"width": 1}])
@@ -750,18 +759,24 @@ def test_a_file_that_kills_its_reader_costs_one_reject(workers):
     ]
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 def test_a_file_on_which_its_reader_hangs_costs_one_reject():
     good = partial(list, [{"width": 1}])
     reasons = [entry.get("reason") for (entry,) in worked([good, partial(time.sleep, 600), good], time_limit=0.5)]
     assert reasons == [None, "the reader took longer than 0.5 s", None]
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 def test_a_reader_that_dies_by_chance_is_asked_again(tmp_path):
     once = tmp_path / "once"
     script = f"test -e {once} && echo read || {{ touch {once}; kill -9 $PPID; }}"
     assert worked([partial(subprocess.getoutput, script)]) == ["read"]
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 def test_an_error_in_a_worker_is_not_hidden():
     with pytest.raises(RuntimeError, match="invalid literal for int"):
         worked([list, partial(int, "x")])
@@ -785,6 +800,8 @@ def test_the_command_prints_a_table_or_json(tmp_path):
     assert str(result.exception).count("grid 3x3 (now 2x2)") == 1
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 def test_work_that_fails_ends_the_run_and_not_the_process():
     """Ray itself ended the process, now and then, when it was told to cancel what had just failed."""
     for _ in range(4):

@@ -38,7 +38,7 @@ from jigsaw.tasks.depth import rescaled
 from jigsaw.tokens import media_tokens, text_tokens
 from jigsaw.toy.rgbd import COLOUR_SIZE, LOST, render_views, sens_bytes, write_scene
 
-pytestmark = pytest.mark.usefixtures("shared_ray")
+pytestmark = pytest.mark.usefixtures("one_reader")
 
 RAW, EXPORT = "scans/scene0000_00/scene0000_00", "scans/scene0000_01"
 SUBSET, LAB = "scannet_frames_25k/scene0001_00", "lab/désk 图"
@@ -562,12 +562,16 @@ def test_nothing_fit_is_one_line(rooms, tmp_path):
 # ------------------------------------------------------------------------------------------------------ the same bytes
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_bytes_do_not_depend_on_workers(media, undisturbed, tmp_path, workers):
     prepare(media, tmp_path / "out", workers=workers, val=1, extract_frames=tmp_path / "frames")
     assert hashes(tmp_path) == hashes(undisturbed)
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 def test_readers_that_are_killed_and_half_written_frames(media, undisturbed, tmp_path, children_named):
     half = tmp_path / "frames" / RAW / ".000000.jpg.1.tmp"
     half.parent.mkdir(parents=True)

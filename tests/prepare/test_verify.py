@@ -26,7 +26,7 @@ from jigsaw.toy import rows as by_hand
 from jigsaw.toy.rgbd import render_views, write_scene
 from jigsaw.toy.videos import write_video
 
-pytestmark = pytest.mark.usefixtures("shared_ray")
+pytestmark = pytest.mark.usefixtures("one_reader")
 
 SHORT = VideoOptions(clips=2, max_pixels=28 * 28 * 4, max_frames=4)
 

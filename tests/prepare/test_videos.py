@@ -30,7 +30,7 @@ from jigsaw.tasks.video import clip_indices
 from jigsaw.tokens import media_tokens, text_tokens
 from jigsaw.toy.videos import write_video
 
-pytestmark = pytest.mark.usefixtures("shared_ray")
+pytestmark = pytest.mark.usefixtures("one_reader")
 
 OUTPUTS = {"train.parquet", "val.parquet", "rejected.jsonl", "manifest.json"}
 SHORT = {"clips": 2, "min_seconds": 2, "max_pixels": 28 * 28 * 4, "max_frames": 4}
@@ -432,6 +432,8 @@ def test_frames_do_not_leave_their_folder_by_a_link(film, tmp_path):
 # ------------------------------------------------------------------------------------------------------ the same bytes
 
 
+@pytest.mark.e2e
+@pytest.mark.usefixtures("shared_ray")
 def test_bytes_do_not_depend_on_workers(media, undisturbed, tmp_path):
     prepare(media, tmp_path / "out", workers=3, val=3, extract_frames=tmp_path / "frames")
     assert hashes(tmp_path) == hashes(undisturbed)

@@ -15,7 +15,7 @@ from jigsaw.rows import read_rows
 from jigsaw.tasks import build_puzzle
 from jigsaw.toy.crops import SIDE, SPAN, CropOptions, crop_box, write_crops
 
-pytestmark = pytest.mark.usefixtures("shared_ray")
+pytestmark = pytest.mark.usefixtures("one_reader")
 
 SIDES = st.integers(2, 5000)
 

@@ -59,32 +59,6 @@ def test_what_a_recipe_builds_on_is_found_in_a_folder_of_any_name(name: str) -> 
     assert parsed.value() == [f"file:///{name}", "file:///other"]
 
 
-def test_the_wheel_trains_without_the_clone(repository: Path, tmp_path: Path) -> None:
-    """As installed in an environment that knows no clone: recipes come with it, and no message names a script."""
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
-    subprocess.run(build, cwd=repository, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "installed")
-    assert (tmp_path / "installed/jigsaw/configs/models/qwen2_5_vl_7b.yaml").is_file()
-    code = (
-        "from jigsaw.cli import main; from jigsaw import machine as m; import sys\n"
-        "print(m.SETUP, m.SETUP_GPU, m.QUICKSTART, m.CPU_SHELL, sep='\\n', file=sys.stderr); main()"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-c", code, "train", "image", "--cfg", "job"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert OmegaConf.create(shown.stdout).trainer.default_local_dir == f"{tmp_path}/outputs/image_jigsaw/checkpoints"
-    torch = next(pin for pin in pins() if pin.package == "torch" and pin.extra == "train")
-    assert f"torch=={torch.wanted}" in shown.stderr
-    assert "train_scripts" not in shown.stderr
-
-
 def test_all_names_that_are_unknown_are_said_with_the_nearest() -> None:
     given = ["data.trian_files=x", "trainer.n_gpu_per_node=4", "actor.clip_ratio_low=3", "data.quite_another=1"]
     with pytest.raises(JigsawError) as raised:
@@ -178,32 +152,51 @@ def test_a_check_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_launcher_and_checks_load_neither_torch_nor_verl(tmp_path: Path) -> None:
-    """By the real command: it answers at once, starts nothing and makes nothing."""
+def test_the_wheel_checks_a_start_at_once_and_without_the_clone(repository: Path, tmp_path: Path) -> None:
+    """By the real command, as installed where there is no clone: it loads neither torch nor verl, and makes nothing."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, cwd=repository, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    assert (tmp_path / "installed/jigsaw/configs/models/qwen2_5_vl_7b.yaml").is_file()
+    here = tmp_path / "here"
+    here.mkdir()
     code = (
         "import sys; sys.argv[0] = 'jigsaw'\n"
         "from jigsaw.cli import main\n"
         "try: main()\n"
-        "finally: print(sorted({'torch', 'verl', 'vllm', 'transformers'} & set(sys.modules)))"
+        "finally:\n"
+        "    from jigsaw import machine as m; from jigsaw.verl_plugin.launch import CONFIGS, OUTPUTS\n"
+        "    print(sorted({'torch', 'verl', 'vllm', 'transformers'} & set(sys.modules)))\n"
+        "    print(CONFIGS, OUTPUTS.resolve(), m.SETUP, m.SETUP_GPU, m.QUICKSTART, m.CPU_SHELL, sep='\\n')"
     )
-    given = [f"data.train_files={tmp_path}/no.parquet", f"trainer.default_local_dir={tmp_path}/run"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VERL_")}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(tmp_path / "installed")}
     ended = subprocess.run(
-        [sys.executable, "-c", code, "train", "image", *given], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", code, "train", "image", "data.train_files=no.parquet"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert ended.returncode == 1
-    assert ended.stdout == "[]\n"
+    loaded, configs, outputs, *advised = ended.stdout.splitlines()
+    assert loaded == "[]"
+    assert (configs, outputs) == (f"{tmp_path}/installed/jigsaw/configs", f"{here}/outputs")
+    assert "train_scripts" not in " ".join(advised)
+    torch = next(pin for pin in pins() if pin.package == "torch" and pin.extra == "train")
+    assert f"torch=={torch.wanted}" in advised[0]
     lines = ended.stderr.splitlines()
     assert all(line.startswith("error: ") for line in lines), ended.stderr
     for said in (
         "data.media_root is not set",
-        f"{tmp_path}/no.parquet: no such file",
+        "no.parquet: no such file",
         "no held-out rows to test on: set data.val_files",
         "actor_rollout_ref.model.path is Qwen/Qwen2.5-VL-7B-Instruct: neither a folder nor in the hub's cache",
     ):
         assert any(said in line for line in lines), said
-    assert list(tmp_path.iterdir()) == []
+    assert list(here.iterdir()) == []
 
 
 def test_a_recipe_may_name_its_folder(tmp_path: Path) -> None:
