@@ -257,16 +257,19 @@ ASKED = {
 def test_training_scores_a_reply_as_a_user_does_by_hand(
     config: DictConfig, processor: Any, tmp_path: Path, options: dict[str, Any]
 ) -> None:
+    def row(make: Any, asked: str, said: str | None, source: str = "") -> dict[str, Any]:
+        own = make(answer_format=asked)
+        prompt, name = own["prompt"], own["data_source"] + source
+        return {**released(own), "data_source": name, "prompt": prompt, "extra_info": {"answer_format": said}}
+
     kinds = [
         partial(image_row, "a.png", (2, 3)),
         partial(depth_row, "a.png", [[9, 20 * n] for n in range(6)]),
         partial(video_row, "a.mp4", 6),
     ]
-    rows = [make(id=f"{asked}-{n}", answer_format=asked) for asked in ASKED for n, make in enumerate(kinds)]
+    rows = [row(make, asked, asked) for asked in ASKED for make in kinds]
     # Released rows say nothing of their own.
-    rows += [released(make()) for make in kinds]
-    for row in [make(answer_format="plain") for make in kinds]:
-        rows.append({**released(row), "data_source": f"{row['data_source']}_nothink", "prompt": row["prompt"]})
+    rows += [row(make, "boxed", None) for make in kinds] + [row(make, "plain", None, "_nothink") for make in kinds]
     pq.write_table(_table(rows), tmp_path / "rows.parquet")
     files = str(tmp_path / "rows.parquet")
     wanted = {"train_files": files, "train_batch_size": len(rows), "total_training_steps": 2}
