@@ -877,3 +877,12 @@ def test_a_start_that_cannot_be_is_one_line_by_the_script_too(repository: Path) 
     assert stopped.returncode == 1
     (line,) = stopped.stderr.splitlines()
     assert line.startswith("error: there is no recipe configs/imgae.yaml")
+
+
+def test_verl_still_gives_no_mode_away_twice() -> None:
+    from verl.trainer.ppo.v1 import register_trainer
+    from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+    other = type("Other", (PPOTrainerSync,), {})
+    with pytest.raises(ValueError, match="'sync' is already registered"):
+        register_trainer("sync")(other)

@@ -241,27 +241,42 @@ ROLLOUT = "actor_rollout_ref.rollout"
 
 
 @pytest.mark.parametrize(
-    ("recipe", "given", "length", "sequences"),
+    ("recipe", "changes", "length", "sequences"),
     [
-        ("image", [], 10240, 512),  # 256 prompts × 16 responses / 8 engines
-        ("video", [], 10240, 256),
-        ("image", ["machine=gpu_4"], 10240, 1024),
-        ("image", ["machine=gpu_1"], 10240, 1024),  # of 4096
-        ("image", [f"{ROLLOUT}.tensor_model_parallel_size=2", "trainer.nnodes=2"], 10240, 512),
-        ("image", ["data.train_batch_size=7", f"{ROLLOUT}.n=3"], 10240, 3),  # of 21, on 8 engines
-        ("image", ["data.max_prompt_length=1000", "data.max_response_length=24"], 1024, 512),
-        ("image", [f"{ROLLOUT}.max_model_len=20000", f"{ROLLOUT}.max_num_seqs=64"], 20000, 64),
-        ("image", [f"{ROLLOUT}.max_num_seqs=2000"], 10240, 2000),
-        ("quickstart", [], 640, 128),  # its own
+        ("image", {}, 10240, 512),  # 256 prompts × 16 responses / 8 engines
+        ("video", {}, 10240, 256),
+        ("image", {"trainer.n_gpus_per_node": 4}, 10240, None),  # verl's 1024 are enough
+        ("image", {f"{ROLLOUT}.tensor_model_parallel_size": 2, "trainer.nnodes": 2}, 10240, 512),
+        ("image", {"data.train_batch_size": 7, f"{ROLLOUT}.n": 3}, 10240, 3),  # of 21, on 8 engines
+        ("image", {"data.max_prompt_length": 1000, "data.max_response_length": 24}, 1024, 512),
+        ("image", {f"{ROLLOUT}.max_model_len": 20000, f"{ROLLOUT}.max_num_seqs": 64}, None, None),
+        ("quickstart", {}, None, None),  # its own
     ],
 )
-def test_vllm_is_sized_by_the_batch(recipe: str, given: list[str], length: int, sequences: int) -> None:
-    start = plan_start(recipe, given)
-    rollout = start.config.actor_rollout_ref.rollout
-    assert (rollout.max_model_len, rollout.max_num_seqs) == (length, sequences)
+def test_vllm_is_sized_by_the_batch(
+    recipe: str, changes: dict[str, int], length: int | None, sequences: int | None
+) -> None:
+    config = launch._as_it_is(launch.CONFIGS, recipe).copy()
+    for name, value in changes.items():
+        OmegaConf.update(config, name, value)
+    sizes = {"max_model_len": length, "max_num_seqs": sequences}
+    assert launch._sizes(config) == [f"{ROLLOUT}.{name}={size}" for name, size in sizes.items() if size]
+
+
+def test_verl_composes_the_sizes_that_are_planned() -> None:
+    given = [f"{ROLLOUT}.n=8"]
+    start = plan_start("image", given)
     ours = [value for value in start.arguments if value.startswith(ROLLOUT)]
-    composed = launch.compose_config(launch.CONFIGS, recipe, *ours, *given).actor_rollout_ref.rollout  # as verl does
-    assert (composed.max_model_len, composed.max_num_seqs) == (length, sequences)
+    composed = launch.compose_config(launch.CONFIGS, "image", *ours, *given).actor_rollout_ref.rollout
+    planned = start.config.actor_rollout_ref.rollout
+    assert (composed.max_model_len, composed.max_num_seqs) == (10240, 256)
+    assert (planned.max_model_len, planned.max_num_seqs) == (10240, 256)
+
+
+@pytest.mark.parametrize("given", [f"{ROLLOUT}.max_num_seqs=2000", f"{ROLLOUT}.max_model_len=20000"])
+def test_a_size_that_is_given_stays(given: str) -> None:
+    name, _, value = given.rpartition("=")
+    assert OmegaConf.select(plan_start("image", [given]).config, name) == int(value)
 
 
 def test_a_batch_that_is_no_number_is_one_line() -> None:

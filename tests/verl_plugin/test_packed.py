@@ -2,8 +2,6 @@
 
 import pytest
 from omegaconf import OmegaConf
-from verl.trainer.ppo.v1 import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from jigsaw.verl_plugin.packed import needs_log_probs
 
@@ -42,9 +40,3 @@ def test_one_update_on_the_policys_own_words_needs_no_pass_before_it() -> None:
 )
 def test_whatever_reads_the_policy_before_the_update_keeps_the_pass(option: str, value: object) -> None:
     assert needs_log_probs(config(**{option: value}))
-
-
-def test_verl_still_gives_no_mode_away_twice() -> None:
-    other = type("Other", (PPOTrainerSync,), {})
-    with pytest.raises(ValueError, match="'sync' is already registered"):
-        register_trainer("sync")(other)

@@ -11,6 +11,8 @@ from verl.utils.debug.metrics import calculate_debug_metrics
 
 from jigsaw.verl_plugin.agreement import FURTHEST, agreement_metrics, agreement_sums
 
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
 
 def joined(parts: list[dict[str, float]]) -> dict[str, float]:
     return {name: (max if name == FURTHEST else sum)(part[name] for part in parts) for name in parts[0]}
