@@ -2,7 +2,7 @@
 # Sets up what the tests need and runs them.
 #
 #   bash tests/run.sh                  unit tests, then the real stack end to end (verl, Ray, vLLM on the CPU)
-#   bash tests/run.sh --fast           unit tests alone, with fewer drawn examples; under a minute on 2 cores
+#   bash tests/run.sh --fast           unit tests that need no second process, with fewer drawn examples: under a minute
 #   bash tests/run.sh --slow           everything, also what takes long
 #   bash tests/run.sh --slow faults    one part of what takes long: faults, learning, media or training
 #   bash tests/run.sh -k reward -x     further arguments go to pytest
@@ -12,7 +12,7 @@ bash train_scripts/setup.sh
 source train_scripts/env_cpu.sh
 
 unit_tests() {
-    .venv/bin/python -m pytest -m "not e2e" --numprocesses=2 --dist=loadfile "$@"
+    .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
 }
 
 case ${1:-} in
@@ -21,10 +21,10 @@ case ${1:-} in
     .venv/bin/ruff format --check .
     .venv/bin/mypy
     status=0
-    unit_tests || status=$?
+    unit_tests -m "not e2e" || status=$?
     .venv/bin/python -m pytest -m e2e || status=$?
     exit "$status"
     ;;
---fast) unit_tests --hypothesis-profile=quick "${@:2}" ;;
+--fast) unit_tests -m "not e2e and not processes" --hypothesis-profile=quick "${@:2}" ;;
 *) exec .venv/bin/python -m pytest "$@" ;;
 esac

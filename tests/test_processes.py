@@ -7,7 +7,11 @@ import time
 from multiprocessing import shared_memory
 from pathlib import Path
 
+import pytest
+
 from jigsaw.processes import MARK, kill_leftovers, processes_of
+
+pytestmark = pytest.mark.processes
 
 _HOLD = """
 import sys

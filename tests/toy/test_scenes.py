@@ -26,6 +26,7 @@ def test_a_scene_too_small_to_show_anything_is_refused():
         render_scene(0, 0, size=8)
 
 
+@pytest.mark.processes
 def test_scenes_are_the_same_in_another_process():
     program = (
         "import hashlib\nfrom jigsaw.toy.scenes import render_scene\n"

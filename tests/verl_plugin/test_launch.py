@@ -152,6 +152,7 @@ def test_a_check_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_the_wheel_checks_a_start_at_once_and_without_the_clone(repository: Path, tmp_path: Path) -> None:
     """By the real command, as installed where there is no clone: it loads neither torch nor verl, and makes nothing."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
@@ -312,6 +313,7 @@ def test_a_recipe_for_gpus_leaves_a_shell_for_the_cpu(monkeypatch: pytest.Monkey
     assert launch.leave_cpu(gpus) == []
 
 
+@pytest.mark.processes
 def test_what_is_left_is_said_and_the_checks_go_by_what_stays(tmp_path: Path) -> None:
     """By the real command: the hub is asked, which the shell had forbidden."""
     given = [f"trainer.default_local_dir={tmp_path}/run", "data.val_files=no.parquet", "data.train_files=no.parquet"]
