@@ -22,6 +22,7 @@ SLOW = {
     "learning": "a run must learn",
     "media": "the rest of the video formats",
     "training": "more real runs: stability options, awkward batches, unreadable media, true times",
+    "upstream": "what is worked around is still there; after a new version of verl, vLLM or torch",
 }
 """What takes too long for every run, in parts of 80 minutes at most; ``pytest.mark.slow("faults")`` makes one of it."""
 

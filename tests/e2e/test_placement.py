@@ -100,6 +100,7 @@ def _asks(code: str) -> str:
     return ended.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow("upstream")
 def test_verl_still_waits_for_a_placement_without_a_limit() -> None:
     said = _asks(
         "from unittest.mock import MagicMock\n"
@@ -110,6 +111,7 @@ def test_verl_still_waits_for_a_placement_without_a_limit() -> None:
     assert said.endswith("Asked: timeout=None"), "it has a limit now: remove the patch"
 
 
+@pytest.mark.slow("upstream")
 def test_the_queue_still_waits_for_its_actors_without_a_limit() -> None:
     said = _asks(
         "from unittest.mock import MagicMock\n"

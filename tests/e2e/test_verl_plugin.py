@@ -833,6 +833,7 @@ def _fails_without_us(code: str) -> str:
     return result.stderr
 
 
+@pytest.mark.slow("upstream")
 def test_verl_still_needs_the_position_ids_repacked() -> None:
     error = _fails_without_us(
         "import verl.utils.tensordict_utils as t, torch\nfrom tensordict import TensorDict\n"
@@ -845,6 +846,7 @@ def test_verl_still_needs_the_position_ids_repacked() -> None:
     assert "RuntimeError" in error
 
 
+@pytest.mark.slow("upstream")
 def test_torch_still_refuses_gloo_twice() -> None:
     error = _fails_without_us(
         "import os, torch, verl.utils.distributed as d\n"
@@ -855,6 +857,7 @@ def test_torch_still_refuses_gloo_twice() -> None:
     assert "cpu:gloo,cpu:gloo" in error
 
 
+@pytest.mark.slow("upstream")
 def test_verl_still_looks_for_the_distribution_vllm_alone() -> None:
     assert "vllm version None not supported" in _fails_without_us("import verl.third_party.vllm")
 

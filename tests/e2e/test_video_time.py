@@ -126,6 +126,7 @@ def test_vllm_can_still_size_its_memory_by_videos_without_metadata(tiny_model: P
     assert MULTIMODAL_REGISTRY.get_dummy_mm_inputs(ModelConfig(model=str(tiny_model), dtype="float32"), {"video": 1})
 
 
+@pytest.mark.slow("upstream")
 def test_vllm_still_drops_the_rate(tiny_model: Path) -> None:
     """When this fails, ``video_rates_reach_vllm`` can go."""
     code = (

@@ -39,6 +39,7 @@ def test_updates_reach_vllms_layers_with_the_patch() -> None:
     assert result.stdout.endswith("live\n"), result.stderr
 
 
+@pytest.mark.slow("upstream")
 def test_vllm_still_needs_the_patch() -> None:
     result = _run("")
     assert result.returncode != 0, "works without the patch now: remove it"
