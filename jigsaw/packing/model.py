@@ -1,24 +1,33 @@
-"""transformers' Qwen2.5-VL, trained on packs: a prompt passes through it and its tower once for all its responses."""
+"""transformers' Qwen2.5-VL and Qwen3-VL, trained on packs: a prompt passes through once for all its responses."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, Qwen2_5_VLForConditionalGeneration
+from transformers import AttentionInterface, Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
 
 from jigsaw.packing.attention import attend
 from jigsaw.packing.head import LogProbHead
 from jigsaw.packing.layout import Layout
-from jigsaw.packing.tower import Windows
+from jigsaw.packing.tower import Frames, Windows
 
 # No "flash" in the first name, and no mask function under it: transformers builds no mask then and looks for no packing
-# of its own. The second has it, as the tower hands all windows over at once to such an attention only.
+# of its own. The second has it, as the tower hands all segments over at once to such an attention only.
 TEXT_ATTENTION = "jigsaw_shared_prefix"
-TOWER_ATTENTION = "jigsaw_flash_windows"
+TOWER_ATTENTION = "jigsaw_flash_frames"
 
 
-class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
-    """Qwen2.5-VL that takes packs, and is transformers' own model for everything else."""
+class Packed(nn.Module):
+    """A model that takes packs, and is transformers' own for everything else: a base before transformers' class."""
+
+    tower: ClassVar[type[Frames]]
+    """What is worked out of the grids for its vision tower."""
+    config: Any
+    device: Any
+    model: Any
+    lm_head: Any
+    get_input_embeddings: Any
 
     def forward(self, *args: Any, pack: Layout | None = None, **inputs: Any) -> Any:
         """Log-probabilities and entropies ``(response tokens,)``, float32, in the order of the pack.
@@ -72,39 +81,84 @@ class PackedQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc
         )
         shown = [(token, patches, grid) for token, patches, grid in media if patches is not None and grid is not None]
         embeds = self.get_input_embeddings()(input_ids)
+        deep: dict[str, Any] = {}
         # One call of the tower, whatever there is: with sharded weights a call is a row of collectives.
         if shown:
-            grids = torch.cat([grid for *_, grid in shown]).cpu()
-            features = self._see(torch.cat([patches for _, patches, _ in shown]), grids)
-            for token, patches, _ in shown:
-                count = len(patches) // self.model.visual.spatial_merge_unit
-                # Of prompts alone: a response may hold the token too.
-                places = (input_ids == token) & (torch.arange(pack.tokens, device=self.device) < pack.prompt_tokens)
-                embeds = embeds.masked_scatter(places[..., None], features[:count].to(embeds))
-                features = features[count:]
+            seen = self._see(torch.cat([patches for _, patches, _ in shown]), torch.cat([grid for *_, grid in shown]))
+            # A response may hold the token too.
+            of_prompts = torch.arange(pack.tokens, device=self.device) < pack.prompt_tokens
+            places = [(input_ids == token) & of_prompts for token, *_ in shown]
+            counts = [len(patches) // self.model.visual.spatial_merge_unit for _, patches, _ in shown]
+            for place, features in zip(places, seen.pooler_output.split(counts), strict=True):
+                embeds = embeds.masked_scatter(place[..., None], features.to(embeds))
+            deep = _deepstack(places, _levels(seen))
         else:
             vision = self.config.vision_config
             merge = vision.spatial_merge_size
             blank = embeds.new_zeros(merge**2, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
-            embeds = embeds + 0.0 * self._see(blank, torch.tensor([[1, merge, merge]])).mean()
-        hidden = self.model.language_model(inputs_embeds=embeds, position_ids=position_ids, use_cache=False, pack=pack)
+            seen = self._see(blank, torch.tensor([[1, merge, merge]]))
+            embeds = embeds + 0.0 * sum(features.mean() for features in (seen.pooler_output, *_levels(seen)))
+        hidden = self.model.language_model(
+            inputs_embeds=embeds, position_ids=position_ids, use_cache=False, pack=pack, **deep
+        )
         return hidden.last_hidden_state[0]  # type: ignore[no-any-return]
 
-    def _see(self, patches: Tensor, grids: Tensor) -> Tensor:
-        windows = Windows(grids, self.config.vision_config, self.device).arguments()
-        seen = self.model.visual(patches.to(self.model.visual.dtype), grid_thw=grids.to(self.device), **windows)
-        return seen.pooler_output  # type: ignore[no-any-return]
+    def _see(self, patches: Tensor, grids: Tensor) -> Any:
+        grids = grids.cpu()
+        frames = self.tower(grids, self.config.vision_config, self.device).arguments()
+        return self.model.visual(patches.to(self.model.visual.dtype), grid_thw=grids.to(self.device), **frames)
 
 
-def take_packs(model: Qwen2_5_VLForConditionalGeneration) -> PackedQwen2_5_VL:
-    """The same model, its weights and hooks untouched, made to take packs. Before it is sharded."""
-    model.__class__ = PackedQwen2_5_VL
+class PackedQwen2_5_VL(Packed, Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen2.5-VL that takes packs."""
+
+    tower = Windows
+
+
+class PackedQwen3_VL(Packed, Qwen3VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen3-VL that takes packs."""
+
+    tower = Frames
+
+
+def _levels(seen: Any) -> Sequence[Tensor]:
+    """What a tower shows besides its last layer: Qwen3-VL's, to the first layers of the text."""
+    return seen.get("deepstack_features") or ()
+
+
+def _deepstack(places: list[Tensor], levels: Sequence[Tensor]) -> dict[str, Any]:
+    """What the text model takes of the levels, ``(features, size)``: in the order of the tokens that stand for them."""
+    if not levels:
+        return {}
+    order = torch.cat([place[0].nonzero()[:, 0] for place in places]).argsort() if len(places) > 1 else slice(None)
+    return {
+        "visual_pos_masks": torch.stack(places).any(0),
+        "deepstack_visual_embeds": [features[order] for features in levels],
+    }
+
+
+_FAMILIES = (PackedQwen2_5_VL, PackedQwen3_VL)
+
+
+def take_packs(model: Any) -> Any:
+    """The same model, its weights and hooks untouched, made to take packs. Before it is sharded.
+
+    Args:
+        model: transformers' Qwen2.5-VL or Qwen3-VL for conditional generation.
+
+    Raises:
+        ValueError: for another model.
+    """
+    packed = [family for family in _FAMILIES if type(model) in family.__bases__]
+    if not packed:
+        raise ValueError(f"{type(model).__name__} takes no packs: Qwen2.5-VL and Qwen3-VL do")
+    model.__class__ = packed[0]
     model.lm_head.__class__ = LogProbHead
     use_packed_attention(model)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
-def use_packed_attention(model: Qwen2_5_VLForConditionalGeneration, packed: bool = True) -> None:
+def use_packed_attention(model: Any, packed: bool = True) -> None:
     """Switch between the attention that takes packs and transformers' own ``sdpa``."""
     # Once the model stands: its constructor knows no attention of the text model alone.
     text, tower = (TEXT_ATTENTION, TOWER_ATTENTION) if packed else ("sdpa", "sdpa")
@@ -131,11 +185,11 @@ def _tower_attention(
     cu_seq_lens_q: Tensor,
     **inputs: Any,
 ) -> tuple[Tensor, None]:
-    windows: Windows | None = inputs.get("windows")
-    if windows is None:
+    frames: Frames | None = inputs.get("frames")
+    if frames is None:
         raise ValueError(f"{TOWER_ATTENTION!r} attends over packs only: give the model a pack, or use 'sdpa'")
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    return attend(q, k, v, windows.pieces(cu_seq_lens_q), scaling)[None], None
+    return attend(q, k, v, frames.pieces(cu_seq_lens_q), scaling)[None], None
 
 
 AttentionInterface.register(TEXT_ATTENTION, _text_attention)

@@ -18,7 +18,7 @@ from jigsaw.packing.head import log_probs
 from jigsaw.packing.layout import Layout
 
 if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers import PreTrainedModel
 
 IMAGE, VIDEO, START, END, VOCABULARY = 90, 91, 92, 93, 97
 
@@ -31,26 +31,33 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def build(tied: bool) -> "Qwen2_5_VLForConditionalGeneration":
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+TEXT = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+}  # fmt: skip
+TOWER = {
+    "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32, "patch_size": 2,
+    "initializer_range": 0.2,
+}  # fmt: skip
+IDS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
+
+
+def build(tied: bool, family: str = "qwen2_5_vl") -> "PreTrainedModel":
+    import transformers
 
     torch.manual_seed(0)
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
-            "tie_word_embeddings": tied, "initializer_range": 0.2,
-        },
-        vision_config={
-            "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
-            "patch_size": 2, "window_size": 8, "fullatt_block_indexes": [1], "tokens_per_second": 2,
-            "initializer_range": 0.2,
-        },
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END,
-        tie_word_embeddings=tied, initializer_range=0.2,
-    )  # fmt: skip
-    return Qwen2_5_VLForConditionalGeneration(config).train()
+    both = {**IDS, "tie_word_embeddings": tied, "initializer_range": 0.2}
+    if family == "qwen2_5_vl":
+        text = {**TEXT, "num_hidden_layers": 2, "tie_word_embeddings": tied}
+        tower = {**TOWER, "depth": 3, "window_size": 8, "fullatt_block_indexes": [1], "tokens_per_second": 2}
+        config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=tower, **both)
+        return transformers.Qwen2_5_VLForConditionalGeneration(config).train()
+    text = {**TEXT, "num_hidden_layers": 3, "head_dim": 16, "tie_word_embeddings": tied}
+    tower = {**TOWER, "depth": 3, "num_position_embeddings": 25, "deepstack_visual_indexes": [0, 2]}
+    config = transformers.Qwen3VLConfig(text_config=text, vision_config=tower, **both)
+    return transformers.Qwen3VLForConditionalGeneration(config).train()
 
 
 @dataclass
@@ -73,7 +80,11 @@ class Group:
 
 
 def draw(
-    images: list[tuple[int, int, int]], videos: list[tuple[int, int, int]], lengths: list[int], seed: int
+    images: list[tuple[int, int, int]],
+    videos: list[tuple[int, int, int]],
+    lengths: list[int],
+    seed: int,
+    family: str = "qwen2_5_vl",
 ) -> Group:
     """Text and the pictures between it; grids in patches, two of them a side of a token."""
     rng = torch.Generator().manual_seed(seed)
@@ -84,7 +95,9 @@ def draw(
     prompt = text(3)
     for token, grids in ((IMAGE, images), (VIDEO, videos)):
         for t, h, w in grids:
-            prompt += [START, *[token] * (t * h * w // 4), END, *text(2)]
+            shown = [1] * t if family == "qwen3_vl" else [t]  # Qwen3-VL has the time of a frame, as text, before each
+            for frames in shown:
+                prompt += [START, *[token] * (frames * h * w // 4), END, *text(2)]
     patches = {name: sum(t * h * w for t, h, w in grids) for name, grids in (("image", images), ("video", videos))}
     return Group(
         torch.tensor(prompt), [torch.tensor(text(n), dtype=torch.int64) for n in lengths], images, videos,
@@ -92,7 +105,7 @@ def draw(
     )  # fmt: skip
 
 
-def positions(model: "Qwen2_5_VLForConditionalGeneration", group: Group, ids: Tensor) -> Tensor:
+def positions(model: "PreTrainedModel", group: Group, ids: Tensor) -> Tensor:
     """transformers' own, ``(3, tokens)``, of a whole sequence."""
     kinds = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
     grids = {name: value for name, value in group.media().items() if name.endswith("thw")}
@@ -104,7 +117,7 @@ def weights(n: int) -> Tensor:
     return torch.randn(n, generator=torch.Generator().manual_seed(n))
 
 
-def plain(model: "Qwen2_5_VLForConditionalGeneration", groups: list[Group]) -> tuple[Tensor, Tensor]:
+def plain(model: "PreTrainedModel", groups: list[Group]) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies of the response tokens, from one sequence after another."""
     chosen, entropies = [], []
     for group in groups:
@@ -118,7 +131,7 @@ def plain(model: "Qwen2_5_VLForConditionalGeneration", groups: list[Group]) -> t
     return torch.cat(chosen), torch.cat(entropies)
 
 
-def packed(model: "Qwen2_5_VLForConditionalGeneration", groups: list[Group]) -> tuple[Tensor, Tensor]:
+def packed(model: "PreTrainedModel", groups: list[Group]) -> tuple[Tensor, Tensor]:
     layout = lay(groups)
     media: dict[str, list[Tensor]] = {}
     for group in groups:
@@ -147,14 +160,14 @@ def assert_close(found: Tensor, wanted: Tensor, name: str, tolerance: float = 1e
     assert error < tolerance, f"{name}: {error:.1e}"
 
 
-def take_packs(model: "Qwen2_5_VLForConditionalGeneration") -> "Qwen2_5_VLForConditionalGeneration":
+def take_packs(model: "PreTrainedModel") -> "PreTrainedModel":
     from jigsaw.packing.model import take_packs
 
     return take_packs(model)
 
 
-def assert_equal(groups: list[Group], tied: bool, checkpointing: bool = False) -> None:
-    model = build(tied)
+def assert_equal(groups: list[Group], tied: bool, checkpointing: bool = False, family: str = "qwen2_5_vl") -> None:
+    model = build(tied, family)
     expected = plain(model, groups)
     loss(*expected).backward()
     wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -185,6 +198,7 @@ IMAGES = [(1, 6, 4), (1, 4, 4), (1, 8, 10)]
 VIDEOS = [(3, 4, 6), (2, 6, 4)]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize(
     "groups",
@@ -193,11 +207,13 @@ VIDEOS = [(3, 4, 6), (2, 6, 4)]
         pytest.param([([], VIDEOS, [3, 0, 1, 40])], id="video"),
         pytest.param([([], [], [7])], id="text"),
         pytest.param([(IMAGES[:1], VIDEOS[:1], [1, 2, 0, 9] * 4)], id="both"),
+        pytest.param([([], VIDEOS[:1], [3, 2]), (IMAGES[:2], [], [5])], id="videos first"),
         pytest.param([(IMAGES, [], [4, 0]), ([], [], [1, 30, 2]), ([], VIDEOS, [6]), ([], [], [0, 0])], id="mixture"),
     ],
 )
-def test_a_pack_trains_as_its_sequences_do(groups: list, tied: bool) -> None:
-    assert_equal([draw(*group, seed=i) for i, group in enumerate(groups)], tied, checkpointing=tied)
+def test_a_pack_trains_as_its_sequences_do(groups: list, tied: bool, family: str) -> None:
+    drawn = [draw(*group, seed=i, family=family) for i, group in enumerate(groups)]
+    assert_equal(drawn, tied, checkpointing=tied, family=family)
 
 
 @settings(max_examples=8, deadline=None)
@@ -213,9 +229,24 @@ def test_a_pack_trains_as_its_sequences_do(groups: list, tied: bool) -> None:
     ).filter(lambda groups: any(sum(lengths) for *_, lengths in groups)),
     tied=st.booleans(),
     checkpointing=st.booleans(),
+    family=st.sampled_from(FAMILIES),
 )
-def test_any_pack_trains_as_its_sequences_do(groups: list, tied: bool, checkpointing: bool) -> None:
-    assert_equal([draw(*group, seed=i) for i, group in enumerate(groups)], tied, checkpointing)
+def test_any_pack_trains_as_its_sequences_do(groups: list, tied: bool, checkpointing: bool, family: str) -> None:
+    drawn = [draw(*group, seed=i, family=family) for i, group in enumerate(groups)]
+    assert_equal(drawn, tied, checkpointing, family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_alone_reaches_every_weight(family: str) -> None:
+    """With sharded weights, ranks reduce the same gradients whatever their packs show."""
+    model = take_packs(build(False, family))
+    loss(*packed(model, [draw([], [], [4], seed=0, family=family)])).backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
+def test_a_model_of_another_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear takes no packs: Qwen2"):
+        take_packs(torch.nn.Linear(1, 1))
 
 
 def test_a_pack_without_any_response_token_has_nothing_to_train() -> None:
