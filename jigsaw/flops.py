@@ -1,4 +1,4 @@
-"""FLOP of training a Qwen2.5-VL, by parts, from its shapes alone.
+"""FLOP of training a Qwen2.5-VL or Qwen3-VL, by parts, from its shapes alone.
 
 Counted are matrix products, two FLOP for a multiplication and its addition; norms, activations and the softmax are left
 out. What is done how often follows from how verl trains, the plain model as well as packs:
@@ -180,7 +180,7 @@ def _tower_update(tower: Tower, grid: Grid) -> int:
 def _tower_parts(tower: Tower, grid: Grid) -> tuple[int, int, int, int]:
     """Of a forward pass: patch embedding, linear layers of the blocks, their attention, merger."""
     patches, (time, height, width) = prod(grid), grid
-    window = tower.window // tower.merge * tower.merge
+    window = tower.window // tower.merge * tower.merge or max(height, width)
     windows = [
         min(window, height - top) * min(window, width - left)
         for top in range(0, height, window)

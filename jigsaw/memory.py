@@ -190,13 +190,14 @@ def backward(shapes: Shapes, load: Load) -> Phase:
     text, tower = shapes.text, shapes.tower
     tokens, patches, hidden, wide = load.tokens, load.patches, text.hidden, tower.hidden
     heads, keys = text.heads * text.head_dim, text.kv_heads * text.head_dim
-    # Float32 pixels and their bfloat16 copy; the merger, which is not checkpointed, keeps what it passes on.
-    a_patch = 2 * wide * tower.depth + 12 * wide + 6 * tower.inputs
+    # Float32 pixels and their bfloat16 copy; mergers, which are not checkpointed, keep what they pass on.
+    mergers = 12 if tower.gated else 4 + 6 * tower.deep
+    a_patch = (2 * tower.depth + mergers) * wide + 6 * tower.inputs + _deep(shapes)
     seen = Part(
         "kept of the vision tower",
         a_patch * patches,
         f"{a_patch:,} bytes × {patches:,} patches, {tower.merge**2} a token of a picture: {tower.depth} blocks × "
-        f"{wide:,} × 2 bytes, pixels, merger",
+        f"{wide:,} × 2 bytes, pixels, {1 + tower.deep} mergers",
     )
     kept = Part(
         "kept between layers",
@@ -204,10 +205,11 @@ def backward(shapes: Shapes, load: Load) -> Phase:
         f"{text.layers} layers × {hidden:,} × 2 bytes × {tokens:,} tokens",
     )
     # At the product of gate and up: both, their activation and the gradients of all three, 12 bytes; two norms in
-    # float32 with what they make, residuals and their gradient, 18; queries, keys, values and attention's output.
-    a_token = 12 * text.intermediate + 18 * hidden + 4 * heads + 4 * keys
+    # float32 with what they make, residuals and their gradient, 18; queries, keys, values and attention's output; norms
+    # of queries and keys, in float32 too.
+    a_token = 12 * text.intermediate + 18 * hidden + 4 * heads + 4 * keys + (6 * (heads + keys) if text.norms else 0)
     layer = Part("a layer in backward", a_token * tokens, f"{a_token:,} bytes × {tokens:,} tokens")
-    in_block = 12 * tower.intermediate + 26 * wide
+    in_block = (12 if tower.gated else 6) * tower.intermediate + 26 * wide
     block = Part("a block of the tower in backward", in_block * patches, f"{in_block:,} bytes × {patches:,} patches")
     gradient = Part("gradient of the head", 2 * text.head, f"{text.vocabulary:,} words × {hidden:,} × 2 bytes")
     waits = (replace(gradient, what="gradient of the tied head, which waits"),) if text.tied else ()
@@ -222,17 +224,34 @@ def backward(shapes: Shapes, load: Load) -> Phase:
 def forward(shapes: Shapes, load: Load) -> Phase:
     """Activations of a forward pass without gradients, in bfloat16, where they are most."""
     text, tower = shapes.text, shapes.tower
-    tokens, patches = load.tokens, load.patches
-    a_token, a_patch = 6 * text.intermediate + 8 * text.hidden, 6 * tower.intermediate + 6 * tower.hidden
-    pixels = Part("pixels", 6 * tower.inputs * patches, f"{tower.inputs:,} × 6 bytes × {patches:,} patches")
+    tokens, patches, hidden = load.tokens, load.patches, text.hidden
+    heads, keys = text.heads * text.head_dim, text.kv_heads * text.head_dim
+    a_token = 6 * text.intermediate + (10 if tower.deep else 8) * hidden
+    a_patch = (40 if tower.gated else 50) * tower.hidden  # where queries and keys are turned, in float32
+    shown = 6 * tower.inputs + _deep(shapes)
+    pixels = Part("pixels and features", shown * patches, f"{shown:,} bytes × {patches:,} patches")
     layer = Part("a layer", a_token * tokens, f"{a_token:,} bytes × {tokens:,} tokens")
+    # Where what a response sees of its prompt joins what it sees of itself, in float32.
+    attends = 4 * heads + 4 * keys + 8 * hidden
+    joined = Part(
+        "an attention",
+        attends * tokens + 14 * heads * load.predicted,
+        f"{attends:,} bytes × {tokens:,} tokens, {14 * heads:,} × {load.predicted:,} of responses",
+    )
     block = Part("a block of the tower", a_patch * patches, f"{a_patch:,} bytes × {patches:,} patches")
     moments = (
         Phase("head", (pixels, *_head(shapes, load, of_norm=4, of_predicted=2))),
         Phase("layer", (pixels, layer)),
+        Phase("attention", (pixels, joined)),
         Phase("tower", (pixels, block)),
     )
     return max(moments, key=lambda moment: moment.size)
+
+
+def _deep(shapes: Shapes) -> int:
+    """Bytes a patch of the features that go to the first layers of the language model."""
+    tower = shapes.tower
+    return tower.deep * 2 * tower.out // tower.merge**2
 
 
 def _head(shapes: Shapes, load: Load, of_norm: int, of_predicted: int) -> Iterator[Part]:

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from jigsaw.flops import Flop, Group, apart, forward, group_flops, packed, padded, unpadded, update
 from jigsaw.packing.layout import Layout
@@ -17,20 +23,27 @@ from jigsaw.shapes import Shapes, Text, Tower
 
 IMAGE, VOCABULARY = 90, 97
 CHECKPOINTING = {"use_reentrant": False}
-CONFIG = Qwen2_5_VLConfig(
-    text_config={
-        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
-    },
-    vision_config={
-        "depth": 3, "hidden_size": 32, "intermediate_size": 40, "num_heads": 2, "out_hidden_size": 32,
-        "patch_size": 2, "window_size": 8, "fullatt_block_indexes": [1], "tokens_per_second": 2,
-    },
-    image_token_id=IMAGE, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93,
-    bos_token_id=None, eos_token_id=None,
-)  # fmt: skip
-SHAPES = Shapes.of(CONFIG.to_dict())
+TEXT = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+}  # fmt: skip
+TOWER = {"depth": 3, "hidden_size": 32, "intermediate_size": 40, "num_heads": 2, "out_hidden_size": 32, "patch_size": 2}
+IDS = {"image_token_id": IMAGE, "video_token_id": 91, "vision_start_token_id": 92, "vision_end_token_id": 93}
+CONFIGS = {
+    "qwen2_5_vl": Qwen2_5_VLConfig(
+        text_config=TEXT,
+        vision_config={**TOWER, "window_size": 8, "fullatt_block_indexes": [1], "tokens_per_second": 2},
+        **IDS, bos_token_id=None, eos_token_id=None,
+    ),
+    "qwen3_vl": Qwen3VLConfig(
+        text_config={**TEXT, "head_dim": 16},
+        vision_config={**TOWER, "num_position_embeddings": 25, "deepstack_visual_indexes": [0]},
+        **IDS,
+    ),
+}  # fmt: skip
+SHAPES = {family: Shapes.of(config.to_dict()) for family, config in CONFIGS.items()}
+both_families = pytest.mark.parametrize("family", CONFIGS)
 SEVEN = Shapes(
     Text(3584, 28, 28, 4, 128, 18944, 152064, tied=False), Tower(1280, 32, 16, 3420, 1176, 14, 2, 8, 4, 3584)
 )
@@ -84,9 +97,10 @@ class Counter(FlopCounterMode):
         return sum(count for op, count in self.get_flop_counts()["Global"].items() if op != aten.bmm)
 
 
-def build(attention: str = "sdpa") -> Qwen2_5_VLForConditionalGeneration:
+def build(family: str = "qwen2_5_vl", attention: str = "sdpa") -> PreTrainedModel:
     torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(copy.deepcopy(CONFIG))  # it notes its attention there
+    kind = Qwen3VLForConditionalGeneration if family == "qwen3_vl" else Qwen2_5_VLForConditionalGeneration
+    model = kind(copy.deepcopy(CONFIGS[family]))  # it notes its attention there
     model.set_attn_implementation(attention)
     model.gradient_checkpointing_enable(CHECKPOINTING)
     return model.train()
@@ -102,7 +116,7 @@ def ids_of(group: Group) -> list[int]:
     return [IMAGE] * pictures + [1] * (group.prompt - pictures + sum(group.responses))
 
 
-def plain(model: Qwen2_5_VLForConditionalGeneration, rows: Sequence[Group]) -> Tensor:
+def plain(model: PreTrainedModel, rows: Sequence[Group]) -> Tensor:
     """Logits of a padded micro-batch, transformers' own."""
     ids = [ids_of(row) for row in rows]
     longest = max(map(len, ids))
@@ -115,7 +129,7 @@ def plain(model: Qwen2_5_VLForConditionalGeneration, rows: Sequence[Group]) -> T
     ).logits
 
 
-def ours(model: Qwen2_5_VLForConditionalGeneration, groups: Sequence[Group]) -> Tensor:
+def ours(model: PreTrainedModel, groups: Sequence[Group]) -> Tensor:
     layout = Layout(tuple(g.prompt for g in groups), tuple(g.responses for g in groups), torch.device("cpu"))
     prompts = [torch.tensor(ids_of(Group(g.prompt, (), g.grids))) for g in groups]
     ids = layout.join(prompts, [[torch.ones(n, dtype=torch.int64) for n in g.responses] for g in groups])
@@ -128,38 +142,41 @@ ROWS = [Group(40, (n,), ODD) for n in (3, 0, 17)] + [Group(11, (9,), ((1, 4, 4),
 GROUPS = [Group(40, (3, 0, 17, 1), ODD), Group(11, (9,), ((1, 4, 4),))]
 
 
-def test_a_padded_pass_is_what_torch_counts() -> None:
-    work = padded([ROWS])
+@both_families
+def test_a_padded_pass_is_what_torch_counts(family: str) -> None:
+    work, shapes = padded([ROWS]), SHAPES[family]
     with Counter() as counter, torch.no_grad():
-        plain(build(), ROWS)
-    assert forward(SHAPES, work).total == counter.total
+        plain(build(family), ROWS)
+    assert forward(shapes, work).total == counter.total
     with Counter() as counter:
-        plain(build(), ROWS).sum().backward()
-    assert update(SHAPES, work, head_again=False).total == counter.total
+        plain(build(family), ROWS).sum().backward()
+    assert update(shapes, work, head_again=False).total == counter.total
 
 
-def test_a_pack_is_what_torch_counts() -> None:
-    work, model = packed(GROUPS), take_packs(build())
+@both_families
+def test_a_pack_is_what_torch_counts(family: str) -> None:
+    work, shapes, model = packed(GROUPS), SHAPES[family], take_packs(build(family))
     model.lm_head.max_mib = 0  # one row a chunk
     with Counter() as counter, torch.no_grad():
         ours(model, GROUPS)
-    assert forward(SHAPES, work).total == counter.total
+    assert forward(shapes, work).total == counter.total
     with Counter() as counter:
         ours(model, GROUPS).sum().backward()
-    assert update(SHAPES, work, head_again=True).total == counter.total
+    assert update(shapes, work, head_again=True).total == counter.total
 
 
-def test_an_attention_that_torch_counts_itself() -> None:
+@both_families
+def test_an_attention_that_torch_counts_itself(family: str) -> None:
     """By the book its scores are kept for the backward pass, which then is two products for one, not 2.5."""
     rows = [Group(40, (n,)) for n in (3, 17)]
     pixels = [Group(4, (), ((1, 4, 4),))]  # a picture in a prompt of its own, or transformers would not call the tower
     with FlopCounterMode(display=False) as counter:
-        plain(build("eager"), rows + pixels).sum().backward()
-    work = padded([rows + pixels])
-    tower = 4 * SHAPES.tower.hidden * 16**2 * SHAPES.tower.depth
-    angles = 3 * SHAPES.text.head_dim * work.tokens
+        plain(build(family, "eager"), rows + pixels).sum().backward()
+    work, shapes = padded([rows + pixels]), SHAPES[family]
+    tower = 4 * shapes.tower.hidden * 16**2 * shapes.tower.depth
+    angles = 3 * shapes.text.head_dim * work.tokens
     counts = counter.get_flop_counts()["Global"]
-    assert counts[aten.bmm] == 4 * (forward(SHAPES, work).attention + tower) + angles
+    assert counts[aten.bmm] == 4 * (forward(shapes, work).attention + tower) + angles
 
 
 def test_pairs_are_those_that_a_token_sees() -> None:

@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from jigsaw import memory
 from jigsaw.memory import GIB, Load, Setup, backward, forward, lacks, largest_budget, phases, remedies
@@ -56,7 +62,8 @@ def seven(**changes: Any) -> Setup:
 
 
 def shapes(size: str) -> Shapes:
-    return shapes_of(f"Qwen/Qwen2.5-VL-{size}-Instruct")
+    family = "Qwen3-VL" if size in ("4B", "8B") else "Qwen2.5-VL"
+    return shapes_of(f"Qwen/{family}-{size}-Instruct")
 
 
 def gib(found: list[memory.Phase], name: str, part: str = "") -> float:
@@ -132,19 +139,21 @@ def _kernels_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "backward", of_backward)
 
 
-def build(config: dict[str, Any]) -> Qwen2_5_VLForConditionalGeneration:
+def build(config: dict[str, Any]) -> PreTrainedModel:
     """A model that takes packs, with gradient checkpointing."""
     text = {name: value for name, value in config.items() if name not in ("model_type", "vision_config")}
-    quarter = text["hidden_size"] // text["num_attention_heads"] // 8
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [quarter, quarter, 2 * quarter]}
-    built = Qwen2_5_VLConfig(
-        text_config={**text, "rope_parameters": rope, "bos_token_id": 1, "eos_token_id": 2},
-        vision_config=config["vision_config"],
-        tie_word_embeddings=text["tie_word_embeddings"],
-        **({} if text["vocab_size"] > 10**5 else {"image_token_id": 4000, "video_token_id": 4001}),
-    )
-    model = Qwen2_5_VLForConditionalGeneration(built).train()
-    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    head = text.get("head_dim", text["hidden_size"] // text["num_attention_heads"])
+    sections = [head // 8, head // 8, head // 4]
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+    both = {"vision_config": config["vision_config"], "tie_word_embeddings": text["tie_word_embeddings"]}
+    if text["vocab_size"] < 10**5:
+        both |= {"image_token_id": 4000, "video_token_id": 4001}
+    if config["model_type"] == "qwen3_vl":
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, **both))
+    else:
+        text |= {"bos_token_id": 1, "eos_token_id": 2}
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, **both))
+    model.train().gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     return take_packs(model)
 
 
@@ -152,15 +161,21 @@ def config_of(size: str, layers: int | None) -> dict[str, Any]:
     """A model's config, cut to some layers and as many blocks of the tower."""
     text, tower = shapes(size).text, shapes(size).tower
     depth = layers or tower.depth
+    of_family = {"window_size": tower.window * tower.patch, "fullatt_block_indexes": [depth - 1]}
+    if tower.deep:
+        of_family = {
+            "deepstack_visual_indexes": [block * depth // tower.deep for block in range(tower.deep)],
+            "num_position_embeddings": tower.places,
+        }
     return {
-        "model_type": "qwen2_5_vl", "hidden_size": text.hidden, "num_hidden_layers": layers or text.layers,
-        "num_attention_heads": text.heads, "num_key_value_heads": text.kv_heads,
-        "intermediate_size": text.intermediate, "vocab_size": text.vocabulary, "tie_word_embeddings": text.tied,
+        "model_type": "qwen3_vl" if tower.deep else "qwen2_5_vl", "hidden_size": text.hidden,
+        "num_hidden_layers": layers or text.layers, "num_attention_heads": text.heads, "head_dim": text.head_dim,
+        "num_key_value_heads": text.kv_heads, "intermediate_size": text.intermediate, "vocab_size": text.vocabulary,
+        "tie_word_embeddings": text.tied,
         "vision_config": {
             "depth": depth, "hidden_size": tower.hidden, "num_heads": tower.heads,
             "intermediate_size": tower.intermediate, "out_hidden_size": tower.out, "patch_size": tower.patch,
-            "spatial_merge_size": tower.merge, "window_size": tower.window * tower.patch,
-            "fullatt_block_indexes": [depth - 1],
+            "spatial_merge_size": tower.merge, **of_family,
         },
     }  # fmt: skip
 
@@ -208,14 +223,14 @@ def check_without_data(size: str, task: str, layers: int | None, *, gradients: b
 
 @pytest.mark.usefixtures("_kernels_without_data")
 @pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("size", ["3B", "7B", "32B"])
+@pytest.mark.parametrize("size", ["3B", "7B", "32B", "4B", "8B"])
 def test_activations_are_those_of_the_model_cut_to_three_layers(size: str, gradients: bool) -> None:
     check_without_data(size, "image", 3, gradients=gradients)
 
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("_kernels_without_data")
-@pytest.mark.parametrize("size", ["3B", "7B", "32B"])
+@pytest.mark.parametrize("size", ["3B", "7B", "32B", "4B", "8B"])
 @pytest.mark.parametrize("task", ["image", "video"])
 def test_activations_are_those_of_the_whole_model(size: str, task: str) -> None:
     check_without_data(size, task, None, gradients=True)

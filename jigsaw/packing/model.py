@@ -5,7 +5,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
+from transformers import (
+    AttentionInterface,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLTextModel,
+)
 
 from jigsaw.packing.attention import attend
 from jigsaw.packing.head import LogProbHead
@@ -91,7 +96,9 @@ class Packed(nn.Module):
             counts = [len(patches) // self.model.visual.spatial_merge_unit for _, patches, _ in shown]
             for place, features in zip(places, seen.pooler_output.split(counts), strict=True):
                 embeds = embeds.masked_scatter(place[..., None], features.to(embeds))
-            deep = _deepstack(places, _levels(seen))
+            if levels := _levels(seen):
+                deep = {"visual_pos_masks": _where(places, counts), "deepstack_visual_embeds": levels}
+            del seen, features  # they lie in the embeddings
         else:
             vision = self.config.vision_config
             merge = vision.spatial_merge_size
@@ -126,15 +133,20 @@ def _levels(seen: Any) -> Sequence[Tensor]:
     return seen.get("deepstack_features") or ()
 
 
-def _deepstack(places: list[Tensor], levels: Sequence[Tensor]) -> dict[str, Any]:
-    """What the text model takes of the levels, ``(features, size)``: in the order of the tokens that stand for them."""
-    if not levels:
-        return {}
-    order = torch.cat([place[0].nonzero()[:, 0] for place in places]).argsort() if len(places) > 1 else slice(None)
-    return {
-        "visual_pos_masks": torch.stack(places).any(0),
-        "deepstack_visual_embeds": [features[order] for features in levels],
-    }
+def _where(places: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Indices ``(features,)`` of the tokens that stand for features, kind after kind; no wait for the device."""
+    found = [(~place[0]).to(torch.uint8).argsort(stable=True) for place in places]
+    return torch.cat([at[:count] for at, count in zip(found, counts, strict=True)])
+
+
+class _PackedQwen3_VLText(Qwen3VLTextModel):  # type: ignore[misc]
+    """Qwen3-VL's text model, which is told where its tower's features go by indices."""
+
+    def _deepstack_process(self, hidden_states: Tensor, visual_pos_masks: Tensor, visual_embeds: Tensor) -> Tensor:
+        # transformers' way waits for the device in each layer, and copies all tokens twice.
+        if visual_pos_masks.dtype == torch.bool:
+            return super()._deepstack_process(hidden_states, visual_pos_masks, visual_embeds)  # type: ignore[no-any-return]
+        return hidden_states.index_add(1, visual_pos_masks, visual_embeds[None].to(hidden_states))
 
 
 _FAMILIES = (PackedQwen2_5_VL, PackedQwen3_VL)
@@ -154,6 +166,8 @@ def take_packs(model: Any) -> Any:
         raise ValueError(f"{type(model).__name__} takes no packs: Qwen2.5-VL and Qwen3-VL do")
     model.__class__ = packed[0]
     model.lm_head.__class__ = LogProbHead
+    if isinstance(model, PackedQwen3_VL):
+        model.model.language_model.__class__ = _PackedQwen3_VLText
     use_packed_attention(model)
     return model
 

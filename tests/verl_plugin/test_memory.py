@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from jigsaw import memory
 from jigsaw.errors import JigsawError
@@ -126,11 +131,14 @@ def test_a_known_model_has_the_weights_of_its_shapes(file: Path) -> None:
     model: Any = OmegaConf.to_container(OmegaConf.load(file))
     config = model["config"]
     text = {name: value for name, value in config.items() if name not in ("model_type", "vision_config")}
-    built = Qwen2_5_VLConfig(
-        text_config=text, vision_config=config["vision_config"], tie_word_embeddings=text["tie_word_embeddings"]
+    newer = config["model_type"] == "qwen3_vl"
+    built = (Qwen3VLConfig if newer else Qwen2_5_VLConfig)(
+        text_config=config.get("text_config", text),
+        vision_config=config["vision_config"],
+        tie_word_embeddings=config["tie_word_embeddings"],
     )
     with torch.device("meta"):
-        made = Qwen2_5_VLForConditionalGeneration(built)
+        made = (Qwen3VLForConditionalGeneration if newer else Qwen2_5_VLForConditionalGeneration)(built)
     made.tie_weights()
     assert shapes_of(model["name"]).parameters == sum(weight.numel() for weight in made.parameters())
 
