@@ -1,0 +1,20 @@
+# The GPU set of train_scripts/setup.sh, with what a machine needs beside it. The host brings a driver of 580.65 or newer
+# and NVIDIA's container toolkit.
+#
+#   docker build --tag visual-jigsaw .
+#   docker run --rm --gpus all --ipc host --volume "$PWD:/work" visual-jigsaw jigsaw doctor
+FROM python:3.11-slim-bookworm
+
+# Triton compiles its launchers while a run starts; Python's headers are in the image.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev git \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /opt/visual-jigsaw
+COPY . .
+RUN bash train_scripts/setup.sh gpu && rm -rf /root/.cache
+
+ENV PATH=/opt/visual-jigsaw/.venv/bin:$PATH
+WORKDIR /work
+CMD ["jigsaw", "--help"]
