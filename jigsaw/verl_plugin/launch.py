@@ -32,6 +32,7 @@ OUTPUTS = (CLONE or Path()) / "outputs"
 TRAINER = "jigsaw.verl_plugin.grpo"
 PLUGIN = "jigsaw.verl_plugin.install"
 _FOLDER = "trainer.default_local_dir"
+_PATH = "actor_rollout_ref.model.path"
 _ROLLOUT = "actor_rollout_ref.rollout"
 _LIMIT = f"{_ROLLOUT}.engine_kwargs.vllm.limit_mm_per_prompt"
 _SHOWN = 3
@@ -69,12 +70,13 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
 
     Args:
         recipe: name of a recipe, or a YAML file of one's own that builds on ours.
-        given: Hydra overrides, which come after ours.
+        given: Hydra overrides, which come after ours; and ``model=NAME`` for one of ``configs/models``.
 
     Raises:
         JigsawError: if there is no such recipe, or Hydra cannot compose the config; a line for each override.
     """
     folder_of, recipe = _find(recipe)
+    given = list(_with_path_of_model(given))
     run = OUTPUTS.resolve() / f"{recipe}_jigsaw"
     start = [override("hydra.run.dir", run / "hydra")]
     config = _compose(folder_of, recipe, [*start, *given])
@@ -142,6 +144,25 @@ def _find(recipe: str) -> tuple[Path, str]:
     if recipe not in (known := recipes()):
         raise JigsawError(f"there is no recipe configs/{recipe}.yaml; there are {', '.join(known)}")
     return CONFIGS, recipe
+
+
+def models() -> dict[str, DictConfig]:
+    """What ``configs/models`` knows of models, by the name that ``model=NAME`` takes: hub name and shapes."""
+    files = sorted((CONFIGS / "models").glob("*.yaml"))
+    return {file.stem: config for file in files if isinstance(config := OmegaConf.load(file), DictConfig)}
+
+
+def _with_path_of_model(given: Sequence[str]) -> Iterator[str]:
+    """The overrides, ``model=NAME`` as the model's path, unless that is given too: verl has a group of that name."""
+    for line in given:
+        key, _, name = line.partition("=")
+        if key != "model":
+            yield line
+            continue
+        if name not in (known := models()):
+            raise JigsawError(f"model={name}: there is no configs/models/{name}.yaml; there are {', '.join(known)}")
+        if not any(other.startswith(f"{_PATH}=") for other in given):
+            yield f"{_PATH}={known[name].name}"
 
 
 def train(start: Start) -> None:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.memory import Setup
 from jigsaw.shapes import Shapes
-from jigsaw.verl_plugin.launch import CONFIGS
+from jigsaw.verl_plugin.launch import models
 from jigsaw.verl_plugin.packed import PACKED_ENGINE, is_packed, needs_log_probs
 from jigsaw.verl_plugin.plans import given, whole
 
@@ -124,8 +124,7 @@ def shapes_of(path: str) -> Shapes:
             raise JigsawError(f"{where}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise JigsawError(f"{file}: cannot be read ({error!r:.100}); download the model again") from error
-    models: list[Any] = [OmegaConf.load(file) for file in sorted((CONFIGS / "models").glob("*.yaml"))]
-    known = {model.name: model.config for model in models}
+    known: dict[str, Any] = {model.name: model.config for model in models().values()}
     if path not in known:
         raise JigsawError(
             f"{where}: no folder, and its shapes are not known; give a folder or one of {', '.join(known)}"

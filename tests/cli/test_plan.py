@@ -46,6 +46,15 @@ def test_the_recipes_fit_eight_cards(recipe: str) -> None:
         assert all(part["what"] and part["how"] for part in phase["parts"])
 
 
+@pytest.mark.parametrize(
+    ("model", "gpus", "fits"),
+    [("qwen3_vl_8b", 8, True), ("qwen2_5_vl_32b", 8, False)],
+)
+def test_a_model_of_another_size_is_planned_by_its_name(model: str, gpus: int, fits: bool) -> None:
+    found: Any = json.loads(run("image", f"model={model}", "--gpus", str(gpus), "--json").stdout)
+    assert (found["fits"], bool(found["advice"])) == (fits, not fits)
+
+
 def test_what_does_not_fit_ends_with_what_to_do() -> None:
     ended = run("image", PACKED, "--gpus", "2")
     assert ended.exit_code == 1

@@ -53,6 +53,19 @@ def test_a_recipe_of_ones_own_lies_anywhere_and_builds_on_ours(tmp_path: Path) -
         plan_start("nope.yaml", [])
 
 
+def test_a_model_is_chosen_by_its_name() -> None:
+    assert {"qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_32b", "qwen3_vl_4b", "qwen3_vl_8b"} == launch.models().keys()
+    start = plan_start("image", ["model=qwen3_vl_8b", "data.seed=1"])
+    assert start.config.actor_rollout_ref.model.path == "Qwen/Qwen3-VL-8B-Instruct"
+    assert start.given == ["actor_rollout_ref.model.path=Qwen/Qwen3-VL-8B-Instruct", "data.seed=1"]
+    own = "actor_rollout_ref.model.path=/weights"
+    assert list(launch._with_path_of_model(["model=qwen3_vl_8b", own])) == [own]
+    with pytest.raises(
+        JigsawError, match=r"model=qwen3: there is no configs/models/qwen3\.yaml; there are qwen2_5_vl_32b"
+    ):
+        plan_start("image", ["model=qwen3"])
+
+
 @pytest.mark.parametrize("name", ["a, b [1]", "it's {here} & there", "データ"])
 def test_what_a_recipe_builds_on_is_found_in_a_folder_of_any_name(name: str) -> None:
     parsed = OverridesParser.create().parse_override(launch._search(Path("/", name), Path("/other")))
