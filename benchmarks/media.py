@@ -142,7 +142,9 @@ def main(
         )
         model = build_tiny_model(root / "model")
         # The tiny model's processor shows tiny pictures; here they have Qwen2.5-VL's sizes.
-        build_processor(AutoProcessor.from_pretrained(model).tokenizer, QWEN_MAX_PIXELS).save_pretrained(model)
+        build_processor(AutoProcessor.from_pretrained(model).tokenizer, max_pixels=QWEN_MAX_PIXELS).save_pretrained(
+            model
+        )
         processor = AutoProcessor.from_pretrained(model)
         reply = processor.tokenizer("<think>Look.</think><answer>1, 2</answer>")["input_ids"]
         for task, row in rows.items():

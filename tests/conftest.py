@@ -21,6 +21,7 @@ SLOW = {
     "faults": "processes of a real run are killed",
     "learning": "a run must learn",
     "media": "the rest of the video formats",
+    "models": "Qwen3-VL, on all that is run on Qwen2.5-VL",
     "training": "more real runs: stability options, awkward batches, unreadable media, true times",
     "upstream": "what is worked around is still there; after a new version of verl, vLLM or torch",
 }

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,11 +31,12 @@ def quickstart(
             show_default=f"until {FORMED:.0%} of the replies are permutations",
         ),
     ] = None,
+    model: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Family of the tiny model.")] = "qwen2_5_vl",
     seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="outputs/quickstart")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON; all else on stderr.")] = False,
 ) -> None:
-    """Train a tiny Qwen2.5-VL on image jigsaws with verl, Ray and vLLM, on the CPU, and test what it learned.
+    """Train a tiny Qwen-VL on image jigsaws with verl, Ray and vLLM, on the CPU, and test what it learned.
 
     Stopped at any point, it resumes from the last complete checkpoint when started again.
 
@@ -47,5 +48,5 @@ def quickstart(
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; first: {machine.SETUP}") from error
 
-    settings = Settings(grid, begin_with, str(images.resolve()) if images else None, warm_start_steps, seed)
+    settings = Settings(grid, begin_with, str(images.resolve()) if images else None, warm_start_steps, seed, model)
     toy.start(out, settings, steps, as_json=as_json)

@@ -1,9 +1,10 @@
-"""A tiny Qwen2.5-VL with random weights: the real architecture and processor, a tokenizer made on the spot."""
+"""A tiny Qwen2.5-VL or Qwen3-VL with random weights: the real architecture and processor, an own tokenizer."""
 
 import os
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -15,6 +16,10 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from jigsaw.files import atomic_folder
@@ -33,8 +38,10 @@ SPECIAL_TOKENS = (
 )
 MARKUP = ("<think>", "</think>", "<answer>", "</answer>")
 """One token each, so that a reply is short; ordinary text to whoever decodes it."""
-PATCH = 14
-"""Pixels of a side of a vision patch; 2 × 2 patches make one token, as in Qwen2.5-VL."""
+PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}
+"""By family: pixels of a side of a vision patch; 2 × 2 patches make one token, 28 and 32 pixels at its side."""
+_FRAMES = 64
+"""Of a video at full size."""
 
 
 def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> PreTrainedTokenizerFast:
@@ -75,58 +82,78 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> PreTrainedToken
     )
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
-    """Qwen2.5-VL's layout at about a million parameters."""
+def build_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl") -> Qwen2_5_VLConfig | Qwen3VLConfig:
+    """A family's layout at about a million parameters."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    return Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "tie_word_embeddings": True,
-            "bos_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_heads": 4,
-            "out_hidden_size": 128,
-            "patch_size": PATCH,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 112,
-            "tokens_per_second": 2,
-            "fullatt_block_indexes": [1],
-        },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-    )
+    text: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        "tie_word_embeddings": True,
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
+    tower: dict[str, Any] = {
+        "depth": 2,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_heads": 4,
+        "out_hidden_size": 128,
+        "patch_size": PATCH[family],
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    both = {
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+        "tie_word_embeddings": True,
+    }
+    if family == "qwen3_vl":
+        text |= {"head_dim": 32}
+        text["rope_parameters"] |= {"mrope_interleaved": True}
+        tower |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 64}
+        return Qwen3VLConfig(text_config=text, vision_config=tower, **both)
+    tower |= {"window_size": 112, "tokens_per_second": 2, "fullatt_block_indexes": [1]}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=tower, **both)
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast, max_pixels: int = 112 * 112) -> Qwen2_5_VLProcessor:
-    """Qwen2.5-VL's processor around the tokenizer.
+def build_processor(
+    tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl", max_pixels: int = 112 * 112
+) -> Qwen2_5_VLProcessor | Qwen3VLProcessor:
+    """A family's processor around the tokenizer.
 
     Args:
         tokenizer: see :func:`build_tokenizer`.
+        family: one of :data:`jigsaw.toy.settings.FAMILIES`.
         max_pixels: a picture with more pixels is scaled down.
     """
-    size = {"shortest_edge": (2 * PATCH) ** 2, "longest_edge": max_pixels}
+    patch = PATCH[family]
+    size = {"shortest_edge": (2 * patch) ** 2, "longest_edge": max_pixels}
+    template = (files("jigsaw.toy") / "chat_template.jinja").read_text(encoding="utf-8")
+    if family == "qwen3_vl":
+        grey = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        return Qwen3VLProcessor(
+            image_processor=Qwen2VLImageProcessor(patch_size=patch, size=size, **grey),
+            tokenizer=tokenizer,
+            # Its limit is of all frames of a video together.
+            video_processor=Qwen3VLVideoProcessor(
+                patch_size=patch, size={**size, "longest_edge": _FRAMES * max_pixels}, **grey
+            ),
+            chat_template=template,
+        )
     return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(patch_size=PATCH, size=size),
+        image_processor=Qwen2VLImageProcessor(patch_size=patch, size=size),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(patch_size=PATCH, size=size),
-        chat_template=(files("jigsaw.toy") / "chat_template.jinja").read_text(encoding="utf-8"),
+        video_processor=Qwen2VLVideoProcessor(patch_size=patch, size=size),
+        chat_template=template,
     )
 
 
@@ -141,11 +168,14 @@ def prompt_texts(extra: list[str]) -> list[str]:
     return [*prompts, *chat * 50, *extra * 50]
 
 
-def build_tiny_model(folder: str | os.PathLike[str], *, seed: int = 0, words: tuple[str, ...] = ()) -> Path:
-    """Write a tiny Qwen2.5-VL as a Hugging Face folder, whole or not at all.
+def build_tiny_model(
+    folder: str | os.PathLike[str], *, family: str = "qwen2_5_vl", seed: int = 0, words: tuple[str, ...] = ()
+) -> Path:
+    """Write a tiny model as a Hugging Face folder, whole or not at all.
 
     Args:
         folder: where to; a folder that is there already is kept.
+        family: one of :data:`jigsaw.toy.settings.FAMILIES`.
         seed: of the random weights.
         words: texts that should take few tokens, for example the warm start's replies.
 
@@ -157,11 +187,12 @@ def build_tiny_model(folder: str | os.PathLike[str], *, seed: int = 0, words: tu
         return folder
     tokenizer = build_tokenizer(prompt_texts(list(words)))
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(build_config(tokenizer))
+    kind = Qwen3VLForConditionalGeneration if family == "qwen3_vl" else Qwen2_5_VLForConditionalGeneration
+    model = kind(build_config(tokenizer, family))
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     with atomic_folder(folder) as draft:
         model.save_pretrained(draft)
-        build_processor(tokenizer).save_pretrained(draft)
+        build_processor(tokenizer, family).save_pretrained(draft)
     return folder

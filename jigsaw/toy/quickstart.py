@@ -94,6 +94,13 @@ class Quickstart:
             raise JigsawError(f"{self.images}: holds {found} pictures; the quickstart needs {FEWEST} or more")
 
     @property
+    def token_side(self) -> int:
+        """Pixels of a token's side."""
+        from jigsaw.toy.model import PATCH
+
+        return 2 * PATCH[self.settings.model]
+
+    @property
     def chance(self) -> float:
         """Exact accuracy of a blind guess: 1 / K!."""
         return 1 / factorial(self.grid[0] * self.grid[1])
@@ -106,7 +113,7 @@ class Quickstart:
 
         write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=available_cores())
         options = ImageOptions(
-            grid=self.grid, min_side=28 * max(self.grid), val=HELDOUT, seed=self.settings.seed, verify=True
+            grid=self.grid, min_side=self.token_side * max(self.grid), val=HELDOUT, seed=self.settings.seed, verify=True
         )
         summary = prepare_rows(self.media_root, self.out / "data", options, progress=lambda done, total: None)
         return f"{summary.train} to train on, {summary.val} held out"
@@ -119,7 +126,7 @@ class Quickstart:
         options = CropOptions(
             folder=self.media_root,
             grid=self.grid,
-            min_side=28 * max(self.grid),
+            min_side=self.token_side * max(self.grid),
             val=held_out,
             limit=used,
             crops=max(CROPS, ceil(HELDOUT / held_out)),
@@ -148,8 +155,9 @@ class Quickstart:
         from jigsaw.toy.warm_start import CUE_WORDS, SCENE_WORDS
 
         words = CUE_WORDS if self.images else SCENE_WORDS
-        build_tiny_model(self.random_model, seed=self.settings.seed, words=words)
-        return "Qwen2.5-VL, 1.3 M random weights"
+        build_tiny_model(self.random_model, family=self.settings.model, seed=self.settings.seed, words=words)
+        name = {"qwen2_5_vl": "Qwen2.5-VL, 1.3", "qwen3_vl": "Qwen3-VL, 1.4"}[self.settings.model]
+        return f"{name} M random weights"
 
     def warm_start(self, progress: Progress) -> str:
         """Teach the answer's format and words for what is seen, with verl's SFT trainer, until replies have the form.
@@ -426,7 +434,7 @@ def _summary(quickstart: Quickstart, clock: Clock, measured: Measured, pictures:
 def _begin(out: Path, settings: Settings) -> None:
     """Make the folder ready: keep a run of the same settings, put any other aside, nothing is lost."""
     stored = out / "settings.json"
-    if out.exists() and not (stored.is_file() and json.loads(stored.read_text()) == asdict(settings)):
+    if out.exists() and not (stored.is_file() and Settings(**json.loads(stored.read_text())) == settings):
         if not stored.is_file() and any(out.iterdir()):
             raise JigsawError(f"{out}: holds something other than a quickstart; choose another output folder")
         number = 1

@@ -31,6 +31,7 @@ from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.rollout_trace import rollout_trace_attr
 from verl.utils.tensordict_utils import index_select_tensor_dict, list_of_dict_to_tensordict
+from verl.utils.tokenizer.chat_template import apply_chat_template
 
 from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin.dataset import JigsawDataset
@@ -38,7 +39,9 @@ from jigsaw.verl_plugin.difficulty import Schedule, item_at_level
 from jigsaw.verl_plugin.features import encode, put, reference
 from jigsaw.verl_plugin.patches import positions_of_the_rollout, responses_are_put_by
 from jigsaw.verl_plugin.plans import POSITION
+from jigsaw.verl_plugin.positions import has_stamps, with_stamps
 from jigsaw.verl_plugin.queue_watch import end_with_the_queue
+from jigsaw.verl_plugin.seeds import reply_seed
 
 T = TypeVar("T")
 _RESTARTS = 20
@@ -89,6 +92,8 @@ class SharedPrompt:
         """The media in Ray's object store, by verl's name for the argument."""
         self.features: dict[str, Any] = {}
         """The processor's output as the trainer takes it, but for the pixels of a validation's prompt."""
+        self.marked: list[int] = []
+        """Token ids with a mark for each of the media, for a rollout that puts in more than the marks anew."""
         self.positions = torch.empty(4, 0, dtype=torch.int64)
         """Of the prompt's tokens, int64 (4, tokens); set with the tokens."""
         self.responses: list[dict[str, Any]] = []
@@ -116,6 +121,8 @@ class _SendOnce:
                 if name not in shared.sent:
                     shared.sent[name] = ray.put(request[name])
                 request[name] = shared.sent[name]  # Ray hands the server what the reference stands for
+        if shared.marked:
+            request["prompt_ids"] = shared.marked
         # verl sends what has one id to one server; vLLM gets an id of its own for each request.
         return await self._client.generate(shared.key, **request)
 
@@ -176,12 +183,22 @@ class JigsawAgentLoop(SingleTurnAgentLoop):  # type: ignore[misc]
         async def build() -> list[int]:
             features: dict[str, Any] = {}
             tokens = await plain(messages, mm_inputs_out=features, **media)
+            if media.get("videos") and has_stamps(self.processor):
+                shared.marked = self._marked(messages)
+                metadata = [of_video for _, of_video in media["videos"]]
+                tokens = with_stamps(shared.marked, features, metadata, self.processor)
             shared.features, shared.positions = await self.loop.run_in_executor(
                 None, _for_trainer, features, tokens, self.processor, shared.validate
             )
             return list(tokens)
 
         return list(await shared.tokens(build))
+
+    def _marked(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Token ids of the chat as it is before the media are put in, as verl's builder makes its text."""
+        options = self.continuous_token_builder.chat_template_kwargs
+        text = apply_chat_template(self.processor, messages, tokenize=False, add_generation_prompt=True, **options)
+        return list(self.processor.tokenizer(text)["input_ids"])
 
 
 def _reward_worker_here(config: Any) -> Any:
@@ -238,9 +255,14 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
     def _shared(self, prompt: dict[str, Any], validate: bool) -> SharedPrompt:
         return SharedPrompt(prompt["uid"], validate)
 
-    async def _run_agent_loop(self, *args: Any, **kwargs: Any) -> Any:
+    async def _run_agent_loop(
+        self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, session_id: int, **kwargs: Any
+    ) -> Any:
+        of_row = kwargs["extra_info"]
+        seed = reply_seed(self.config.data.seed or 0, of_row["split"], of_row["id"], trajectory["step"], session_id)
+        kwargs |= {"trajectory": trajectory, "session_id": session_id}
         try:
-            return await self._respond(*args, **kwargs)
+            return await self._respond({**sampling_params, "seed": seed}, **kwargs)
         except Exception as error:  # verl turns any error into a failed group; here it is only written down
             self._note_failure(kwargs["extra_info"], error)
             raise
@@ -372,6 +394,8 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
         self._given: dict[str, _Given] = {}
         """By uid; of this step or validation."""
         self._given_again: set[str] = set()
+        self._places: dict[str, int] = {}
+        """By uid; of this step or validation."""
         self._last_position = -1
         JigsawAgentLoopManager.running = self
         end_with_the_queue()
@@ -404,6 +428,8 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
             self._step = step
             self._given.clear()
             self._given_again.clear()
+            self._places.clear()
+        self._places.update({uid: len(self._places) + row for row, uid in enumerate(list(prompts["uid"]))})
         self._give(enumerate(self._schedule.choose(prompts).chunk(len(self.agent_loop_workers))))
         if self._looks_ahead and training:
             following = self._following(max(positions) + 1, len(extras), prompts)
@@ -446,6 +472,10 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
             self._give(
                 (number, index_select_tensor_dict(self._given[uid].batch, [self._given[uid].row])) for uid in again
             )
+
+    def place_of(self, uid: str) -> int:
+        """A prompt's place among those of this step or validation, in the order of the data."""
+        return self._places.get(uid, len(self._places))
 
     @property
     def _dataset(self) -> JigsawDataset:

@@ -16,7 +16,7 @@ from jigsaw.puzzle import CutOptions, Message, media_specs
 from jigsaw.verl_plugin.plans import Plans, check_processor, word
 
 _MERGE, _TEMPORAL_PATCH = 2, 2
-"""Qwen2.5-VL: patches a side of a token, frames a patch."""
+"""Of both families: patches a side of a token, frames a patch."""
 
 
 class JigsawDataset(Dataset[dict[str, Any]]):

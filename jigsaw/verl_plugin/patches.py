@@ -38,13 +38,14 @@ def position_ids_of_equal_length() -> None:
 def one_tower_call() -> None:
     """Call the vision tower exactly once a micro-batch, whatever it holds: images, videos, both or text alone.
 
-    verl 0.9.1 calls it once for the images and once more for the videos (models/transformers/qwen2_vl.py,
-    ``_get_input_embeds``). Under FSDP a call is a row of collectives, so ranks whose micro-batches differ wait for one
-    another for ever. Its dummy call for text alone, such as verl's own padding rows, fails with transformers 5.9.0.
+    verl 0.9.1 calls it once for the images and once more for the videos (models/transformers/qwen2_vl.py and
+    qwen3_vl.py, ``_get_input_embeds``). Under FSDP a call is a row of collectives, so ranks whose micro-batches differ
+    wait for one another for ever. Qwen2.5-VL's dummy call for text alone, such as verl's own padding rows, fails with
+    transformers 5.9.0.
     """
-    from verl.models.transformers import qwen2_vl
+    from verl.models.transformers import qwen2_vl, qwen3_vl
 
-    def embed(
+    def embed_qwen2_5_vl(
         model: Any,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -53,32 +54,70 @@ def one_tower_call() -> None:
         image_grid_thw: torch.Tensor | None = None,
         video_grid_thw: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        embeds, vision = model.get_input_embeddings()(input_ids), model.config.vision_config
-        side = vision.spatial_merge_size  # side × side patches are one token
+        media = pixel_values, pixel_values_videos, image_grid_thw, video_grid_thw
+        return _embed(model, input_ids, *media)[0], attention_mask
 
-        def tower(patches: torch.Tensor, grids: torch.Tensor) -> Any:
-            output = model.visual(patches.type(model.visual.dtype), grid_thw=grids)
-            return qwen2_vl.unpack_visual_output(output)[0].to(embeds)
+    def embed_qwen3_vl(
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        media = pixel_values, pixel_values_videos, image_grid_thw, video_grid_thw
+        embeds, places, levels = _embed(model, input_ids, *media)
+        return {
+            "inputs_embeds": embeds,
+            "attention_mask": attention_mask,
+            "visual_pos_masks": places,
+            "deepstack_visual_embeds": levels,
+        }
 
-        given = (
-            (model.config.image_token_id, pixel_values, image_grid_thw),
-            (model.config.video_token_id, pixel_values_videos, video_grid_thw),
-        )
-        shown = [(token, patches, grids) for token, patches, grids in given if patches is not None]
-        if not shown:
-            pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-            blank = tower(embeds.new_zeros(side**2, pixels), input_ids.new_tensor([[1, side, side]]))
-            return embeds + 0.0 * blank.mean(), attention_mask  # so the tower's backward pass runs too
-        tokens, patches, grids = zip(*shown, strict=True)
-        features = tower(torch.cat(patches), torch.cat(grids)).split([len(part) // side**2 for part in patches])
-        for token, part in zip(tokens, features, strict=True):
-            places = input_ids == token
-            if int(places.sum()) != len(part):
-                raise JigsawError(f"{int(places.sum())} tokens (id {token}) stand for {len(part)} visual features")
-            embeds = embeds.masked_scatter(places.unsqueeze(-1), part)
-        return embeds, attention_mask
+    qwen2_vl._get_input_embeds = embed_qwen2_5_vl
+    qwen3_vl._get_input_embeds = embed_qwen3_vl
 
-    qwen2_vl._get_input_embeds = embed
+
+def _embed(
+    model: Any,
+    input_ids: torch.Tensor,
+    pixel_values: torch.Tensor | None,
+    pixel_values_videos: torch.Tensor | None,
+    image_grid_thw: torch.Tensor | None,
+    video_grid_thw: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor] | None]:
+    """Embeddings, and of Qwen3-VL where the tower's features lie and those of its earlier layers, in that order."""
+    from verl.utils.transformers_compat import unpack_visual_output
+
+    embeds, vision = model.get_input_embeddings()(input_ids), model.config.vision_config
+    side = vision.spatial_merge_size  # side × side patches are one token
+
+    def tower(patches: torch.Tensor, grids: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        output = model.visual(patches.type(model.visual.dtype), grid_thw=grids)
+        seen, levels = unpack_visual_output(output)
+        return seen.to(embeds), [level.to(embeds) for level in levels or ()]
+
+    given = (
+        (model.config.image_token_id, pixel_values, image_grid_thw),
+        (model.config.video_token_id, pixel_values_videos, video_grid_thw),
+    )
+    shown = [(token, patches, grids) for token, patches, grids in given if patches is not None]
+    if not shown:
+        pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        seen, levels = tower(embeds.new_zeros(side**2, pixels), input_ids.new_tensor([[1, side, side]]))
+        # So that the tower's backward pass runs too.
+        return embeds + 0.0 * sum(features.mean() for features in (seen, *levels)), None, None
+    tokens, patches, grids = zip(*shown, strict=True)
+    seen, levels = tower(torch.cat(patches), torch.cat(grids))
+    parts = torch.split(seen, [len(part) // side**2 for part in patches])
+    places = [input_ids == token for token in tokens]
+    for token, place, part in zip(tokens, places, parts, strict=True):
+        if int(place.sum()) != len(part):
+            raise JigsawError(f"{int(place.sum())} tokens (id {token}) stand for {len(part)} visual features")
+        embeds = embeds.masked_scatter(place.unsqueeze(-1), part)
+    order = torch.cat([place.flatten().nonzero()[:, 0] for place in places]).argsort()
+    return embeds, torch.stack(places).any(0), [level[order] for level in levels]
 
 
 def video_rates_reach_vllm() -> None:
@@ -205,9 +244,9 @@ def positions_of_the_rollout(processor: Any) -> None:
     verl 0.9.1 takes the positions from transformers' model and never tells it how long frames last. transformers
     5.9.0 also cuts that time to whole seconds and lets the text behind a video begin before the video's last frame
     (modeling_qwen2_5_vl.py, ``get_rope_index``); vLLM, as Qwen's own code did, does neither. A rollout would then be
-    trained on other positions than it was made with. For pictures all agree.
+    trained on other positions than it was made with. For pictures, and for Qwen3-VL, all agree.
     """
-    from verl.models.transformers.qwen2_vl import get_rope_index
+    from jigsaw.verl_plugin.positions import get_rope_index
 
     def time_of_frames(multi_modal_inputs: dict[str, Any]) -> dict[str, Any]:
         # Taken out: the positions are all that the model needs of it.

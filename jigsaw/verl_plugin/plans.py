@@ -24,7 +24,7 @@ from jigsaw.tasks import TASKS, plan
 
 REWARD = "pkg://jigsaw.reward"
 TIME_EMBEDDINGS = ("released", "true")
-PROCESSORS = ("Qwen2_5_VLProcessor",)
+PROCESSORS = ("Qwen2_5_VLProcessor", "Qwen3VLProcessor")
 """Models of other processors were not run; a name that is added here needs a run of tests/e2e."""
 POSITION = "position"
 """Where in its ``extra_info`` a prompt to train on holds its index in the dataset."""
@@ -236,7 +236,8 @@ def check_processor(name: str | None) -> None:
     """Raise JigsawError unless a model's processor, by its class's name, is one that was run; None: it has none."""
     if name not in PROCESSORS:
         raise JigsawError(
-            f"the model has {name or 'no processor'}; set actor_rollout_ref.model.path to a Qwen2.5-VL model"
+            f"the model has {name or 'no processor'}; set actor_rollout_ref.model.path to a Qwen2.5-VL or "
+            "Qwen3-VL model"
         )
 
 

@@ -42,7 +42,7 @@ SHARED_MEMORY = GIB // 2
 """Free in /dev/shm at least for each engine of vLLM: its queues take 0.4 GiB there; with less it dies of SIGBUS."""
 CHECKPOINT_BYTES = {"model": 4, "optimizer": 8}
 """Of a weight in a checkpoint, by what ``actor.checkpoint.save_contents`` names: float32, and Adam's two moments."""
-MODEL_TYPES = ("qwen2_5_vl",)
+MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
 """Models whose vision tower, and where its features go, the plug-in knows."""
 MEDIA = ("image", "video")
 """What vLLM counts in a prompt."""
@@ -157,6 +157,9 @@ def check_rows(config: DictConfig) -> Iterator[str]:
     for files, limit in ((given(data, "train_files"), "train_max_samples"), (data.val_files, "val_max_samples")):
         plans = Plans(files, data, data.get(limit, -1))
         shown |= plans.check_rows(config.reward)
+    loop = config.actor_rollout_ref.rollout.agent.default_agent_loop
+    if shown["video"] and loop != "jigsaw" and _family(config) == "qwen3_vl":
+        yield f"{_ROLLOUT}.agent.default_agent_loop={loop}: vLLM takes no videos of a Qwen3-VL from it; leave it out"
     allowed = vllm.limit_mm_per_prompt
     if allowed is None:
         vllm.limit_mm_per_prompt = {kind: shown[kind] for kind in MEDIA}
@@ -204,13 +207,30 @@ def _check_kind_of(folder: Path) -> None:
     """
     kind = _read_json(folder / "config.json").get("model_type")
     if kind is not None and kind not in MODEL_TYPES:
-        raise JigsawError(f"the model is a {kind}, whose tower is not known; set {_MODEL}.path to a Qwen2.5-VL model")
+        raise JigsawError(
+            f"the model is a {kind}, whose tower is not known; set {_MODEL}.path to a Qwen2.5-VL or Qwen3-VL model"
+        )
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             processor = _read_json(folder / name).get("processor_class")
             if processor is not None:
                 return check_processor(processor)
     return None
+
+
+def _family(config: DictConfig) -> str | None:
+    """The model's, as its config names it; None where its files are not here."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = given(config.actor_rollout_ref.model, "path") or ""
+    file = Path(path) / "config.json"
+    if not file.is_file():
+        cached = None if Path(path).is_dir() else try_to_load_from_cache(path, "config.json")
+        if not isinstance(cached, str):
+            return None
+        file = Path(cached)
+    kind = _read_json(file).get("model_type")
+    return None if kind is None else str(kind)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -331,6 +351,11 @@ def check_rollout(config: DictConfig) -> Iterator[str]:
         yield (
             f"{_ROLLOUT}.max_model_len={length} is below {longest} tokens, which a prompt with a response may have "
             "(data.max_prompt_length + data.max_response_length); leave it out, and it is that"
+        )
+    if not rollout.enable_chunked_prefill and rollout.max_num_batched_tokens < (length or longest):
+        yield (
+            f"{_ROLLOUT}.max_num_batched_tokens={rollout.max_num_batched_tokens} is below {length or longest} tokens, "
+            "which a prompt in one part with its response may have; raise it to that"
         )
     if rollout.max_num_seqs > rollout.max_num_batched_tokens:
         yield (

@@ -127,8 +127,16 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         partial = [key for key in partition_snapshot if key.split("_")[0] in failed]
         if partial:
             tq.kv_clear(partition_id=partition_id, keys=partial)
-        whole = {key: tag for key, tag in partition_snapshot.items() if key not in partial}
+        # In the order of the data, not in that in which they came: sums of floats depend on it.
+        whole = {key: partition_snapshot[key] for key in sorted(partition_snapshot.keys() - partial, key=_place)}
         return super()._materialize_batch(partition_id, selected_prompt_uids, whole)
+
+
+def _place(key: str) -> tuple[int, list[int]]:
+    """Of a reply, by the prompt's in the data and its number."""
+    uid, *numbers = key.split("_")
+    manager = JigsawAgentLoopManager.running
+    return manager.place_of(uid) if manager else 0, [int(number) for number in numbers]
 
 
 def _scores(partition_id: str, keys: list[str]) -> list[Score]:

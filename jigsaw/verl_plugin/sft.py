@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from verl.models.transformers.qwen2_vl import get_rope_index
+
+from jigsaw.verl_plugin.positions import get_rope_index
 
 
 def supervised_item(
@@ -13,7 +14,7 @@ def supervised_item(
     """An item of a ``data.custom_cls`` of verl's; verl's own data set wants the pictures in the parquet file.
 
     Args:
-        processor: a Qwen2.5-VL processor.
+        processor: of a family that is trained.
         messages: the prompt.
         images: its pictures.
         reply: what is to be learnt; the end of the turn is added.

@@ -71,46 +71,63 @@ def make_run(tiny_model: Path) -> Callable[..., Run]:
     return lambda folder, media_root, model=tiny_model: Run(folder, media_root, model)
 
 
+@pytest.fixture(scope="session", params=["qwen2_5_vl", pytest.param("qwen3_vl", marks=pytest.mark.slow("models"))])
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family of models that is trained; whatever uses it runs once for each."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def sharp_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+def model(family: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of the family, whose head is its embeddings."""
+    from jigsaw.toy.model import build_tiny_model
+    from jigsaw.toy.warm_start import SCENE_WORDS
+
+    if family == "qwen2_5_vl":
+        return tiny_model
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", family=family, words=SCENE_WORDS)
+
+
+@pytest.fixture(scope="session")
+def sharp_model(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     """The tiny model with weights that make it care where its tokens stand, and sure of what it says.
 
     Freshly drawn, it attends to all tokens alike: whatever the rollout got wrong about positions would not show.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model = AutoModelForImageTextToText.from_pretrained(tiny_model)
+    sharp = AutoModelForImageTextToText.from_pretrained(model)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith(("q_proj.weight", "k_proj.weight")):
-                weight *= 20
+        for name, weight in sharp.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight", "q_norm.weight")):
+                weight *= 20 if "proj" in name else 4  # where queries are normalised, their size is their norm's
             elif name.endswith("language_model.norm.weight"):
                 weight *= 10
         # verl's rollout never samples these, so its probabilities are of all other tokens; the trainer's are of all.
-        model.get_input_embeddings().weight[[model.config.image_token_id, model.config.video_token_id]] = 0
+        sharp.get_input_embeddings().weight[[sharp.config.image_token_id, sharp.config.video_token_id]] = 0
     folder = tmp_path_factory.mktemp("model") / "sharp"
-    model.save_pretrained(folder)
-    AutoProcessor.from_pretrained(tiny_model).save_pretrained(folder)
+    sharp.save_pretrained(folder)
+    AutoProcessor.from_pretrained(model).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def untied_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+def untied_model(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     """The tiny model with a head of its own, as a 7B has."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    tied = AutoModelForImageTextToText.from_pretrained(tiny_model)
-    config = AutoConfig.from_pretrained(tiny_model)
+    tied = AutoModelForImageTextToText.from_pretrained(model)
+    config = AutoConfig.from_pretrained(model)
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
-    model = AutoModelForImageTextToText.from_config(config)
-    model.load_state_dict(tied.state_dict())
+    untied = AutoModelForImageTextToText.from_config(config)
+    untied.load_state_dict(tied.state_dict())
     with torch.no_grad():
-        model.lm_head.weight += 0.02 * torch.randn(
-            model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
+        untied.lm_head.weight += 0.02 * torch.randn(
+            untied.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
         )
     folder = tmp_path_factory.mktemp("model") / "untied"
-    model.save_pretrained(folder)
-    AutoProcessor.from_pretrained(tiny_model).save_pretrained(folder)
+    untied.save_pretrained(folder)
+    AutoProcessor.from_pretrained(model).save_pretrained(folder)
     return folder
 
 
@@ -195,15 +212,15 @@ def _distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> flo
 
 
 @pytest.fixture(scope="session")
-def ranks(tiny_model: Path, untied_model: Path) -> Ranks:
+def ranks(model: Path, untied_model: Path) -> Ranks:
     """The updates of rank.py by verl's own engine."""
-    return _run_ranks(tiny_model, untied_model, vendor="")
+    return _run_ranks(model, untied_model, vendor="")
 
 
 @pytest.fixture(scope="session")
-def packed_ranks(tiny_model: Path, untied_model: Path) -> Ranks:
+def packed_ranks(model: Path, untied_model: Path) -> Ranks:
     """The updates of rank.py by the packed engine."""
-    return _run_ranks(tiny_model, untied_model, vendor="packed")
+    return _run_ranks(model, untied_model, vendor="packed")
 
 
 def _run_ranks(tied: Path, untied: Path, *, vendor: str) -> Ranks:

@@ -39,9 +39,9 @@ CHAT = (
 def processor():
     """Qwen2.5-VL's, with its sizes and its chat, and the tokenizer that makes the most of a text: a token a byte."""
     return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(patch_size=PATCH, size=dict(QWEN2_5)),
+        image_processor=Qwen2VLImageProcessor(patch_size=PATCH["qwen2_5_vl"], size=dict(QWEN2_5)),
         tokenizer=build_tokenizer([], vocabulary=0),
-        video_processor=Qwen2VLVideoProcessor(patch_size=PATCH, size=dict(QWEN2_5)),
+        video_processor=Qwen2VLVideoProcessor(patch_size=PATCH["qwen2_5_vl"], size=dict(QWEN2_5)),
         chat_template=CHAT,
     )
 
@@ -106,7 +106,7 @@ def test_sizes_of_frames(height, width, factor, least, more):
 @given(st.tuples(st.integers(84, 5000), st.integers(84, 5000)), st.tuples(st.integers(1, 5), st.integers(2, 5)))
 @settings(deadline=None)
 def test_tokens_of_tiles(size, grid):
-    image_processor = Qwen2VLImageProcessor(patch_size=PATCH, size=dict(QWEN2_5))
+    image_processor = Qwen2VLImageProcessor(patch_size=PATCH["qwen2_5_vl"], size=dict(QWEN2_5))
     boxes = [(bottom - top, right - left) for left, top, right, bottom in tile_boxes(size, *grid)]
     if all(max(box) <= 200 * min(box) for box in boxes):
         expected = sum(AROUND + image_processor.get_number_of_image_patches(*box, {}) // 4 for box in boxes)

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from jigsaw.verl_plugin.cpu.patches import linear
 
 pytestmark = pytest.mark.e2e
 
@@ -37,6 +40,16 @@ def _run(platform: str) -> subprocess.CompletedProcess[str]:
 def test_updates_reach_vllms_layers_with_the_patch() -> None:
     result = _run("cpu")
     assert result.stdout.endswith("live\n"), result.stderr
+
+
+def test_a_row_is_the_same_in_any_batch() -> None:
+    x, weight, bias = torch.randn(70, 96), torch.randn(64, 96), torch.randn(64)
+    whole = linear(x, weight, bias)
+    torch.testing.assert_close(whole, x @ weight.T + bias)
+    for begin, end in ((0, 1), (3, 5), (17, 50), (69, 70)):
+        assert torch.equal(linear(x[begin:end], weight, bias), whole[begin:end])
+    assert torch.equal(linear(x.view(7, 10, 96), weight, bias), whole.view(7, 10, 64))
+    assert linear(x[:0], weight, bias).shape == (0, 64)
 
 
 @pytest.mark.slow("upstream")

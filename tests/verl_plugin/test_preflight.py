@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from jigsaw import doctor, machine
 from jigsaw.doctor import Check
-from jigsaw.toy.rows import image_row
+from jigsaw.toy.rows import image_row, video_row
 from jigsaw.verl_plugin import preflight
 from jigsaw.verl_plugin.launch import CONFIGS, compose_config
 from jigsaw.verl_plugin.preflight import GIB, problems
@@ -120,6 +120,7 @@ def test_a_start_that_can_be_is_let_through(said_of: Said, folder: Path) -> None
         ({f"{MODEL}.override_config": {}}, "is flash_attention_2: flash-attn is not installed; set it to sdpa"),
         ({f"{MODEL}.override_config.attn_implementation": "foo"}, "is foo: it must be sdpa, eager, or flash_attention"),
         ({f"{ROLLOUT}.max_model_len": 10239}, f"{ROLLOUT}.max_model_len=10239 is below 10240 tokens, which a prompt"),
+        ({f"{ROLLOUT}.enable_chunked_prefill": False}, f"{ROLLOUT}.max_num_batched_tokens=8192 is below 10240 tokens"),
         ({f"{ROLLOUT}.max_num_seqs": 8193}, f"max_num_seqs=8193 is more than {ROLLOUT}.max_num_batched_tokens=8192"),
         ({LIMIT: {"image": 3}}, f"{LIMIT} allows 3 of image, a prompt shows up to 4; leave it out, and it follows"),
         ({LIMIT: {"image": {"count": 3}}}, f"{LIMIT} allows 3 of image"),
@@ -213,6 +214,28 @@ def test_the_limit_on_media_follows_from_the_rows(composed: DictConfig, tmp_path
     config.data.difficulty = {"image": {"levels": [[2, 2], [5, 4]], "raise_at": 0.8, "window": 10}}
     assert problems(config) == []
     assert OmegaConf.select(config, LIMIT) == {"image": 20, "video": 0}
+
+
+@pytest.mark.parametrize(("kind", "stops"), [("qwen3_vl", True), ("qwen2_5_vl", False)])
+def test_verls_plain_path_hands_on_no_videos_of_qwen3_vl(said_of: Said, tmp_path: Path, kind: str, stops: bool) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    pq.write_table(
+        pa.Table.from_pylist([video_row(f"{n}.mp4", id=f"video {n}") for n in range(4)]), tmp_path / "v.parquet"
+    )
+    plain = {
+        f"{MODEL}.path": str(tmp_path),
+        f"{ROLLOUT}.agent.default_agent_loop": "single_turn_agent",
+        "actor_rollout_ref.model.external_lib": None,  # its shapes are not told
+    }
+    assert said_of(plain) == []
+    plain["data.val_files"] = str(tmp_path / "v.parquet")
+    said = said_of(plain)
+    assert len(said) == stops
+    assert all(
+        "default_agent_loop=single_turn_agent: vLLM takes no videos of a Qwen3-VL from it" in line for line in said
+    )
+    assert said_of({**plain, f"{ROLLOUT}.agent.default_agent_loop": "jigsaw"}) == []
 
 
 def test_what_a_gpu_needs_beside_packages_is_said(said_of: Said, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,14 +431,14 @@ MODEL_FILES = {"config.json": "{}", "a.safetensors": ""}
         ({"huggingface/config.json": "{}"}, "holds no config.json: a checkpoint must be merged first"),
         ({"config.json": "{}"}, "holds no weights"),
         (
-            {**MODEL_FILES, "preprocessor_config.json": '{"processor_class": "Qwen3VLProcessor"}'},
-            "the model has Qwen3VLProcessor; set actor_rollout_ref.model.path to a Qwen2.5-VL model",
+            {**MODEL_FILES, "preprocessor_config.json": '{"processor_class": "LlavaProcessor"}'},
+            "the model has LlavaProcessor; set actor_rollout_ref.model.path to a Qwen2.5-VL or Qwen3-VL model",
         ),
         ({**MODEL_FILES, "processor_config.json": "[]"}, "processor_config.json: cannot be read"),
         ({**MODEL_FILES, "config.json": "{"}, "config.json: cannot be read (Expecting property name"),
         (
             {**MODEL_FILES, "config.json": '{"model_type": "llava"}'},
-            "the model is a llava, whose tower is not known; set actor_rollout_ref.model.path to a Qwen2.5-VL model",
+            "the model is a llava, whose tower is not known; set actor_rollout_ref.model.path to a Qwen2.5-VL or",
         ),
     ],
 )  # fmt: skip

@@ -7,6 +7,8 @@ ENVIRONMENT = {
     "VERL_ENGINE_DEVICE": "cuda",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the ranks share the cores
+    # Replies do not depend on what is answered beside them: an attention over a long reply is not cut as others are.
+    "VLLM_CPU_ATTN_SPLIT_KV": "0",
     # vLLM compiles its sampler otherwise, which needs a C++ compiler and a quarter of a minute.
     "TORCHDYNAMO_DISABLE": "1",
     "OMP_NUM_THREADS": "2",  # rollout and update take turns

