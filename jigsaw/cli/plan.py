@@ -21,7 +21,8 @@ def plan(
         str, typer.Argument(help="image, video, depth, mixture, or a YAML file of your own.", metavar="RECIPE")
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Hydra overrides of its values.", metavar="NAME=VALUE")
+        list[str] | None,
+        typer.Argument(help="Hydra overrides of its values; model=NAME for another model.", metavar="NAME=VALUE"),
     ] = None,
     gpus: Annotated[
         int | None, typer.Option(help="GPUs on a machine; without it trainer.n_gpus_per_node.", metavar="N")
@@ -34,7 +35,7 @@ def plan(
     From the shapes of the model alone: no data, no weights, no GPU. With a tenth of a card to spare; what does not fit
     is said with what to do, and exit code 1.
 
-    Example: [bold]jigsaw plan video actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-3B-Instruct --gpus 4[/]
+    Example: [bold]jigsaw plan video model=qwen3_vl_8b --gpus 4[/]
     """
     if gpus is not None and gpus < 1:
         raise OptionError("gpus", gpus, "must be 1 or more")

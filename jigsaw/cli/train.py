@@ -1,12 +1,20 @@
 """``jigsaw train``: GRPO by a recipe, checked before it starts."""
 
+import json
+import shlex
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from jigsaw import machine
 from jigsaw.errors import JigsawError, Problems
+
+if TYPE_CHECKING:
+    from jigsaw.verl_plugin.launch import Start
 
 
 def train(
@@ -14,13 +22,22 @@ def train(
         str, typer.Argument(help="image, video, depth, mixture, or a YAML file of your own.", metavar="RECIPE")
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Hydra overrides of its values.", metavar="NAME=VALUE")
+        list[str] | None,
+        typer.Argument(help="Hydra overrides of its values; model=NAME for another model.", metavar="NAME=VALUE"),
     ] = None,
     cfg: Annotated[
         Literal["job"] | None, typer.Option("--cfg", help="Print the config that verl would get, and end.")
     ] = None,
     resolve: Annotated[bool, typer.Option("--resolve", help="With --cfg: its references followed.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Check all that a start needs, and end.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            envvar="DRY_RUN",
+            help="Check all that a start needs, with verl's own validation too; show what it takes, and end.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a JSON object instead of a table.")] = False,
 ) -> None:
     """Train by a recipe. Started again, it resumes from the last complete checkpoint.
 
@@ -45,7 +62,39 @@ def train(
         print(f"the recipe is for GPUs; left out, of train_scripts/env_cpu.sh: {', '.join(left)}", file=sys.stderr)
     if found := preflight.problems(start.config):
         raise Problems(found)
-    if check:
-        print("nothing is known to stop this run")
+    if dry_run:
+        _show(start, as_json)
     else:
         launch.train(start)
+
+
+def _show(start: "Start", as_json: bool) -> None:
+    from jigsaw.verl_plugin.dry_run import verls_problems, what_it_takes
+
+    if found := verls_problems(start.config):
+        raise Problems(found)
+    takes = what_it_takes(start)
+    if as_json:
+        print(json.dumps(takes, indent=2))
+        return
+    rows, gib = takes["rows"], dict(takes["memory"] or {})
+    room, gpus = gib.pop("room", None), takes["machines"] * takes["gpus_a_machine"]
+    table = Table(show_header=False)
+    for name, value in {
+        "model": takes["model"],
+        "rows": f"{rows['train']:,} to train on, {rows['held_out']:,} held out",
+        "a step": f"{takes['prompts_a_step']} prompts × {takes['responses_a_prompt']} responses on {gpus} GPUs, "
+        f"{takes['machines']} × {takes['gpus_a_machine']}",
+        "steps": f"{takes['steps']}; a checkpoint every {takes['saves_every']}, a test every {takes['tests_every']}",
+        "GiB of a GPU": f"{', '.join(f'{phase} {size}' for phase, size in gib.items())} of {room}"
+        if gib
+        else "not known",
+        "checkpoints": takes["checkpoints"],
+        "begins": f"from {takes['resumes_from']}" if takes["resumes_from"] else "anew",
+        "metrics": ", ".join([takes["metrics"], *takes["loggers"]]),
+    }.items():
+        table.add_row(name, Text(str(value)))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(shlex.join(takes["command"]), soft_wrap=True, markup=False)
+    console.print("nothing is known to stop this run")

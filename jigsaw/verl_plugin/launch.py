@@ -55,6 +55,13 @@ class Start:
     config: DictConfig
     metrics: Path
 
+    @property
+    def command(self) -> list[str]:
+        """verl's trainer with all overrides, also what was filled into the config since: vLLM's limit on media."""
+        limit = OmegaConf.select(self.config, _LIMIT)  # follows from the rows: null until they are looked at
+        limits = [] if limit is None else [f"{_LIMIT}={json.dumps(OmegaConf.to_container(limit)).replace(chr(34), '')}"]
+        return [sys.executable, "-m", TRAINER, *self.arguments, *limits, *self.given]
+
 
 def recipes() -> list[str]:
     """Names of the recipes in ``configs/``."""
@@ -174,12 +181,9 @@ def train(start: Start) -> None:
     start.metrics.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    limit = OmegaConf.select(start.config, _LIMIT)  # follows from the rows: null until they are looked at
-    limits = [] if limit is None else [f"{_LIMIT}={json.dumps(OmegaConf.to_container(limit)).replace(chr(34), '')}"]
     # The same process: Ctrl-C, a scheduler's signals and the exit code are the trainer's.
     environment = {**os.environ, "VERL_USE_EXTERNAL_MODULES": PLUGIN}
-    arguments = [*start.arguments, *limits, *start.given]
-    os.execve(sys.executable, [sys.executable, "-m", TRAINER, *arguments], environment)
+    os.execve(sys.executable, start.command, environment)
 
 
 def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:

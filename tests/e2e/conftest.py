@@ -78,7 +78,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def model(family: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_of_family(family: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of the family, whose head is its embeddings."""
     from jigsaw.toy.model import build_tiny_model
     from jigsaw.toy.warm_start import SCENE_WORDS
@@ -89,14 +89,14 @@ def model(family: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def sharp_model(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+def sharp_model(tmp_path_factory: pytest.TempPathFactory, model_of_family: Path) -> Path:
     """The tiny model with weights that make it care where its tokens stand, and sure of what it says.
 
     Freshly drawn, it attends to all tokens alike: whatever the rollout got wrong about positions would not show.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    sharp = AutoModelForImageTextToText.from_pretrained(model)
+    sharp = AutoModelForImageTextToText.from_pretrained(model_of_family)
     with torch.no_grad():
         for name, weight in sharp.named_parameters():
             if name.endswith(("q_proj.weight", "k_proj.weight", "q_norm.weight")):
@@ -107,17 +107,17 @@ def sharp_model(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
         sharp.get_input_embeddings().weight[[sharp.config.image_token_id, sharp.config.video_token_id]] = 0
     folder = tmp_path_factory.mktemp("model") / "sharp"
     sharp.save_pretrained(folder)
-    AutoProcessor.from_pretrained(model).save_pretrained(folder)
+    AutoProcessor.from_pretrained(model_of_family).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def untied_model(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+def untied_model(tmp_path_factory: pytest.TempPathFactory, model_of_family: Path) -> Path:
     """The tiny model with a head of its own, as a 7B has."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    tied = AutoModelForImageTextToText.from_pretrained(model)
-    config = AutoConfig.from_pretrained(model)
+    tied = AutoModelForImageTextToText.from_pretrained(model_of_family)
+    config = AutoConfig.from_pretrained(model_of_family)
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     untied = AutoModelForImageTextToText.from_config(config)
     untied.load_state_dict(tied.state_dict())
@@ -127,7 +127,7 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
         )
     folder = tmp_path_factory.mktemp("model") / "untied"
     untied.save_pretrained(folder)
-    AutoProcessor.from_pretrained(model).save_pretrained(folder)
+    AutoProcessor.from_pretrained(model_of_family).save_pretrained(folder)
     return folder
 
 
@@ -212,15 +212,15 @@ def _distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> flo
 
 
 @pytest.fixture(scope="session")
-def ranks(model: Path, untied_model: Path) -> Ranks:
+def ranks(model_of_family: Path, untied_model: Path) -> Ranks:
     """The updates of rank.py by verl's own engine."""
-    return _run_ranks(model, untied_model, vendor="")
+    return _run_ranks(model_of_family, untied_model, vendor="")
 
 
 @pytest.fixture(scope="session")
-def packed_ranks(model: Path, untied_model: Path) -> Ranks:
+def packed_ranks(model_of_family: Path, untied_model: Path) -> Ranks:
     """The updates of rank.py by the packed engine."""
-    return _run_ranks(model, untied_model, vendor="packed")
+    return _run_ranks(model_of_family, untied_model, vendor="packed")
 
 
 def _run_ranks(tied: Path, untied: Path, *, vendor: str) -> Ranks:

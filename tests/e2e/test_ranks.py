@@ -18,10 +18,12 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 from verl import DataProto
-from verl.models.transformers import qwen2_vl
+from verl.models.transformers import qwen2_vl, qwen3_vl
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from jigsaw.errors import JigsawError
+from jigsaw.toy.model import build_tiny_model
+from jigsaw.toy.warm_start import SCENE_WORDS
 from jigsaw.verl_plugin import patches
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
@@ -143,53 +145,65 @@ def test_verl_still_needs_one_tower_call(
     assert re.search(error, output), output
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Any:
-    return AutoModelForImageTextToText.from_pretrained(tiny_model).model
-
-
-@pytest.fixture(scope="module")
-def verl_embeds() -> Any:
-    """verl's own function, from a second copy of its module."""
-    spec = find_spec(qwen2_vl.__name__)
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def embedding(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny model of a family, verl's module for it, and a second copy of that, without our function."""
+    folder, module = tiny_model, qwen2_vl
+    if request.param == "qwen3_vl":
+        folder = build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", family="qwen3_vl", words=SCENE_WORDS)
+        module = qwen3_vl
+    spec = find_spec(module.__name__)
     assert spec is not None
     assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module._get_input_embeds
+    copy = module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return AutoModelForImageTextToText.from_pretrained(folder).model, module, copy
+
+
+def _embed(module: Any, model: Any, **inputs: Any) -> tuple[torch.Tensor, Any, list[torch.Tensor]]:
+    """Embeddings, the mask that was given, and what goes to the text's first layers, where it goes."""
+    found = module._get_input_embeds(model, **inputs)
+    if isinstance(found, tuple):
+        return *found, []
+    levels = found["deepstack_visual_embeds"] or []
+    return found["inputs_embeds"], found["attention_mask"], [*levels, *([found["visual_pos_masks"]] if levels else [])]
 
 
 def _micro_batch(model: Any, kind: str) -> dict[str, torch.Tensor]:
     """Two sequences with images, videos or both."""
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(300, 400, (2, 60), generator=rng)
+    size = 3 * 2 * model.config.vision_config.patch_size**2
     features = {}
     if kind in ("image", "both"):
         features["image_grid_thw"] = torch.tensor([[1, 4, 6], [1, 8, 8]])
-        features["pixel_values"] = torch.randn(24 + 64, 1176, generator=rng)
-        ids[0, 3:9] = ids[1, 5:21] = model.config.image_token_id
+        features["pixel_values"] = torch.randn(24 + 64, size, generator=rng)
+        ids[0, 3:9] = ids[1, 25:41] = model.config.image_token_id
     if kind in ("video", "both"):
         features["video_grid_thw"] = torch.tensor([[2, 4, 4], [3, 4, 6]])
-        features["pixel_values_videos"] = torch.randn(32 + 72, 1176, generator=rng)
-        ids[0, 30:38] = ids[1, 30:48] = model.config.video_token_id
+        features["pixel_values_videos"] = torch.randn(32 + 72, size, generator=rng)
+        ids[0, 30:38] = ids[1, 5:23] = model.config.video_token_id
     return {"input_ids": ids, **features}
 
 
 @pytest.mark.parametrize("kind", ["image", "video", "both"])
-def test_one_tower_call_gives_what_verls_calls_give(model: Any, verl_embeds: Any, kind: str) -> None:
+def test_one_tower_call_gives_what_verls_calls_give(embedding: Any, kind: str) -> None:
+    model, module, verls = embedding
     inputs = _micro_batch(model, kind)
     mask = torch.ones_like(inputs["input_ids"])
-    ours, our_mask = qwen2_vl._get_input_embeds(model, attention_mask=mask, **inputs)
-    theirs, _ = verl_embeds(model, attention_mask=mask, **inputs)
-    assert qwen2_vl._get_input_embeds.__module__ == patches.__name__ != verl_embeds.__module__
+    ours, our_mask, our_levels = _embed(module, model, attention_mask=mask, **inputs)
+    theirs, _, their_levels = _embed(verls, model, attention_mask=mask, **inputs)
+    assert module._get_input_embeds.__module__ == patches.__name__ != verls._get_input_embeds.__module__
     assert our_mask is mask
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 if kind == "both" else 0)
+    for one, two in zip((ours, *our_levels), (theirs, *their_levels), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-6 if kind == "both" else 0)
     assert not torch.equal(ours, model.get_input_embeddings()(inputs["input_ids"]))
 
 
-def test_text_alone_runs_the_tower_and_changes_nothing(model: Any) -> None:
+def test_text_alone_runs_the_tower_and_changes_nothing(embedding: Any) -> None:
+    model, module, _ = embedding
     ids = _micro_batch(model, "text")["input_ids"]
-    embeds, _ = qwen2_vl._get_input_embeds(model, ids)
+    embeds, *_ = _embed(module, model, input_ids=ids)
     assert torch.equal(embeds, model.get_input_embeddings()(ids))
     model.zero_grad()
     embeds.sum().backward()
@@ -198,8 +212,9 @@ def test_text_alone_runs_the_tower_and_changes_nothing(model: Any) -> None:
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
-def test_tokens_without_features_are_refused(model: Any) -> None:
+def test_tokens_without_features_are_refused(embedding: Any) -> None:
+    model, module, _ = embedding
     inputs = _micro_batch(model, "image")
     inputs["input_ids"][0, 50] = model.config.image_token_id
     with pytest.raises(JigsawError, match=r"23 tokens \(id \d+\) stand for 22 visual features"):
-        qwen2_vl._get_input_embeds(model, **inputs)
+        module._get_input_embeds(model, **inputs)

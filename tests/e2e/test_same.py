@@ -20,7 +20,9 @@ DIFFER = ("timing", "perf/", "time", "memory", "throughput", "mfu")
 
 
 @pytest.fixture(scope="module")
-def starts(tmp_path_factory: pytest.TempPathFactory, make_run: Any, model: Path) -> dict[str, tuple[Any, Any]]:
+def starts(
+    tmp_path_factory: pytest.TempPathFactory, make_run: Any, model_of_family: Path
+) -> dict[str, tuple[Any, Any]]:
     """Two runs of the same settings, and one that was stopped half way and started again; with metrics by step."""
     folder = tmp_path_factory.mktemp("same")
     scenes = folder / "scenes"
@@ -30,7 +32,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory, make_run: Any, model: Path)
     for name, stops in (("one", (STEPS,)), ("other", (STEPS,)), ("resumed", (STEPS // 2, STEPS))):
         (folder / name).mkdir()
         (folder / name / "data").symlink_to(folder / "rows")
-        run = make_run(folder / name, scenes, model)
+        run = make_run(folder / name, scenes, model_of_family)
         metrics: dict[int, Metrics] = {}
         for stop in stops:
             kept = [f"trainer.{which}_data_dir={folder / name / which}" for which in ("rollout", "validation")]

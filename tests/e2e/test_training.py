@@ -30,7 +30,7 @@ SOURCES = {"first": 0, "second": 12}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, make_run: Any, model: Path) -> Iterator[Any]:
+def run(tmp_path_factory: pytest.TempPathFactory, make_run: Any, model_of_family: Path) -> Iterator[Any]:
     """24 training pictures in two sources, one of which is broken after its row was made, and 8 held out."""
     folder = tmp_path_factory.mktemp("run")
     scenes = folder / "scenes"
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_run: Any, model: Path) ->
     rows = pq.read_table(folder / "data/train.parquet")
     for source, begin in SOURCES.items():
         pq.write_table(rows.slice(begin, 12), folder / f"data/{source}.parquet")
-    yield make_run(folder, scenes, model)
+    yield make_run(folder, scenes, model_of_family)
     assert processes_of(folder) == []
 
 

@@ -640,6 +640,10 @@ def test_who_waits_for_prompts_looks_after_the_workers(monkeypatch: pytest.Monke
             asked.append((partition_id, unfinished()))
             sampler.tq.kv_list()["train"]["u3"]["status"] = "finished"
 
+        @staticmethod
+        def place_of(uid: str) -> int:
+            return int(uid.removeprefix("u"))
+
     buffer = _buffer(monkeypatch, failing=set())
     sampler.tq.kv_list()["train"]["u3"]["status"] = "running"
     monkeypatch.setattr(sampler.JigsawAgentLoopManager, "running", Manager)
@@ -739,7 +743,7 @@ def test_prompts_of_a_dead_worker_are_given_again_once(monkeypatch: pytest.Monke
     manager.config = OmegaConf.create({"trainer": {"default_local_dir": str(tmp_path)}})
     manager.agent_loop_workers = workers.handles
     manager._ends = [handle.end_of_life.remote() for handle in workers.handles]
-    manager._step, manager._given, manager._given_again = None, {}, set()
+    manager._step, manager._given, manager._given_again, manager._places = None, {}, set(), {}
     manager._schedule, manager._looks_ahead = Schedule(tmp_path, None), False
     uids = [f"u{number}" for number in range(4)]
     extras = [{"id": uid, "epoch": 0} for uid in uids]

@@ -159,12 +159,6 @@ def test_a_start_becomes_verls_trainer(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "run/metrics").is_dir()
 
 
-def test_a_check_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "problems", lambda config: [])
-    assert run("image", f"trainer.default_local_dir={tmp_path}/run", "--check").exit_code == 0
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.processes
 def test_the_wheel_checks_a_start_at_once_and_without_the_clone(repository: Path, tmp_path: Path) -> None:
     """By the real command, as installed where there is no clone: it loads neither torch nor verl, and makes nothing."""
