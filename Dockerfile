@@ -13,7 +13,8 @@ RUN apt-get update \
 
 WORKDIR /opt/visual-jigsaw
 COPY . .
-RUN bash train_scripts/setup.sh gpu && rm -rf /root/.cache
+# What a run writes lies in the clone's outputs; it must outlive the container.
+RUN bash train_scripts/setup.sh gpu && rm -rf /root/.cache && ln -s /work/outputs outputs
 
 ENV PATH=/opt/visual-jigsaw/.venv/bin:$PATH
 WORKDIR /work

@@ -77,8 +77,10 @@ def _show(start: "Start", as_json: bool) -> None:
     if as_json:
         print(json.dumps(takes, indent=2))
         return
-    rows, gib = takes["rows"], dict(takes["memory"] or {})
-    room, gpus = gib.pop("room", None), takes["machines"] * takes["gpus_a_machine"]
+    rows, memory, gpus = takes["rows"], takes["memory"], takes["machines"] * takes["gpus_a_machine"]
+    if isinstance(memory, dict):
+        room = memory.pop("room")
+        memory = f"{', '.join(f'{phase} {size}' for phase, size in memory.items())} of {room}"
     table = Table(show_header=False)
     for name, value in {
         "model": takes["model"],
@@ -86,9 +88,7 @@ def _show(start: "Start", as_json: bool) -> None:
         "a step": f"{takes['prompts_a_step']} prompts × {takes['responses_a_prompt']} responses on {gpus} GPUs, "
         f"{takes['machines']} × {takes['gpus_a_machine']}",
         "steps": f"{takes['steps']}; a checkpoint every {takes['saves_every']}, a test every {takes['tests_every']}",
-        "GiB of a GPU": f"{', '.join(f'{phase} {size}' for phase, size in gib.items())} of {room}"
-        if gib
-        else "not known",
+        "GiB of a GPU": memory,
         "checkpoints": takes["checkpoints"],
         "begins": f"from {takes['resumes_from']}" if takes["resumes_from"] else "anew",
         "metrics": ", ".join([takes["metrics"], *takes["loggers"]]),

@@ -132,7 +132,7 @@ def build_processor(
 
     Args:
         tokenizer: see :func:`build_tokenizer`.
-        family: one of :data:`jigsaw.toy.settings.FAMILIES`.
+        family: one of :data:`jigsaw.shapes.FAMILIES`.
         max_pixels: a picture with more pixels is scaled down.
     """
     patch = PATCH[family]
@@ -175,7 +175,7 @@ def build_tiny_model(
 
     Args:
         folder: where to; a folder that is there already is kept.
-        family: one of :data:`jigsaw.toy.settings.FAMILIES`.
+        family: one of :data:`jigsaw.shapes.FAMILIES`.
         seed: of the random weights.
         words: texts that should take few tokens, for example the warm start's replies.
 

@@ -27,6 +27,7 @@ from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.processes import kill_leftovers, told_in_one_line
 from jigsaw.puzzle import Plan, media_specs
 from jigsaw.rows import read_rows
+from jigsaw.shapes import FAMILIES
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import plan
 from jigsaw.toy.clock import Clock
@@ -156,7 +157,7 @@ class Quickstart:
 
         words = CUE_WORDS if self.images else SCENE_WORDS
         build_tiny_model(self.random_model, family=self.settings.model, seed=self.settings.seed, words=words)
-        name = {"qwen2_5_vl": "Qwen2.5-VL, 1.3", "qwen3_vl": "Qwen3-VL, 1.4"}[self.settings.model]
+        name = {"qwen2_5_vl": "Qwen2.5-VL, 1.3", "qwen3_vl": "Qwen3-VL, 1.6"}[self.settings.model]
         return f"{name} M random weights"
 
     def warm_start(self, progress: Progress) -> str:
@@ -434,7 +435,8 @@ def _summary(quickstart: Quickstart, clock: Clock, measured: Measured, pictures:
 def _begin(out: Path, settings: Settings) -> None:
     """Make the folder ready: keep a run of the same settings, put any other aside, nothing is lost."""
     stored = out / "settings.json"
-    if out.exists() and not (stored.is_file() and Settings(**json.loads(stored.read_text())) == settings):
+    before = {"model": FAMILIES[0], **json.loads(stored.read_text())} if stored.is_file() else None
+    if out.exists() and before != asdict(settings):
         if not stored.is_file() and any(out.iterdir()):
             raise JigsawError(f"{out}: holds something other than a quickstart; choose another output folder")
         number = 1

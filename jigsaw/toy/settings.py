@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl")
-"""Of the models whose tiny variants there are."""
+from jigsaw.shapes import FAMILIES
+
 STEPS, STEPS_OF_PICTURES = 50, 70
 """GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
 RAISE_AT, WINDOW = 0.8, 5
@@ -23,7 +23,7 @@ class Settings:
         images: folder of the user's pictures; None for rendered scenes.
         warm_start_steps: supervised steps before GRPO; None for as many as it takes, see :data:`FORMED`.
         seed: of the pictures, the weights and all draws.
-        model: family of the tiny model, one of :data:`FAMILIES`.
+        model: family of the tiny model, one of :data:`jigsaw.shapes.FAMILIES`.
     """
 
     grid: str

@@ -184,7 +184,7 @@ class JigsawAgentLoop(SingleTurnAgentLoop):  # type: ignore[misc]
             features: dict[str, Any] = {}
             tokens = await plain(messages, mm_inputs_out=features, **media)
             if media.get("videos") and has_stamps(self.processor):
-                shared.marked = self._marked(messages)
+                shared.marked = await self.loop.run_in_executor(None, self._marked, messages)
                 metadata = [of_video for _, of_video in media["videos"]]
                 tokens = with_stamps(shared.marked, features, metadata, self.processor)
             shared.features, shared.positions = await self.loop.run_in_executor(
@@ -258,13 +258,12 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, session_id: int, **kwargs: Any
     ) -> Any:
-        of_row = kwargs["extra_info"]
-        seed = reply_seed(self.config.data.seed or 0, of_row["split"], of_row["id"], trajectory["step"], session_id)
-        kwargs |= {"trajectory": trajectory, "session_id": session_id}
+        row = kwargs["extra_info"]
         try:
-            return await self._respond({**sampling_params, "seed": seed}, **kwargs)
+            seed = reply_seed(self.config.data.seed or 0, row["split"], row["id"], trajectory["step"], session_id)
+            return await self._respond({**sampling_params, "seed": seed}, trajectory, session_id=session_id, **kwargs)
         except Exception as error:  # verl turns any error into a failed group; here it is only written down
-            self._note_failure(kwargs["extra_info"], error)
+            self._note_failure(row, error)
             raise
 
     async def _respond(self, *args: Any, **kwargs: Any) -> Any:
@@ -394,8 +393,6 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
         self._given: dict[str, _Given] = {}
         """By uid; of this step or validation."""
         self._given_again: set[str] = set()
-        self._places: dict[str, int] = {}
-        """By uid; of this step or validation."""
         self._last_position = -1
         JigsawAgentLoopManager.running = self
         end_with_the_queue()
@@ -428,8 +425,6 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
             self._step = step
             self._given.clear()
             self._given_again.clear()
-            self._places.clear()
-        self._places.update({uid: len(self._places) + row for row, uid in enumerate(list(prompts["uid"]))})
         self._give(enumerate(self._schedule.choose(prompts).chunk(len(self.agent_loop_workers))))
         if self._looks_ahead and training:
             following = self._following(max(positions) + 1, len(extras), prompts)
@@ -473,9 +468,10 @@ class JigsawAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
                 (number, index_select_tensor_dict(self._given[uid].batch, [self._given[uid].row])) for uid in again
             )
 
-    def place_of(self, uid: str) -> int:
-        """A prompt's place among those of this step or validation, in the order of the data."""
-        return self._places.get(uid, len(self._places))
+    @property
+    def uids(self) -> list[str]:
+        """The prompts of this step or validation, in the order of the data."""
+        return list(self._given)
 
     @property
     def _dataset(self) -> JigsawDataset:

@@ -45,49 +45,24 @@ def one_tower_call() -> None:
     """
     from verl.models.transformers import qwen2_vl, qwen3_vl
 
-    def embed_qwen2_5_vl(
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.Tensor | None = None,
-        video_grid_thw: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        media = pixel_values, pixel_values_videos, image_grid_thw, video_grid_thw
-        return _embed(model, input_ids, *media)[0], attention_mask
-
-    def embed_qwen3_vl(
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.Tensor | None = None,
-        video_grid_thw: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
-        media = pixel_values, pixel_values_videos, image_grid_thw, video_grid_thw
-        embeds, places, levels = _embed(model, input_ids, *media)
-        return {
-            "inputs_embeds": embeds,
-            "attention_mask": attention_mask,
-            "visual_pos_masks": places,
-            "deepstack_visual_embeds": levels,
-        }
+    def embed_qwen2_5_vl(*given: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        found = _embed(*given, **named)
+        return found["inputs_embeds"], found["attention_mask"]
 
     qwen2_vl._get_input_embeds = embed_qwen2_5_vl
-    qwen3_vl._get_input_embeds = embed_qwen3_vl
+    qwen3_vl._get_input_embeds = _embed
 
 
 def _embed(
     model: Any,
     input_ids: torch.Tensor,
-    pixel_values: torch.Tensor | None,
-    pixel_values_videos: torch.Tensor | None,
-    image_grid_thw: torch.Tensor | None,
-    video_grid_thw: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor] | None]:
-    """Embeddings, and of Qwen3-VL where the tower's features lie and those of its earlier layers, in that order."""
+    attention_mask: torch.Tensor | None = None,
+    pixel_values: torch.Tensor | None = None,
+    pixel_values_videos: torch.Tensor | None = None,
+    image_grid_thw: torch.Tensor | None = None,
+    video_grid_thw: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """What Qwen3-VL's language model takes; of Qwen2.5-VL the tower shows no earlier layers."""
     from verl.utils.transformers_compat import unpack_visual_output
 
     embeds, vision = model.get_input_embeddings()(input_ids), model.config.vision_config
@@ -107,7 +82,13 @@ def _embed(
         pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         seen, levels = tower(embeds.new_zeros(side**2, pixels), input_ids.new_tensor([[1, side, side]]))
         # So that the tower's backward pass runs too.
-        return embeds + 0.0 * sum(features.mean() for features in (seen, *levels)), None, None
+        embeds = embeds + 0.0 * sum(features.mean() for features in (seen, *levels))
+        return {
+            "inputs_embeds": embeds,
+            "attention_mask": attention_mask,
+            "visual_pos_masks": None,
+            "deepstack_visual_embeds": None,
+        }
     tokens, patches, grids = zip(*shown, strict=True)
     seen, levels = tower(torch.cat(patches), torch.cat(grids))
     parts = torch.split(seen, [len(part) // side**2 for part in patches])
@@ -117,7 +98,12 @@ def _embed(
             raise JigsawError(f"{int(place.sum())} tokens (id {token}) stand for {len(part)} visual features")
         embeds = embeds.masked_scatter(place.unsqueeze(-1), part)
     order = torch.cat([place.flatten().nonzero()[:, 0] for place in places]).argsort()
-    return embeds, torch.stack(places).any(0), [level[order] for level in levels]
+    return {
+        "inputs_embeds": embeds,
+        "attention_mask": attention_mask,
+        "visual_pos_masks": torch.stack(places).any(0),
+        "deepstack_visual_embeds": [level[order] for level in levels],
+    }
 
 
 def video_rates_reach_vllm() -> None:

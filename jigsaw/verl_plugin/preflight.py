@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from jigsaw import doctor, machine, memory
 from jigsaw.errors import JigsawError
 from jigsaw.rows import read_table
-from jigsaw.shapes import Shapes
+from jigsaw.shapes import FAMILIES, Shapes
 from jigsaw.verl_plugin import checkpoint
 from jigsaw.verl_plugin.memory import setup_of
 from jigsaw.verl_plugin.packed import PACKED_ENGINE, is_packed
@@ -42,8 +42,6 @@ SHARED_MEMORY = GIB // 2
 """Free in /dev/shm at least for each engine of vLLM: its queues take 0.4 GiB there; with less it dies of SIGBUS."""
 CHECKPOINT_BYTES = {"model": 4, "optimizer": 8}
 """Of a weight in a checkpoint, by what ``actor.checkpoint.save_contents`` names: float32, and Adam's two moments."""
-MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
-"""Models whose vision tower, and where its features go, the plug-in knows."""
 MEDIA = ("image", "video")
 """What vLLM counts in a prompt."""
 ATTENTION = ("sdpa", "eager")
@@ -206,7 +204,7 @@ def _check_kind_of(folder: Path) -> None:
     Of a model that names none verl finds out.
     """
     kind = _read_json(folder / "config.json").get("model_type")
-    if kind is not None and kind not in MODEL_TYPES:
+    if kind is not None and kind not in FAMILIES:
         raise JigsawError(
             f"the model is a {kind}, whose tower is not known; set {_MODEL}.path to a Qwen2.5-VL or Qwen3-VL model"
         )
@@ -224,13 +222,10 @@ def _family(config: DictConfig) -> str | None:
 
     path = given(config.actor_rollout_ref.model, "path") or ""
     file = Path(path) / "config.json"
-    if not file.is_file():
-        cached = None if Path(path).is_dir() else try_to_load_from_cache(path, "config.json")
-        if not isinstance(cached, str):
-            return None
+    if not Path(path).is_dir() and isinstance(cached := try_to_load_from_cache(path, "config.json"), str):
         file = Path(cached)
-    kind = _read_json(file).get("model_type")
-    return None if kind is None else str(kind)
+    kind: str | None = _read_json(file).get("model_type") if file.is_file() else None
+    return kind
 
 
 def _read_json(file: Path) -> dict[str, Any]:

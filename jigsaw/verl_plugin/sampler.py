@@ -1,5 +1,6 @@
 """verl's replay buffer, with failed groups left out, counted and limited, and without its two-second pause."""
 
+from collections.abc import Iterable
 from itertools import chain
 from numbers import Real
 from statistics import fmean
@@ -127,16 +128,20 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         partial = [key for key in partition_snapshot if key.split("_")[0] in failed]
         if partial:
             tq.kv_clear(partition_id=partition_id, keys=partial)
-        # In the order of the data, not in that in which they came: sums of floats depend on it.
-        whole = {key: partition_snapshot[key] for key in sorted(partition_snapshot.keys() - partial, key=_place)}
+        whole = {key: partition_snapshot[key] for key in _in_order(partition_snapshot.keys() - partial)}
         return super()._materialize_batch(partition_id, selected_prompt_uids, whole)
 
 
-def _place(key: str) -> tuple[int, list[int]]:
-    """Of a reply, by the prompt's in the data and its number."""
-    uid, *numbers = key.split("_")
+def _in_order(keys: Iterable[str]) -> list[str]:
+    """Replies in the order of the data, not in that in which they came: sums of floats depend on it."""
     manager = JigsawAgentLoopManager.running
-    return manager.place_of(uid) if manager else 0, [int(number) for number in numbers]
+    places = {uid: place for place, uid in enumerate(manager.uids)} if manager else {}
+
+    def place(key: str) -> tuple[int, list[int]]:
+        uid, *numbers = key.split("_")
+        return places.get(uid, len(places)), [int(number) for number in numbers]
+
+    return sorted(keys, key=place)
 
 
 def _scores(partition_id: str, keys: list[str]) -> list[Score]:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import combinations_with_replacement
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -291,7 +291,7 @@ def single_updates(model: str, sequences: Sequences, keep: Keep) -> None:
     keep("start", rank)
     batches = {
         f"{first}-{second}": list(zip(PAIRS[first] + PAIRS[second], (3, 8, 5, 2), strict=True))
-        for first, second in combinations_with_replacement(PAIRS, 2)
+        for first, second in product(PAIRS, repeat=2)
     }
     for name, kinds in {**batches, **AWKWARD}.items():
         rank.restart()

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ from jigsaw.verl_plugin import agent_loop, features, install, sampler
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.difficulty import Schedule
 from jigsaw.verl_plugin.launch import compose_config
+from jigsaw.verl_plugin.seeds import reply_seed
 
 pytestmark = pytest.mark.e2e
 
@@ -630,19 +631,51 @@ def test_in_a_short_run_the_share_is_of_a_hundred_prompts(
         buffer.sample(1, "train", 8)
 
 
+def test_a_step_takes_replies_in_the_order_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever came first."""
+
+    class Manager:
+        uids = [f"u{number}" for number in (5, 2, 7, 0, 1, 6, 3, 4)]  # noqa: RUF012
+
+        @staticmethod
+        def give_again(*_: Any) -> None: ...
+
+    monkeypatch.setattr(sampler.JigsawAgentLoopManager, "running", Manager)
+    batch, _ = _buffer(monkeypatch, failing=set()).sample(1, "train", 8)
+    assert batch.keys == [f"{uid}_{reply}_0" for uid in Manager.uids for reply in range(2)]
+
+
+def test_each_reply_is_asked_for_with_its_seed() -> None:
+    asked: list[int] = []
+
+    class Worker(agent_loop.PlainAgentLoopWorker):
+        def __init__(self) -> None:
+            self.config = OmegaConf.create({"data": {"seed": 3}})
+
+        async def _respond(self, sampling_params: dict[str, Any], *_: Any, **__: Any) -> None:
+            assert sampling_params.pop("temperature") == 1.0
+            asked.append(sampling_params.pop("seed"))
+
+    async def ask() -> None:
+        for step, reply in ((1, 0), (1, 1), (2, 0)):
+            row = {"split": "train", "id": "a"}
+            await Worker()._run_agent_loop({"temperature": 1.0}, {"step": step}, session_id=reply, extra_info=row)
+
+    asyncio.run(ask())
+    assert asked == [reply_seed(3, "train", "a", step, reply) for step, reply in ((1, 0), (1, 1), (2, 0))]
+
+
 def test_who_waits_for_prompts_looks_after_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than seven of eight are finished; the eighth is once its dead worker's prompts were given again."""
     asked: list[tuple[str, set[str]]] = []
 
     class Manager:
+        uids: ClassVar[list[str]] = []
+
         @staticmethod
         def give_again(partition_id: str, unfinished: Any) -> None:
             asked.append((partition_id, unfinished()))
             sampler.tq.kv_list()["train"]["u3"]["status"] = "finished"
-
-        @staticmethod
-        def place_of(uid: str) -> int:
-            return int(uid.removeprefix("u"))
 
     buffer = _buffer(monkeypatch, failing=set())
     sampler.tq.kv_list()["train"]["u3"]["status"] = "running"
@@ -743,7 +776,7 @@ def test_prompts_of_a_dead_worker_are_given_again_once(monkeypatch: pytest.Monke
     manager.config = OmegaConf.create({"trainer": {"default_local_dir": str(tmp_path)}})
     manager.agent_loop_workers = workers.handles
     manager._ends = [handle.end_of_life.remote() for handle in workers.handles]
-    manager._step, manager._given, manager._given_again, manager._places = None, {}, set(), {}
+    manager._step, manager._given, manager._given_again = None, {}, set()
     manager._schedule, manager._looks_ahead = Schedule(tmp_path, None), False
     uids = [f"u{number}" for number in range(4)]
     extras = [{"id": uid, "epoch": 0} for uid in uids]
