@@ -67,8 +67,13 @@ class Frames:
                     )
                 self._is_claimed(self.folder / place, source, stamp)
             yield
-            for half in self.folder.glob(f"{DRAFT}*"):  # of workers that were killed
+            # What killed workers left, once nothing is at work: a killed run's workers may outlive it for a while, and
+            # must not take a draft from under this run's.
+            for half in self.folder.glob(f"{DRAFT}*"):
                 shutil.rmtree(half, ignore_errors=True)
+            for folder in (self.folder / place for place in sources):
+                for half in folder.glob(".*.tmp") if self._is_inside(folder) else ():
+                    half.unlink(missing_ok=True)
 
     def claim(self, source: str, stamp: Sequence[Any]) -> Path:
         """The folder for a source's frames, made if missing, with its note.
@@ -77,7 +82,7 @@ class Frames:
             JigsawError: if it has other frames, lies outside ``folder`` by a link, or cannot be written.
         """
         folder = self.folder / self.place(source)
-        if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self.folder)):
+        if not self._is_inside(folder):
             raise JigsawError(
                 f"{folder}: leads out of the folder for frames, {self.folder}; remove the link or choose another folder"
             )
@@ -85,6 +90,9 @@ class Frames:
             with atomic_write(folder / _NOTE) as file:
                 file.write(json_line(self._note(stamp)))
         return folder
+
+    def _is_inside(self, folder: Path) -> bool:
+        return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self.folder))
 
     def _note(self, stamp: Sequence[Any]) -> dict[str, Any]:
         return {**self.settings, "source": list(stamp)}

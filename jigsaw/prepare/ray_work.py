@@ -6,6 +6,7 @@ A file on which its reader hangs or dies costs that item alone (:mod:`jigsaw.rea
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,4 +111,19 @@ def _ray(workers: int | None, address: str | None) -> Iterator[tuple[int, bool]]
             signal.signal(signal.SIGTERM, on_term)
         yield int(ray.cluster_resources().get("CPU", 1)), address is not None
     finally:
-        ray.shutdown()
+        with _silence():
+            ray.shutdown()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing from here appears on stderr, also what C++ writes: Ray complains that what is at work fails as it stops."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

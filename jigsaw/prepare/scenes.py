@@ -221,7 +221,6 @@ def _frame_records(
         if frames is not None:
             if target is None:
                 target = frames.claim(scene, stamp_of(scene, media_root, scene_files))
-                _remove_halves(target)
             with atomic_write(target / PurePosixPath(path).name) as file:
                 file.write(encoded)
         yield {
@@ -268,12 +267,6 @@ def frames_place(scene: str, media_root: Path) -> str:
 def _check_inside(folder: Path, media_root: Path) -> None:
     if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(media_root)):
         raise MediaError(None, "leaves the media root; move the folder below it or choose another root")
-
-
-def _remove_halves(folder: Path) -> None:
-    """Remove half-written frames of a run that was killed."""
-    for half in folder.glob(".*.tmp"):
-        half.unlink(missing_ok=True)
 
 
 def _reason(error: MediaError, scene: Path) -> str:
