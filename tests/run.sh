@@ -2,7 +2,7 @@
 # Sets up what the tests need and runs them.
 #
 #   bash tests/run.sh                  unit tests, then the real stack end to end (verl, Ray, vLLM on the CPU)
-#   bash tests/run.sh --fast           unit tests that need no second process, with fewer drawn examples: under a minute
+#   bash tests/run.sh --fast           unit tests of less than a second each, with fewer drawn examples: under a minute
 #   bash tests/run.sh --slow           everything, also what takes long
 #   bash tests/run.sh --slow faults    one part of what takes long: faults, learning, media, models, training, upstream
 #   bash tests/run.sh -k reward -x     further arguments go to pytest
@@ -25,6 +25,6 @@ case ${1:-} in
     .venv/bin/python -m pytest -m e2e || status=$?
     exit "$status"
     ;;
---fast) unit_tests -m "not e2e and not processes" --hypothesis-profile=quick "${@:2}" ;;
+--fast) unit_tests -m "not e2e and not seconds" --hypothesis-profile=quick "${@:2}" ;;
 *) exec .venv/bin/python -m pytest "$@" ;;
 esac

@@ -123,7 +123,7 @@ def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "folder").iterdir()] == ["whole"]
 
 
-@pytest.mark.processes
+@pytest.mark.seconds
 def test_a_second_process_is_told_that_the_folder_is_held(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from jigsaw.files import alone\n"

@@ -141,6 +141,7 @@ def test_a_revision_is_asked_for_by_its_name(hub, tmp_path):
     assert hub.asked[0] == f"GET /api/datasets/{NAME}/revision/v1"
 
 
+@pytest.mark.seconds
 def test_a_broken_connection_is_taken_up_where_it_broke(hub, tmp_path):
     data = bytes(range(256)) * 2**16
     hub.files, hub.cut = {"a.parquet": data}, 12 * 2**20
@@ -217,6 +218,7 @@ def test_a_refusal_does_not_print_the_token_of_the_address(hub, tmp_path, refuse
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_the_log_of_the_client_does_not_print_the_token_of_the_address(hub, tmp_path):
     hub.files, hub.cut = {"a.parquet": bytes(2**20)}, 2**19
     written = StringIO()

@@ -11,7 +11,7 @@ import pytest
 
 from jigsaw.processes import MARK, kill_leftovers, processes_of
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.seconds
 
 _HOLD = """
 import sys

@@ -157,7 +157,7 @@ def orders(epoch):
     return [plan(make_row(id=f"é{number}"), seed=11, epoch=epoch).order for number in range(20)]
 
 
-@pytest.mark.processes
+@pytest.mark.seconds
 def test_worker_processes_plan_alike():
     expected = [orders(epoch) for epoch in range(4)]
     for workers in (1, 2, 4):
@@ -165,7 +165,7 @@ def test_worker_processes_plan_alike():
             assert list(pool.map(orders, range(4))) == expected
 
 
-@pytest.mark.processes
+@pytest.mark.seconds
 def test_every_process_builds_the_same_puzzles(repository, tmp_path):
     noise(47, 38).save(tmp_path / "a.png")
     printed = {

@@ -19,7 +19,7 @@ from jigsaw.reader import MEMORY, Reader, ReaderDied
 from jigsaw.tasks import cut_media, plan
 from jigsaw.toy.rows import write_puzzles
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.seconds
 
 # What is called by a reader must be found by it, so it is of the standard library: `operator.call` calls the item.
 

@@ -34,6 +34,7 @@ def test_a_recipe_that_fits_is_shown_by_phases_and_parts() -> None:
     assert "log-probs" not in ended.stdout
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("recipe", ["image", "video", "depth", "mixture"])
 def test_the_recipes_fit_eight_cards(recipe: str) -> None:
     ended = run(recipe, PACKED, "--json")

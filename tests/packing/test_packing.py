@@ -216,6 +216,7 @@ def test_a_pack_trains_as_its_sequences_do(groups: list, tied: bool, family: str
     assert_equal(drawn, tied, checkpointing=tied, family=family)
 
 
+@pytest.mark.seconds
 @settings(max_examples=8, deadline=None)
 @given(
     groups=st.lists(

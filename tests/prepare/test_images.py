@@ -384,6 +384,7 @@ def test_a_scheduler_that_ends_it_sees_no_trace_of_ray(media, undisturbed, tmp_p
     assert contents(out) == contents(undisturbed)
 
 
+@pytest.mark.seconds
 def test_a_full_disk_is_one_line_and_goes_on_later(media, undisturbed, tmp_path):
     """For real, once the first shard is written: what comes next is written to a device that is always full."""
     out = tmp_path / "out"

@@ -217,7 +217,7 @@ def test_rows_without_ids_are_told_apart_by_their_places(media, tmp_path):
     assert not check(write(tmp_path / "rows.parquet", rows), media).bad
 
 
-@pytest.mark.processes
+@pytest.mark.seconds
 def test_a_row_that_its_reader_does_not_survive_is_bad(media, tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "DECODE_LIMIT", 0.05)  # seconds, in which no picture grows to 89 megapixels
     rows = [picture_row("good.jpg", id="a"), picture_row("good.jpg")]
@@ -265,7 +265,7 @@ def test_rows_whose_prompt_does_not_fit(media, tmp_path):
     assert "1 of 4 rows are bad" in str(result.exception)
 
 
-@pytest.mark.processes
+@pytest.mark.seconds
 @pytest.mark.parametrize("decode", [False, True])
 def test_a_row_that_asks_for_more_memory_than_there_is_costs_itself_alone(media, tmp_path, decode):
     """``min_pixels = max_pixels = 2e9``, as who wants no limit writes it."""

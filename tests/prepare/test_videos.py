@@ -172,6 +172,7 @@ def test_rows_of_other_clips_share_a_folder_of_frames(film, tmp_path):
         prepare(film.parent, tmp_path / "out", max_pixels=4000, extract_frames=tmp_path / "frames")
 
 
+@pytest.mark.seconds
 def test_frames_that_do_not_fit_the_prompt_are_shown_smaller(media, tmp_path):
     """Each video as large as fits; its extracted frames lie in a folder of their own."""
     roomy = {"max_pixels": 100_352, "limit": 3, "max_frames": 12, "fps": 10}
@@ -459,6 +460,7 @@ def test_a_run_that_is_killed_goes_on(media, undisturbed, tmp_path):
     assert hashes(tmp_path) == hashes(undisturbed)
 
 
+@pytest.mark.seconds
 def test_frames_that_cannot_be_written_are_one_line(film, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(JigsawError, match=r"extract_frames .*file: cannot be used \(File exists\); choose another"):

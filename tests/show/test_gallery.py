@@ -160,6 +160,7 @@ def test_clips_are_put_back_with_the_numbers_of_their_frames():
     ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("grid", "cut"), [(None, "3 clips"), ([2, 1], "3 clips of 2 tiles")])
 def test_clips_of_a_file_are_put_back_in_time(tmp_path, grid, cut):
     write_video(tmp_path / "film.mp4", seconds=6, fps=10)

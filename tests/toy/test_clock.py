@@ -29,7 +29,7 @@ def test_the_clock_adds_up_all_starts(tmp_path: Path) -> None:
 ALLOCATE = "import sys; block = bytearray(int(sys.argv[1]) << 20); block[::4096] = b'x' * len(block[::4096]); input()"
 
 
-@pytest.mark.processes
+@pytest.mark.seconds
 def test_the_clock_counts_the_runs_own_processes(tmp_path: Path) -> None:
     """A stranger's memory is not the run's, whatever the machine has in use."""
     clock, own = Clock(tmp_path / "timing.json", seconds_install=0.0), psutil.Process().memory_full_info().pss

@@ -26,7 +26,7 @@ def test_a_scene_too_small_to_show_anything_is_refused():
         render_scene(0, 0, size=8)
 
 
-@pytest.mark.processes
+@pytest.mark.seconds
 def test_scenes_are_the_same_in_another_process():
     program = (
         "import hashlib\nfrom jigsaw.toy.scenes import render_scene\n"
@@ -125,6 +125,7 @@ def by_neighbours(shown: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean(np.sign(votes) == truth[LEARNED:]))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("grid", ["2x1", "1x2"])
 @pytest.mark.parametrize(
     ("features", "guess", "bound"),

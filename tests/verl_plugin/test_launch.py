@@ -159,7 +159,7 @@ def test_a_start_becomes_verls_trainer(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "run/metrics").is_dir()
 
 
-@pytest.mark.processes
+@pytest.mark.seconds
 def test_the_wheel_checks_a_start_at_once_and_without_the_clone(repository: Path, tmp_path: Path) -> None:
     """By the real command, as installed where there is no clone: it loads neither torch nor verl, and makes nothing."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
@@ -292,6 +292,7 @@ def test_a_batch_that_is_no_number_is_one_line() -> None:
         plan_start("image", ["data.max_prompt_length=null"])
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("machine", "cores"), [("gpu_1", 5), ("gpu_4", 15), ("gpu_8", 33)])
 def test_a_machine_file_says_the_cores_that_it_takes(repository: Path, machine: str, cores: int) -> None:
     config = plan_start("image", [f"machine={machine}"]).config
@@ -320,7 +321,7 @@ def test_a_recipe_for_gpus_leaves_a_shell_for_the_cpu(monkeypatch: pytest.Monkey
     assert launch.leave_cpu(gpus) == []
 
 
-@pytest.mark.processes
+@pytest.mark.seconds
 def test_what_is_left_is_said_and_the_checks_go_by_what_stays(tmp_path: Path) -> None:
     """By the real command: the hub is asked, which the shell had forbidden."""
     given = [f"trainer.default_local_dir={tmp_path}/run", "data.val_files=no.parquet", "data.train_files=no.parquet"]
