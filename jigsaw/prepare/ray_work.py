@@ -117,7 +117,7 @@ def _ray(workers: int | None, address: str | None) -> Iterator[tuple[int, bool]]
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing from here appears on stderr, also what C++ writes: Ray complains that what is at work fails as it stops."""
+    """Nothing is seen on stderr, also of what C++ writes: Ray says that what is at work fails where it is stopped."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:

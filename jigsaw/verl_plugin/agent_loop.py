@@ -34,6 +34,7 @@ from verl.utils.tensordict_utils import index_select_tensor_dict, list_of_dict_t
 from verl.utils.tokenizer.chat_template import apply_chat_template
 
 from jigsaw.errors import JigsawError
+from jigsaw.response import parse
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.difficulty import Schedule, item_at_level
 from jigsaw.verl_plugin.features import encode, put, reference
@@ -44,6 +45,8 @@ from jigsaw.verl_plugin.queue_watch import end_with_the_queue
 from jigsaw.verl_plugin.seeds import reply_seed
 
 T = TypeVar("T")
+ANSWER = "answer"
+"""Where among a reply's extra fields its answer is, as text: ``2, 1``; None where it has none."""
 _RESTARTS = 20
 """Of a worker; one that dies in its start would else be started for ever."""
 
@@ -268,6 +271,14 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
 
     async def _respond(self, *args: Any, **kwargs: Any) -> Any:
         return await super()._run_agent_loop(*args, **kwargs)
+
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        """verl's own, of a reply whose answer is noted, so that it shows where all replies have one."""
+        reply = self.tokenizer.decode(output.response_ids, skip_special_tokens=True)
+        pieces, form = len(kwargs["reward_model"]["ground_truth"]), kwargs["extra_info"]["answer_format"]
+        answer = parse(reply, pieces, form, strict=False).answer
+        output.extra_fields[ANSWER] = None if answer is None else ", ".join(map(str, answer))
+        await super()._agent_loop_postprocess(output, validate, **kwargs)
 
     def _note_failure(self, extra_info: dict[str, Any], error: Exception) -> None:
         shared = _prompt.get()

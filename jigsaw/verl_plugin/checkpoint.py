@@ -185,9 +185,19 @@ def quoted(value: object) -> str:
     return f"'{escaped}'"
 
 
-def metrics_override(file: Path) -> str:
-    """A Hydra override that has verl's file logger write to ``file``.
+LOGS = {
+    "file": "VERL_FILE_LOGGER_PATH",
+    "tensorboard": "TENSORBOARD_DIR",
+    "wandb": "WANDB_DIR",
+    "swanlab": "SWANLAB_LOG_DIR",
+    "trackio": "TRACKIO_DIR",
+}
+"""The variables by which verl's loggers know where to write."""
 
-    It goes with the job: the logger runs on any node, and where a cluster was there before, not in our environment.
+
+def log_override(logger: str, place: object) -> str:
+    """A Hydra override that has a logger of verl's write to a file or folder.
+
+    It goes with the job: loggers run on any node, and where a cluster was there before, not in our environment.
     """
-    return override("+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH", file)
+    return override(f"+ray_kwargs.ray_init.runtime_env.env_vars.{LOGS[logger]}", place)

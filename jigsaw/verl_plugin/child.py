@@ -12,7 +12,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.files import atomic_folder
 from jigsaw.processes import MARK, kill_leftovers, undisturbed
 from jigsaw.show.training import Metrics, read_metrics
-from jigsaw.verl_plugin.checkpoint import metrics_override
+from jigsaw.verl_plugin.checkpoint import log_override
 
 GRPO = ("jigsaw.verl_plugin.grpo",)
 SFT = ("torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "verl.trainer.sft_trainer")
@@ -45,7 +45,7 @@ def train_with_verl(
     begin = _size(log)
     environment = {**os.environ, MARK: str(run), "VERL_FILE_LOGGER_PATH": str(metrics), "PYTHONUNBUFFERED": "1"}
     if trainer == GRPO:
-        overrides = [*overrides, metrics_override(metrics)]
+        overrides = [*overrides, log_override("file", metrics)]
     seen: set[int] = set()
 
     def report() -> None:

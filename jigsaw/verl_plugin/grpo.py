@@ -17,12 +17,14 @@ _TaskRunner = TaskRunnerV1.__ray_metadata__.modified_class
 
 @ray.remote
 class JigsawTaskRunner(_TaskRunner):  # type: ignore[valid-type, misc]
-    """verl's, with our trainer where the packed engine trains."""
+    """verl's, with our trainer."""
 
     def run(self, config: DictConfig) -> None:
         """Train to the end."""
-        if is_packed(config):
-            patches.sync_training_is_by_packs()
+        # Where it trains, not where it is started: what this imports takes seconds.
+        from jigsaw.verl_plugin.trainer import JigsawTrainer, PackedTrainer
+
+        patches.sync_training_is_by(PackedTrainer if is_packed(config) else JigsawTrainer)
         super().run(config)
 
 

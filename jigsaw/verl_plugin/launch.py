@@ -21,7 +21,7 @@ from yaml import YAMLError
 
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.machine import CLONE, SETUP_GPU
-from jigsaw.verl_plugin.checkpoint import metrics_override, override, quoted, resume_overrides
+from jigsaw.verl_plugin.checkpoint import LOGS, log_override, override, quoted, resume_overrides
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 from jigsaw.verl_plugin.plans import whole
 
@@ -93,13 +93,23 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
         start.append(override(_FOLDER, run / "checkpoints"))
     folder = Path(config.trainer.default_local_dir).resolve()
     metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
-    follows = [*resume_overrides(folder), metrics_override(metrics), *_sizes(config)]
+    follows = [*resume_overrides(folder), *_places_of_logs(config, folder, metrics), *_sizes(config)]
     named = {parsed.key_or_group for parsed in _parse(given)}
     for parsed in _parse(follows):  # to compose anew takes a second
         if parsed.key_or_group not in named:
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=True)
     where = [f"--config-dir={folder_of}", f"--config-name={recipe}", _search(CONFIGS)]
     return Start([*where, *start, *follows], list(given), config, metrics)
+
+
+def _places_of_logs(config: DictConfig, folder: Path, metrics: Path) -> Iterator[str]:
+    """Overrides that have loggers write beside the checkpoints, unless the environment names another place."""
+    yield log_override("file", metrics)
+    loggers = config.trainer.logger
+    for name in [loggers] if isinstance(loggers, str) else loggers:
+        if name in LOGS and name != "file":
+            variable = LOGS[name]
+            yield log_override(name, os.environ.get(variable) or (metrics.parent if name == "wandb" else folder / name))
 
 
 def _sizes(config: DictConfig) -> list[str]:

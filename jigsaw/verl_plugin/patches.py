@@ -253,17 +253,15 @@ def positions_of_the_rollout(processor: Any) -> None:
     processor.get_rope_index = place
 
 
-def sync_training_is_by_packs() -> None:
-    """Have verl make the packed engine's trainer, in the process that runs it, where the mode is ``sync``.
+def sync_training_is_by(trainer: type) -> None:
+    """Have verl make our trainer, in the process that runs it, where the mode is ``sync``.
 
     verl 0.9.1 asks for that mode by its name throughout its trainer, so one of our own would be taken for asynchronous;
     and ``register_trainer`` gives no name away twice.
     """
     from verl.trainer.ppo.v1 import trainer_base
 
-    from jigsaw.verl_plugin.trainer import PackedTrainer
-
-    trainer_base.TRAINER_REGISTRY["sync"] = PackedTrainer
+    trainer_base.TRAINER_REGISTRY["sync"] = trainer
 
 
 def apply() -> None:

@@ -36,6 +36,7 @@ from jigsaw.verl_plugin.plans import (
     training_sources,
     whole,
 )
+from jigsaw.verl_plugin.watch import Limits
 
 GIB = 2**30
 SHARED_MEMORY = GIB // 2
@@ -557,17 +558,34 @@ def check_folder(config: DictConfig) -> Iterator[str]:
     yield from _line(checkpoint.check_beginning, config.trainer)
 
 
+LOGGERS = (
+    "console", "file", "tensorboard", "wandb", "trackio", "swanlab", "mlflow", "clearml", "rl_insight", "vemlp_wandb"
+)  # fmt: skip
+"""verl's; a test compares them."""
+
+
 def check_loggers(config: DictConfig) -> Iterator[str]:
-    """Weights & Biases asks for a key at its first call, which nobody sees."""
+    """Loggers that are there, and that need not ask for a key: they ask at their first call, which nobody sees."""
     loggers = config.trainer.logger
-    if "wandb" not in ([loggers] if isinstance(loggers, str) else list(loggers or ())):
-        return
-    if find_spec("wandb") is None:
-        yield "trainer.logger holds wandb, which is not installed: pip install wandb"
-    elif not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")):
-        host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-        if not _is_known(host):
-            yield f"trainer.logger holds wandb, and no key for {host} is there; wandb login, or set WANDB_MODE=offline"
+    for name in [loggers] if isinstance(loggers, str) else list(loggers or ()):
+        if name not in LOGGERS:
+            yield f"trainer.logger holds {name}; verl has {', '.join(LOGGERS)}"
+        elif name not in ("console", "file", "vemlp_wandb") and find_spec(name) is None:
+            yield f"trainer.logger holds {name}, which is not installed: pip install {name}"
+        elif name == "wandb" and not _has_key("WANDB", ("offline", "disabled", "dryrun")):
+            host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+            if not _is_known(host):
+                yield (
+                    f"trainer.logger holds wandb, and no key for {host} is there; wandb login, or set "
+                    "WANDB_MODE=offline"
+                )
+        elif name == "swanlab" and not _has_key("SWANLAB", ("local", "offline", "disabled")):
+            yield "trainer.logger holds swanlab, and SWANLAB_API_KEY is not set; set it, or SWANLAB_MODE=local"
+
+
+def _has_key(service: str, without: Sequence[str]) -> bool:
+    """Whether a service's key is in the environment, or its mode is one that needs none."""
+    return bool(os.environ.get(f"{service}_API_KEY")) or os.environ.get(f"{service}_MODE") in without
 
 
 def _is_known(host: str) -> bool:
@@ -579,6 +597,14 @@ def _is_known(host: str) -> bool:
         return False
 
 
+def check_watched(config: DictConfig) -> Iterator[str]:
+    """What is warned of, and which replies are kept."""
+    trainer = config.trainer
+    yield from _line(Limits.of, trainer.warnings)
+    for name in ("rollout_freq", "rollout_prompts"):
+        yield from _line(whole, f"trainer.{name}", trainer[name], 1)
+
+
 CHECKS: tuple[Check, ...] = (
     check_data,
     check_model,
@@ -588,4 +614,5 @@ CHECKS: tuple[Check, ...] = (
     check_machine,
     check_folder,
     check_loggers,
+    check_watched,
 )

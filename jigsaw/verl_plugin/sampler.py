@@ -1,6 +1,7 @@
 """verl's replay buffer, with failed groups left out, counted and limited, and without its two-second pause."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from numbers import Real
 from statistics import fmean
@@ -10,14 +11,15 @@ import transfer_queue as tq
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from jigsaw.errors import JigsawError
-from jigsaw.verl_plugin.agent_loop import JigsawAgentLoopManager
+from jigsaw.verl_plugin.agent_loop import ANSWER, JigsawAgentLoopManager
 from jigsaw.verl_plugin.difficulty import Schedule
 from jigsaw.verl_plugin.features import clear_unused
+from jigsaw.verl_plugin.watch import SAME_ANSWER
 
 # The share of failed prompts is taken of at least so many, so that one bad file never ends a short run.
 _SMALLEST_BASE = 100
-Score = tuple[str, str, dict[str, Any]]
-"""Of a response: its prompt's uid, its task and what the reward says of it."""
+Score = tuple[str, str, dict[str, Any], str | None]
+"""Of a response: its prompt's uid, its task, what the reward says of it, and its answer."""
 _WHERE = "failed_prompts.jsonl beside the checkpoints says which and why"
 
 
@@ -61,6 +63,7 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         Added for training batches: ``reward/exact`` and so on, the mean over the batch of each metric that
         :func:`jigsaw.reward.compute_score` returns (verl 0.9.1 averages them in validation alone); the same for the
         rows of each task, ``reward/video/exact``, and how many prompts of it the batch has, ``training/prompts/video``;
+        ``reward/video/same_answer``, the share of the task's replies whose answer is the most common one;
         ``training/failed_prompts`` (this step) and ``training/failed_prompts_total``.
 
         Raises:
@@ -128,11 +131,11 @@ class JigsawReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         partial = [key for key in partition_snapshot if key.split("_")[0] in failed]
         if partial:
             tq.kv_clear(partition_id=partition_id, keys=partial)
-        whole = {key: partition_snapshot[key] for key in _in_order(partition_snapshot.keys() - partial)}
+        whole = {key: partition_snapshot[key] for key in in_order(partition_snapshot.keys() - partial)}
         return super()._materialize_batch(partition_id, selected_prompt_uids, whole)
 
 
-def _in_order(keys: Iterable[str]) -> list[str]:
+def in_order(keys: Iterable[str]) -> list[str]:
     """Replies in the order of the data, not in that in which they came: sums of floats depend on it."""
     manager = JigsawAgentLoopManager.running
     places = {uid: place for place, uid in enumerate(manager.uids)} if manager else {}
@@ -150,7 +153,7 @@ def _scores(partition_id: str, keys: list[str]) -> list[Score]:
     fields = ["extra_fields", "extra_info"]
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=fields)
     return [
-        (key.split("_")[0], extra_info["task"], extra_fields["reward_extra_info"])
+        (key.split("_")[0], extra_info["task"], extra_fields["reward_extra_info"], extra_fields.get(ANSWER))
         for key, extra_fields, extra_info in zip(keys, *(list(data[name]) for name in fields), strict=True)
     ]
 
@@ -158,12 +161,15 @@ def _scores(partition_id: str, keys: list[str]) -> list[Score]:
 def _reward_metrics(scores: list[Score]) -> dict[str, float]:
     groups: dict[str, list[dict[str, Any]]] = {}
     prompts: dict[str, set[str]] = {}
-    for uid, task, score in scores:
+    answers: dict[str, list[str | None]] = {}
+    for uid, task, score, answer in scores:
         for group in ("reward", f"reward/{task}"):
             groups.setdefault(group, []).append(score)
         prompts.setdefault(task, set()).add(uid)
+        answers.setdefault(task, []).append(answer)
     return {
         **{f"training/prompts/{task}": float(len(uids)) for task, uids in prompts.items()},
+        **{f"reward/{task}/{SAME_ANSWER}": _share_of_one(given) for task, given in answers.items()},
         **{
             f"{group}/{name}": fmean(values)
             for group, members in groups.items()
@@ -172,3 +178,9 @@ def _reward_metrics(scores: list[Score]) -> dict[str, float]:
             if (values := [score[name] for score in members if isinstance(score.get(name), Real)])
         },
     }
+
+
+def _share_of_one(answers: Sequence[str | None]) -> float:
+    """The share of replies that have the answer that most of them have."""
+    counts = Counter(answer for answer in answers if answer is not None)
+    return max(counts.values(), default=0) / len(answers)

@@ -1,22 +1,82 @@
-"""verl's synchronous trainer for the packed engine: groups stay whole, and no pass says what the update says anyway."""
+"""verl's synchronous trainer, which warns and keeps some replies; and that of the packed engine."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import transfer_queue as tq
 from omegaconf import DictConfig
 from transformers import AutoConfig
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.debug import marked_timer
 from verl.utils.seqlen_balancing import log_seqlen_unbalance
 
 from jigsaw.flops import group_flops
 from jigsaw.packing.packs import share_rows
 from jigsaw.shapes import Shapes
+from jigsaw.verl_plugin.agent_loop import ANSWER
 from jigsaw.verl_plugin.agreement import PREFIX, agreement_metrics
 from jigsaw.verl_plugin.packed import needs_log_probs
+from jigsaw.verl_plugin.sampler import in_order
+from jigsaw.verl_plugin.watch import Limits, Watch
+
+_OF_ROW = ("id", "task", "epoch")
+"""What a kept reply says of its row, by which its puzzle can be made again."""
 
 
-class PackedTrainer(PPOTrainerSync):  # type: ignore[misc]
-    """verl's trainer; the responses of a prompt go to one rank, and one update a step takes one forward pass."""
+class JigsawTrainer(PPOTrainerSync):  # type: ignore[misc]
+    """verl's trainer, which warns of what it sees and keeps the replies of some prompts of some steps."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self._watch = Watch(Limits.of(config.trainer.warnings))
+        super().__init__(config)
+
+    def _compute_metrics(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        for line in self._watch.see(metrics):
+            print(f"warning: step {self.global_steps}: {line}", flush=True)
+
+    def _log_rollout_data(self, batch: Any, timing_raw: dict[str, Any], rollout_data_dir: str) -> None:
+        """Write the replies to the first prompts of the first step and of each ``trainer.rollout_freq``-th.
+
+        verl writes all of every step, gigabytes of a long run, without a word on which row a reply is to.
+        """
+        trainer = self.config.trainer
+        if self.global_steps > 1 and self.global_steps % trainer.rollout_freq:
+            return
+        with marked_timer("dump_rollout_generations", timing_raw):
+            keys = in_order([key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding")])
+            prompts = list(dict.fromkeys(key.split("_")[0] for key in keys))[: trainer.rollout_prompts]
+            keys = [key for key in keys if key.split("_")[0] in prompts]
+            fields = ["prompts", "responses", "rm_scores", "reward_model", "extra_info", "extra_fields", "data_source"]
+            data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+            self._dump_generations(
+                inputs=self._texts(data["prompts"]),
+                outputs=self._texts(data["responses"]),
+                gts=[truth["ground_truth"] for truth in data["reward_model"]],
+                scores=[float(scores.sum()) for scores in data["rm_scores"].unbind()],
+                reward_extra_infos_dict={
+                    "uid": keys,
+                    "data_source": list(data["data_source"]),
+                    **_columns([{name: row.get(name) for name in _OF_ROW} for row in data["extra_info"]]),
+                    **_columns(
+                        [{ANSWER: said.get(ANSWER), **said["reward_extra_info"]} for said in data["extra_fields"]]
+                    ),
+                },
+                dump_path=rollout_data_dir,
+            )
+
+    def _texts(self, tokens: Any) -> list[str]:
+        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens.unbind()]
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Values by name, None where a row has none; verl has a name for the score."""
+    names = dict.fromkeys(name for row in rows for name in row if name != "score")
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+class PackedTrainer(JigsawTrainer):
+    """The responses of a prompt go to one rank, and one update a step takes one forward pass."""
 
     def __init__(self, config: DictConfig) -> None:
         self._one_pass = not needs_log_probs(config)

@@ -11,15 +11,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from jigsaw.errors import JigsawError
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.processes import processes_of
+from jigsaw.reward import compute_score
 from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.scenes import write_scenes
-from jigsaw.verl_plugin.checkpoint import last_whole
+from jigsaw.verl_plugin.checkpoint import last_whole, log_override
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.testing import compose_config
 
@@ -45,7 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_run: Any, model_of_family
 
 def _of_data(run: Any) -> list[str]:
     sources = ",".join(f"{{name:{source},files:{run.folder}/data/{source}.parquet}}" for source in SOURCES)
-    return ["data.train_files=null", f"data.mixture=[{sources}]", f"trainer.rollout_data_dir={run.folder}/rollouts"]
+    kept = [f"trainer.rollout_data_dir={run.folder}/rollouts", "trainer.rollout_freq=1", "trainer.rollout_prompts=8"]
+    return ["data.train_files=null", f"data.mixture=[{sources}]", *kept]
 
 
 def _drawn(run: Any, step: int) -> Counter[str]:
@@ -58,10 +61,12 @@ def _drawn(run: Any, step: int) -> Counter[str]:
 
 
 def _trained_on(run: Any, step: int) -> Counter[str]:
-    """The truths of a step's prompts, as verl wrote them down."""
-    lines = map(json.loads, (run.folder / f"rollouts/{step}.jsonl").read_text().splitlines())
-    truths = {line["uid"].split("_")[0]: str(line["gts"]) for line in lines}
-    return Counter(truth for prompt, truth in truths.items() if not prompt.startswith("pad"))  # verl's padding
+    """The truths of a step's prompts, as they were kept."""
+    return Counter({line["uid"].split("_")[0]: str(line["gts"]) for line in _kept(run, step)}.values())
+
+
+def _kept(run: Any, step: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.folder / f"rollouts/{step}.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +75,9 @@ def first(run: Any) -> dict[int, Metrics]:
     row = pq.read_table(run.folder / "data/train.parquet").slice(5, 1).to_pylist()[0]
     picture = run.media_root / row["images"][0]["path"]
     picture.write_bytes(picture.read_bytes()[:500])
-    return run.train(3, *_of_data(run))
+    offline = "+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_MODE=offline"
+    loggers = [log_override("tensorboard", run.folder / "tensorboard"), log_override("wandb", run.folder), offline]
+    return run.train(3, *_of_data(run), "trainer.logger=[console,file,tensorboard,wandb]", *loggers)
 
 
 def test_every_step_trains(first: dict[int, Metrics]) -> None:
@@ -120,6 +127,26 @@ def test_a_new_start_goes_on_in_the_mixture(run: Any, first: dict[int, Metrics],
         drawn, trained_on = _drawn(run, step), _trained_on(run, step)
         assert trained_on <= drawn
         assert (drawn - trained_on).total() == values["training/failed_prompts"]
+
+
+def test_loggers_that_need_no_network_write_beside_it(run: Any, first: dict[int, Metrics]) -> None:
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    logged = {scalar.step: scalar.value for scalar in events.Scalars("reward/exact")}
+    assert logged == pytest.approx({step: values["reward/exact"] for step, values in first.items()})
+    assert list((run.folder / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_kept_reply_says_its_row_its_answer_and_its_score(run: Any, first: dict[int, Metrics]) -> None:
+    rows = {row["extra_info"]["id"]: row for row in pq.read_table(run.folder / "data/train.parquet").to_pylist()}
+    lines = _kept(run, 1)
+    assert [int(line["uid"].split("_")[1]) for line in lines[:8]] == [0, 1, 2, 3] * 2  # in the order of the data
+    for line in lines:
+        row = rows[line["id"]]
+        assert (line["data_source"], line["task"], line["epoch"]) == (row["data_source"], "image", 0)
+        scored = compute_score(line["data_source"], line["output"], line["gts"], {"answer_format": "answer_tag"})
+        assert scored["score"] == pytest.approx(line["score"])
+        assert line["exact"] == scored["exact"]
+        assert line["answer"] is None or sorted(line["answer"]) == sorted("1, 2, 3, 4")
 
 
 def test_a_checkpoint_merges_and_reloads(run: Any, later: dict[int, Metrics]) -> None:

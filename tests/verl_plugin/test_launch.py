@@ -207,6 +207,17 @@ def test_the_wheel_checks_a_start_at_once_and_without_the_clone(repository: Path
     assert list(here.iterdir()) == []
 
 
+def test_loggers_write_beside_the_checkpoints_or_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TENSORBOARD_DIR", raising=False)
+    monkeypatch.setenv("SWANLAB_LOG_DIR", "/elsewhere")
+    start = plan_start("image", ["trainer.default_local_dir=/run", "trainer.logger=[file,tensorboard,swanlab]"])
+    places = start.config.ray_kwargs.ray_init.runtime_env.env_vars
+    assert (places.TENSORBOARD_DIR, places.SWANLAB_LOG_DIR) == ("/run/tensorboard", "/elsewhere")
+    assert "WANDB_DIR" not in places
+
+
 def test_a_recipe_may_name_its_folder(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     text = "defaults: [base, {machine: gpu_8}, _self_]\ntrainer: {default_local_dir: /shared/run}\n"

@@ -538,6 +538,43 @@ def test_weights_and_biases_need_a_key(
     assert said_of({"trainer.logger": logger}) == []
 
 
+@pytest.mark.parametrize(
+    ("logger", "said"),
+    [
+        ("wandbb", "trainer.logger holds wandbb; verl has console, file, tensorboard, wandb, trackio, swanlab"),
+        ("clearml", "trainer.logger holds clearml, which is not installed: pip install clearml"),
+        ("tensorboard", None),
+    ],
+)
+def test_a_logger_must_be_there(said_of: Said, logger: str, said: str | None) -> None:
+    found = said_of({"trainer.logger": ["console", "file", logger]})
+    assert len(found) == (said is not None)
+    assert all(said in line for line in found)
+
+
+def test_swanlab_needs_a_key_too(said_of: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "find_spec", lambda name: name)
+    monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
+    monkeypatch.delenv("SWANLAB_MODE", raising=False)
+    (line,) = said_of({"trainer.logger": "swanlab"})
+    assert "SWANLAB_API_KEY is not set; set it, or SWANLAB_MODE=local" in line
+    monkeypatch.setenv("SWANLAB_MODE", "local")
+    assert said_of({"trainer.logger": "swanlab"}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trainer.warnings.floor": "low"}, "trainer.warnings.floor is low; it must be a number above 0"),
+        ({"trainer.rollout_freq": 0}, "trainer.rollout_freq"),
+        ({"trainer.rollout_prompts": 1.5}, "trainer.rollout_prompts"),
+    ],
+)
+def test_what_is_watched_and_kept_must_make_sense(said_of: Said, changes: dict[str, Any], said: str) -> None:
+    (line,) = said_of(changes)
+    assert said in line
+
+
 def test_a_run_that_would_write_over_checkpoints_is_refused(said_of: Said, tmp_path: Path) -> None:
     for part in ("actor", "WHOLE"):
         (tmp_path / "global_step_40" / part).mkdir(parents=True)
