@@ -113,6 +113,7 @@ class Setup:
         offload_all: weights, gradients and moments never are on the card but for a layer's, gathered.
         keep_gradients: gradients are shared out after the last micro-batch of an update alone.
         checkpoints: that are kept; None for all of them.
+        adapter: weights that are trained in place of the model's own (LoRA); 0 where these are.
     """
 
     shapes: Shapes
@@ -139,6 +140,17 @@ class Setup:
     offload_all: bool
     keep_gradients: bool
     checkpoints: int | None
+    adapter: int = 0
+
+    @property
+    def weights(self) -> int:
+        """Of the trainer: the model's, and an adapter's."""
+        return self.shapes.parameters + self.adapter
+
+    @property
+    def trained(self) -> int:
+        """Weights that have gradients and moments."""
+        return self.adapter or self.shapes.parameters
 
     @property
     def gpus(self) -> int:
@@ -181,11 +193,16 @@ class Setup:
 # --- activations ------------------------------------------------------------------------------------------------
 
 
-def backward(shapes: Shapes, load: Load) -> Phase:
+def backward(shapes: Shapes, load: Load, frozen: bool = False) -> Phase:
     """Activations of forward and backward pass in bfloat16 with gradient checkpointing, where they are most.
 
     Weights and their gradients are not among them, but for a tied head's gradient: it is whole until the embeddings'
-    joins it, in the last moment of the backward pass.
+    joins it, in the last moment of the backward pass. What an adapter keeps is not counted: rank by rank it is little.
+
+    Args:
+        shapes: of the model.
+        load: what passes through it.
+        frozen: whether its own weights have no gradients.
     """
     text, tower = shapes.text, shapes.tower
     tokens, patches, hidden, wide = load.tokens, load.patches, text.hidden, tower.hidden
@@ -212,9 +229,10 @@ def backward(shapes: Shapes, load: Load) -> Phase:
     in_block = (12 if tower.gated else 6) * tower.intermediate + 26 * wide
     block = Part("a block of the tower in backward", in_block * patches, f"{in_block:,} bytes × {patches:,} patches")
     gradient = Part("gradient of the head", 2 * text.head, f"{text.vocabulary:,} words × {hidden:,} × 2 bytes")
-    waits = (replace(gradient, what="gradient of the tied head, which waits"),) if text.tied else ()
+    waits = (replace(gradient, what="gradient of the tied head, which waits"),) if text.tied and not frozen else ()
+    at_head = () if frozen else (gradient,)
     moments = (
-        Phase("head", (kept, seen, *_head(shapes, load, of_norm=6, of_predicted=4), gradient)),
+        Phase("head", (kept, seen, *_head(shapes, load, of_norm=6, of_predicted=4), *at_head)),
         Phase("layer", (kept, seen, layer, *waits)),
         Phase("tower", (seen, block, *waits)),
     )
@@ -289,10 +307,10 @@ def phases(setup: Setup) -> list[Phase]:
     return found
 
 
-def _sharded(setup: Setup, what: str, bytes_each: int) -> Part:
-    size = bytes_each * setup.shapes.parameters / setup.shards
+def _sharded(setup: Setup, what: str, bytes_each: int, weights: int) -> Part:
+    size = bytes_each * weights / setup.shards
     ranks = f" / {setup.shards} GPUs" if setup.shards > 1 else ""
-    return Part(what, size, f"{setup.shapes.parameters:,} weights × {bytes_each} bytes{ranks}")
+    return Part(what, size, f"{weights:,} weights × {bytes_each} bytes{ranks}")
 
 
 def _held(setup: Setup, *, weights: bool = False, gradients: bool = False, moments: bool = False) -> list[Part]:
@@ -301,11 +319,11 @@ def _held(setup: Setup, *, weights: bool = False, gradients: bool = False, momen
         return []
     found = []
     if weights:
-        found.append(_sharded(setup, "weights, float32", 4))
+        found.append(_sharded(setup, "weights, float32", 4, setup.weights))
     if gradients:
-        found.append(_sharded(setup, "gradients, float32", 4))
+        found.append(_sharded(setup, "gradients, float32", 4, setup.trained))
     if moments:
-        found.append(_sharded(setup, "Adam's moments, float32", 8))
+        found.append(_sharded(setup, "Adam's moments, float32", 8, setup.trained))
     return found
 
 
@@ -333,6 +351,10 @@ def _gathered(setup: Setup) -> Part:
 def _reduced(setup: Setup) -> list[Part]:
     """Gradients on their way to their shards."""
     text = setup.shapes.text
+    if setup.adapter:
+        of_layer = setup.adapter // text.layers
+        how = f"a layer's adapter, {of_layer:,} × 2 bytes, the one's before it × 4 bytes, in float32"
+        return [Part("gradients on their way", 6 * of_layer, how)]
     beside, whose = max((text.layer_linear, "the one's before it"), (0 if text.tied else text.head, "the head's"))
     found = [
         Part(
@@ -342,7 +364,7 @@ def _reduced(setup: Setup) -> list[Part]:
         )
     ]
     if setup.keep_gradients:
-        whole = 4 * setup.shapes.parameters
+        whole = 4 * setup.trained
         found.append(
             Part("gradients kept whole, float32", whole, "use_no_sync_for_gradient_accumulation: all weights × 4 bytes")
         )
@@ -392,12 +414,12 @@ def _log_probs(setup: Setup) -> Phase:
 
 def _update(setup: Setup) -> Phase:
     held = _held(setup, weights=True, gradients=True, moments=True)
-    moment = backward(setup.shapes, setup.load("update"))
+    moment = backward(setup.shapes, setup.load("update"), frozen=bool(setup.adapter))
     passes = Phase("update", (*held, _gathered(setup), *_reduced(setup), *moment.parts, *_asleep()))
     if setup.offload_all:
         return passes
     # torch's AdamW works on all weights at once (foreach), with a copy of one moment.
-    step = Phase("update", (*held, _sharded(setup, "Adam's step: a copy of a moment", 4), *_asleep()))
+    step = Phase("update", (*held, _sharded(setup, "Adam's step: a copy of a moment", 4, setup.trained), *_asleep()))
     return max(passes, step, key=lambda phase: phase.size)
 
 
@@ -463,14 +485,15 @@ def _host(setup: Setup) -> Iterator[Phase]:
     yield Phase("host memory, at the start", (processes, model))
     parts = [processes]
     offloaded = [
-        ("weights", 4, setup.offload_weights or setup.offload_all),
-        ("gradients", 4, setup.offload_all),
-        ("Adam's moments", 8, setup.offload_moments or setup.offload_all),
-        ("reference model", 4, setup.reference),
+        ("weights", 4, setup.weights, setup.offload_weights or setup.offload_all),
+        ("gradients", 4, setup.trained, setup.offload_all),
+        ("Adam's moments", 8, setup.trained, setup.offload_moments or setup.offload_all),
+        ("reference model", 4, shapes.parameters, setup.reference and not setup.adapter),  # else the base is it
+        ("weights while an adapter is merged, a copy", 4, shapes.parameters, bool(setup.adapter)),
     ]
-    for what, size, there in offloaded:
+    for what, size, weights, there in offloaded:
         if there:
-            part = _sharded(setup, f"{what}, float32", size)
+            part = _sharded(setup, f"{what}, float32", size, weights)
             parts.append(Part(part.what, gpus * part.size, f"{part.how} × {gpus} on a machine"))
     parts += [
         _media(setup, 2, "features in the queue and on the ranks", "once each"),
@@ -506,10 +529,9 @@ def _shared_memory(setup: Setup) -> Phase:
 
 def _disk(setup: Setup) -> Phase:
     kept = 1 if setup.checkpoints is None else setup.checkpoints
-    weights = setup.shapes.parameters
     every = "; and as much with each further one" if setup.checkpoints is None else ""
-    how = f"{kept} × {weights:,} weights × 12 bytes: float32, with Adam's moments{every}"
-    return Phase("disk", (Part("checkpoints", 12 * kept * weights, how),))
+    how = f"{kept} × ({setup.weights:,} weights × 4 bytes, {setup.trained:,} × 8 of Adam's moments), float32{every}"
+    return Phase("disk", (Part("checkpoints", kept * (4 * setup.weights + 8 * setup.trained), how),))
 
 
 # --- what fits --------------------------------------------------------------------------------------------------

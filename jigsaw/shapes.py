@@ -37,6 +37,12 @@ class Text:
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return attention + 3 * self.hidden * self.intermediate
 
+    def adapter(self, rank: int) -> int:
+        """Weights of an adapter of that rank (LoRA) on all linear layers but the head."""
+        heads, keys = self.head_dim * self.heads, self.head_dim * self.kv_heads
+        attention = 2 * (self.hidden + heads) + 2 * (self.hidden + keys)
+        return self.layers * rank * (attention + 3 * (self.hidden + self.intermediate))
+
     @property
     def head(self) -> int:
         """Weights of the head."""
@@ -83,6 +89,12 @@ class Tower:
     def layer_linear(self) -> int:
         """Weights of the linear layers of one block."""
         return 4 * self.hidden**2 + (3 if self.gated else 2) * self.hidden * self.intermediate
+
+    def adapter(self, rank: int) -> int:
+        """Weights of an adapter of that rank (LoRA) on its linear layers, those that make tokens too."""
+        block = 6 * self.hidden + (3 if self.gated else 2) * (self.hidden + self.intermediate)
+        wide = self.hidden * self.merge**2
+        return rank * (self.depth * block + (1 + self.deep) * (3 * wide + self.out))
 
     @property
     def embed(self) -> int:

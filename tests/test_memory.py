@@ -459,3 +459,14 @@ def test_checkpoints_take_twelve_bytes_a_weight() -> None:
     (disk,) = memory.machine(seven(checkpoints=None))[-1].parts
     assert disk.size / GIB == pytest.approx(92.7, abs=0.1)
     assert disk.how.endswith("and as much with each further one")
+
+
+def test_an_adapter_has_gradients_and_moments_alone() -> None:
+    whole, frozen = seven(), seven(adapter=10_000_000)
+    sizes = [{part.what: part.size for part in phases(setup)[1].parts} for setup in (whole, frozen)]
+    assert sizes[1]["weights, float32"] == pytest.approx(sizes[0]["weights, float32"], rel=0.01)
+    assert sizes[1]["gradients, float32"] == 4e7 / 8
+    assert sizes[1]["Adam's moments, float32"] == 8e7 / 8
+    assert "gradient of the head" not in sizes[1]
+    host = {part.what: part.size for phase in memory.machine(frozen) for part in phase.parts}
+    assert host["weights while an adapter is merged, a copy, float32"] == 4 * whole.shapes.parameters

@@ -43,6 +43,27 @@ def test_a_recipe_without_an_installation_says_what_to_do(bare: Path) -> None:
     assert ended.stderr == "launch.sh: nothing is installed yet; run bash train_scripts/setup.sh gpu first\n"
 
 
+@pytest.mark.parametrize(("recipe", "command"), [("video", "train video"), ("smoke", "smoke")])
+def test_a_recipe_takes_its_inputs_from_the_environment(bare: Path, recipe: str, command: str) -> None:
+    (bare / ".venv/bin").mkdir(parents=True)
+    (bare / ".venv/bin/jigsaw").write_text('#!/bin/sh\nfor argument; do echo "$argument"; done\n')
+    (bare / ".venv/bin/jigsaw").chmod(0o755)
+    given = {"MODEL": "my model", "DATA": "data/video", "MEDIA_ROOT": "media", "OUTPUT": "out"}
+    ended = subprocess.run(
+        ["bash", bare / f"train_scripts/{recipe}.sh", "data.seed=1"],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", **given},
+        check=True,
+    )
+    task, *recipe_of_train = command.split()
+    of_train = ["--data", "data/video", "--media-root", "media"] * bool(recipe_of_train)
+    options = ["--model", "my model", *of_train, "--output", "out"]
+    assert ended.stdout.splitlines() == [task, *options, *recipe_of_train, "data.seed=1"]
+    plain = run(bare / f"train_scripts/{recipe}.sh", "data.seed=1")
+    assert plain.stdout.splitlines() == [*command.split(), "data.seed=1"]
+
+
 @pytest.mark.parametrize(("machine", "needs"), [("cpu", 12), ("gpu", 16)])
 def test_a_disk_that_a_set_does_not_fit_on_is_refused(bare: Path, tmp_path: Path, machine: str, needs: int) -> None:
     tools = tmp_path / "bin"

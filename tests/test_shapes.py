@@ -16,10 +16,18 @@ TOWER = {"depth": 3, "hidden_size": 160, "intermediate_size": 300, "num_heads": 
 
 
 def check(model: Any, saved: dict[str, Any]) -> None:
+    from peft import LoraConfig, get_peft_model
+
     model.tie_weights()
     shapes = Shapes.of(saved)
     assert shapes.parameters == sum(weight.numel() for weight in model.parameters())
     assert shapes.tower.parameters == sum(weight.numel() for weight in model.model.visual.parameters())
+    for excluded, tower in ((".*visual.*", 0), (".*patch_embed.*", shapes.tower.adapter(4))):
+        adapted = LoraConfig(r=4, target_modules="all-linear", exclude_modules=excluded)
+        with_adapter = get_peft_model(model, adapted)
+        trained = sum(weight.numel() for name, weight in with_adapter.named_parameters() if "lora" in name)
+        assert trained == shapes.text.adapter(4) + tower
+        with_adapter.unload()
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -14,6 +14,7 @@ from jigsaw.cli.pull import pull_data
 from jigsaw.cli.quickstart import quickstart
 from jigsaw.cli.score import score
 from jigsaw.cli.show import show
+from jigsaw.cli.smoke import smoke
 from jigsaw.cli.train import train
 from jigsaw.cli.verify import verify
 from jigsaw.errors import JigsawError, print_error
@@ -32,6 +33,7 @@ app.command()(verify)
 app.command()(show)
 app.command()(score)
 app.command()(plan)
+app.command()(smoke)
 app.command()(train)
 app.command()(merge)
 app.command()(doctor)

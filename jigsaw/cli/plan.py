@@ -14,11 +14,12 @@ from jigsaw import memory
 from jigsaw.errors import JigsawError, OptionError
 from jigsaw.machine import SETUP
 from jigsaw.memory import GIB, Phase
+from jigsaw.pace import SHARE_OF_ROLLOUT, SHARE_OF_UPDATE, pace
 
 
 def plan(
     recipe: Annotated[
-        str, typer.Argument(help="image, video, depth, mixture, or a YAML file of your own.", metavar="RECIPE")
+        str, typer.Argument(help="Of configs/, such as image, or a YAML file of your own.", metavar="RECIPE")
     ],
     overrides: Annotated[
         list[str] | None,
@@ -28,17 +29,22 @@ def plan(
         int | None, typer.Option(help="GPUs on a machine; without it trainer.n_gpus_per_node.", metavar="N")
     ] = None,
     gpu_memory: Annotated[float, typer.Option(help="Of a GPU, the GB by which it is called.", metavar="GB")] = 80.0,
+    prompt_tokens: Annotated[
+        int, typer.Option(help="Of a prompt, on average, for the time a step takes.", metavar="N")
+    ] = 700,
+    reply_tokens: Annotated[int, typer.Option(help="Of a reply, on average.", metavar="N")] = 450,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of tables.")] = False,
 ) -> None:
     """Work out what a recipe takes of its GPUs' memory in each phase, of host memory, /dev/shm and disk.
 
     From the shapes of the model alone: no data, no weights, no GPU. With a tenth of a card to spare; what does not fit
-    is said with what to do, and exit code 1.
+    is said with what to do, and exit code 1. A step's time is worked out for H100s, by assumed shares of their peak.
 
     Example: [bold]jigsaw plan video model=qwen3_vl_8b --gpus 4[/]
     """
-    if gpus is not None and gpus < 1:
-        raise OptionError("gpus", gpus, "must be 1 or more")
+    for name, value in (("gpus", gpus), ("prompt_tokens", prompt_tokens), ("reply_tokens", reply_tokens)):
+        if value is not None and value < 1:
+            raise OptionError(name, value, "must be 1 or more")
     if not (isfinite(gpu_memory) and gpu_memory > 0):
         raise OptionError("gpu_memory", gpu_memory, "must be a number of GB above 0")
     try:
@@ -48,11 +54,14 @@ def plan(
         raise JigsawError(f"{error.name} is not installed; to plan a training: {SETUP}") from error
 
     given = [*(overrides or []), *([] if gpus is None else [f"trainer.n_gpus_per_node={gpus}"])]
-    setup = options.setup_of(launch.plan_start(recipe, given).config, gpu_memory)
+    config = launch.plan_start(recipe, given).config
+    setup = options.setup_of(config, gpu_memory)
     if why := memory.too_small(setup):
         raise OptionError("gpu_memory", gpu_memory, why)
     lacks, phases, machine = memory.lacks(setup), memory.phases(setup), memory.machine(setup)
     largest = memory.largest_budget(setup) if setup.packed else None
+    replies = config.actor_rollout_ref.rollout.n
+    takes = pace(setup, replies, prompt_tokens, reply_tokens)
     advice = [options.overrides(setup, other) for other in memory.remedies(setup)] if lacks else []
     if as_json:
         summary = {
@@ -63,6 +72,7 @@ def plan(
             "lacks": lacks,
             "advice": advice,
             "max_tokens_per_gpu": {"set": setup.budget, "largest": largest} if setup.packed else None,
+            "assumed_seconds": {"rollout": takes.rollout, "update": takes.update, "step": takes.step},
             "phases": _summary(phases),
             "machine": _summary(machine),
         }
@@ -85,6 +95,12 @@ def plan(
         if largest:
             option = options.OPTIONS["budget"]
             console.print(f"packs may have up to {largest:,} tokens; {option} is {setup.budget:,}", soft_wrap=True)
+        console.print(
+            f"a step of {setup.prompts:,} prompts of {prompt_tokens:,} tokens × {replies} replies of {reply_tokens:,} "
+            f"takes {takes.step:,.0f} s on H100s: rollout {takes.rollout:,.0f} s, at {SHARE_OF_ROLLOUT:.0%} of their "
+            f"peak, training {takes.update:,.0f} s, at {SHARE_OF_UPDATE:.0%}; both assumed",
+            soft_wrap=True,
+        )
     if lacks:
         raise typer.Exit(1)
 

@@ -19,11 +19,21 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="image, video, depth, mixture, or a YAML file of your own.", metavar="RECIPE")
+        str, typer.Argument(help="Of configs/, such as image, or a YAML file of your own.", metavar="RECIPE")
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Hydra overrides of its values; model=NAME for another model.", metavar="NAME=VALUE"),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub name of the weights.", metavar="MODEL")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder with train.parquet and val.parquet, of jigsaw prepare.", metavar="DIR")
+    ] = None,
+    media_root: Annotated[
+        str | None, typer.Option(help="The folder that the rows' paths are relative to.", metavar="DIR")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="The run's folder; without it outputs/RECIPE_jigsaw.", metavar="DIR")
     ] = None,
     cfg: Annotated[
         Literal["job"] | None, typer.Option("--cfg", help="Print the config that verl would get, and end.")
@@ -44,8 +54,7 @@ def train(
     Rows, media folders, model, GPUs, cores and the run's folder are checked first; what is wrong is said at once, with
     exit code 1. Then verl's trainer takes over. To check the media themselves: jigsaw verify.
 
-    Example: [bold]jigsaw train image data.train_files=data/train.parquet data.val_files=data/val.parquet
-    data.media_root=COCO/train2017 trainer.n_gpus_per_node=4[/]
+    Example: [bold]jigsaw train image --data data/image --media-root COCO/train2017 trainer.n_gpus_per_node=4[/]
     """
     try:
         from omegaconf import OmegaConf
@@ -54,7 +63,8 @@ def train(
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; to train: {machine.SETUP_GPU}") from error
 
-    start = launch.plan_start(recipe, overrides or [])
+    inputs = launch.Inputs(model, data, media_root, output)
+    start = launch.plan_start(recipe, [*inputs.overrides(), *(overrides or [])])
     if cfg is not None:
         print(OmegaConf.to_yaml(start.config, resolve=resolve), end="")
         return

@@ -12,7 +12,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.files import atomic_folder
 from jigsaw.processes import MARK, kill_leftovers, undisturbed
 from jigsaw.show.training import Metrics, read_metrics
-from jigsaw.verl_plugin.checkpoint import log_override
+from jigsaw.verl_plugin.checkpoint import LOGS, log_override
 
 GRPO = ("jigsaw.verl_plugin.grpo",)
 SFT = ("torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "verl.trainer.sft_trainer")
@@ -44,7 +44,7 @@ def train_with_verl(
     metrics.unlink(missing_ok=True)  # of a start that was cut off before its first checkpoint
     begin = _size(log)
     environment = {**os.environ, MARK: str(run), "VERL_FILE_LOGGER_PATH": str(metrics), "PYTHONUNBUFFERED": "1"}
-    if trainer == GRPO:
+    if trainer == GRPO and not any(LOGS["file"] in line for line in overrides):
         overrides = [*overrides, log_override("file", metrics)]
     seen: set[int] = set()
 
@@ -99,6 +99,10 @@ def last_error(log: Path, begin: int = 0) -> str:
 _EXCEPTION = re.compile(r"(?P<name>[A-Za-z_.]*(Error|Exception)): (?P<message>.+)")
 
 
+ADAPTER = "lora_adapter"
+"""The folder, in a merged checkpoint's, of an adapter that was trained."""
+
+
 def merge_checkpoint(checkpoint: Path, target: Path, *, log: Path) -> None:
     """Turn a checkpoint of verl's FSDP engine into a Hugging Face folder, by rename.
 
@@ -118,3 +122,17 @@ def merge_checkpoint(checkpoint: Path, target: Path, *, log: Path) -> None:
         ).returncode
         if code != 0:
             raise JigsawError(f"{checkpoint} could not be merged: {last_error(log, begin)} (all of it: {log})")
+        if (draft / ADAPTER).is_dir():
+            _merge_adapter(draft)
+
+
+def _merge_adapter(folder: Path) -> None:
+    """Have the weights of a folder be the base's with its adapter: verl's merger leaves the two apart."""
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    base = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+    merged = PeftModel.from_pretrained(base, folder / ADAPTER).merge_and_unload(safe_merge=True)
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    merged.save_pretrained(folder)

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _FOLDER = "trainer.default_local_dir"
 _PATH = "actor_rollout_ref.model.path"
 _ROLLOUT = "actor_rollout_ref.rollout"
 _LIMIT = f"{_ROLLOUT}.engine_kwargs.vllm.limit_mm_per_prompt"
+_BUILDS_ON = re.compile(r"^defaults:\n  - (\w+)$", re.MULTILINE)
 _SHOWN = 3
 """Names that are proposed for one that is unknown."""
 
@@ -63,9 +65,48 @@ class Start:
         return [sys.executable, "-m", TRAINER, *self.arguments, *limits, *self.given]
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a start is given most often; None where the recipe says it.
+
+    Attributes:
+        model: folder or hub name of weights.
+        data: folder with ``train.parquet`` and ``val.parquet``.
+        media_root: of the rows.
+        output: the run's folder.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    media_root: str | None = None
+    output: str | None = None
+
+    def overrides(self) -> list[str]:
+        """The same as overrides; those of the user come after."""
+        found = []
+        if self.model is not None:
+            found.append(override(_PATH, self.model))
+        if self.data is not None:
+            files = {"train_files": "train", "val_files": "val"}
+            found += [override(f"data.{key}", Path(self.data, f"{name}.parquet")) for key, name in files.items()]
+            found.append("data.mixture=null")
+        if self.media_root is not None:
+            found.append(override("data.media_root", self.media_root))
+        if self.output is not None:
+            run = Path(self.output).resolve()
+            found += [override("hydra.run.dir", run / "hydra"), override(_FOLDER, run / "checkpoints")]
+        return found
+
+
 def recipes() -> list[str]:
-    """Names of the recipes in ``configs/``."""
-    return sorted(file.stem for file in CONFIGS.glob("*.yaml") if "\n  - base\n" in file.read_text(encoding="utf-8"))
+    """Names of the recipes in ``configs/``: what builds on ``base``, or on one that does."""
+    first = {file.stem: _BUILDS_ON.search(file.read_text(encoding="utf-8")) for file in CONFIGS.glob("*.yaml")}
+    builds_on = {name: found[1] for name, found in first.items() if found}
+
+    def is_recipe(name: str) -> bool:
+        return builds_on.get(name) == "base" or (name in builds_on and is_recipe(builds_on[name]))
+
+    return sorted(filter(is_recipe, builds_on))
 
 
 def plan_start(recipe: str, given: Sequence[str]) -> Start:

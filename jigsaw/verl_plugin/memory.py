@@ -16,6 +16,8 @@ from jigsaw.verl_plugin.plans import given, whole
 
 _ACTOR, _ROLLOUT, _MODEL = (f"actor_rollout_ref.{name}" for name in ("actor", "rollout", "model"))
 _FSDP = f"{_ACTOR}.fsdp_config"
+NO_TOWER = ".*visual.*"
+"""``exclude_modules`` of an adapter on the language model alone."""
 OPTIONS = {
     "packed": f"{_MODEL}.external_lib",
     "budget": f"{_ACTOR}.ppo_max_token_len_per_gpu",
@@ -60,8 +62,9 @@ def setup_of(config: DictConfig, gpu_memory: float) -> Setup:
 
     role = config.actor_rollout_ref
     packed = is_packed(config)
+    shapes = shapes_of(given(role.model, "path") or "")
     return Setup(
-        shapes=shapes_of(given(role.model, "path") or ""),
+        shapes=shapes,
         nodes=number("nodes"),
         gpus_per_node=number("gpus_per_node"),
         gpu_memory=gpu_memory,
@@ -85,7 +88,16 @@ def setup_of(config: DictConfig, gpu_memory: float) -> Setup:
         offload_all=flag("offload_all"),
         keep_gradients=flag("keep_gradients"),
         checkpoints=None if config.trainer.max_actor_ckpt_to_keep is None else number("checkpoints"),
+        adapter=_adapter(role.model, shapes),
     )
+
+
+def _adapter(model: DictConfig, shapes: Shapes) -> int:
+    """Weights of the adapter that is trained, 0 without one."""
+    rank = whole(f"{_MODEL}.lora_rank", model.lora_rank)
+    if not rank:
+        return 0
+    return shapes.text.adapter(rank) + (0 if model.exclude_modules == NO_TOWER else shapes.tower.adapter(rank))
 
 
 def _unknown(config: DictConfig) -> Iterator[str]:
@@ -97,12 +109,19 @@ def _unknown(config: DictConfig) -> Iterator[str]:
         (f"{_ACTOR}.strategy", actor.strategy, "fsdp2"),
         (f"{_ACTOR}.ulysses_sequence_parallel_size", actor.ulysses_sequence_parallel_size, 1),
         (f"{_ACTOR}.use_dynamic_bsz", actor.use_dynamic_bsz, False),
-        (f"{_MODEL}.lora_rank", model.lora_rank, 0),
         (f"{_MODEL}.enable_gradient_checkpointing", model.enable_gradient_checkpointing, True),
         (f"{_ROLLOUT}.free_cache_engine", rollout.free_cache_engine, True),
     ):
         if value != known:
             yield f"{option} is {value}: a plan can be made with {str(known).lower()} alone"
+    if model.lora_rank:
+        if model.target_modules != "all-linear" or model.exclude_modules not in (None, NO_TOWER):
+            yield (
+                f"{_MODEL}.target_modules is {model.target_modules}, exclude_modules {model.exclude_modules}: a plan "
+                f"can be made with all-linear, and with null or {NO_TOWER}"
+            )
+        if not model.lora.merge:
+            yield f"{_MODEL}.lora.merge is false: a plan can be made with true alone"
     if not 0 < rollout.gpu_memory_utilization <= 1:
         yield f"{OPTIONS['share']} is {rollout.gpu_memory_utilization}: it must be above 0, and 1 at most"
 

@@ -1,6 +1,8 @@
 """``jigsaw plan``: what it shows of a recipe, and what it refuses in one line."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,10 @@ from typer.testing import CliRunner, Result
 
 from jigsaw.cli import app
 from jigsaw.errors import OptionError
+from jigsaw.verl_plugin.launch import recipes
 
+PROMPTS = {"image": 700, "video": 4500, "depth": 1800, "mixture": 1925, "image_2x2": 500, "video_4_clips": 3000}
+"""Tokens of a prompt, on average, of the recipe's data."""
 PACKED = "actor_rollout_ref.model.external_lib=jigsaw.verl_plugin.engine"
 
 
@@ -34,13 +39,22 @@ def test_a_recipe_that_fits_is_shown_by_phases_and_parts() -> None:
     assert "log-probs" not in ended.stdout
 
 
+GPU_RECIPES = [recipe for recipe in recipes() if recipe not in ("quickstart", "smoke")]
+
+
 @pytest.mark.seconds
-@pytest.mark.parametrize("recipe", ["image", "video", "depth", "mixture"])
-def test_the_recipes_fit_eight_cards(recipe: str) -> None:
-    ended = run(recipe, PACKED, "--json")
+@pytest.mark.parametrize("recipe", GPU_RECIPES)
+def test_each_recipe_fits_its_cards_and_the_table_says_how(recipe: str, repository: Path) -> None:
+    card, prompt = ("24" if recipe == "image_lora_3b" else "80"), PROMPTS.get(recipe, PROMPTS["image"])
+    ended = run(recipe, "--json", "--gpu-memory", card, "--prompt-tokens", str(prompt))
     found: Any = json.loads(ended.stdout)
     assert (ended.exit_code, found["fits"], found["lacks"], found["advice"]) == (0, True, [], [])
-    assert max(phase["gib"] for phase in found["phases"].values()) <= found["room_gib"] == pytest.approx(71.1)
+    assert max(phase["gib"] for phase in found["phases"].values()) <= found["room_gib"]
+    gib, seconds = (lambda name: round(found["phases"][name]["gib"])), found["assumed_seconds"]["step"]
+    host = found["machine"]["host memory"]["gib"]
+    row = f"{gib('rollout')}, {gib('update')} | {host:.0f} | {prompt:,} | {seconds:.0f} |"
+    (line,) = re.findall(rf"^\| \[`{recipe}`\].*", (repository / "docs/training.md").read_text(encoding="utf-8"), re.M)
+    assert line.endswith(row)
     assert found["max_tokens_per_gpu"]["set"] <= found["max_tokens_per_gpu"]["largest"]
     for phase in (*found["phases"].values(), *found["machine"].values()):
         assert sum(part["gib"] for part in phase["parts"]) == pytest.approx(phase["gib"], abs=0.05)

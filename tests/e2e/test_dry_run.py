@@ -50,31 +50,34 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(machine, "gpu_memory", lambda: 80 * 2**30)
     monkeypatch.setattr(machine, "cores", lambda: 64)
     monkeypatch.setattr(machine, "last_cluster", lambda: "")
+    monkeypatch.setattr(machine, "cluster", lambda address: "A")
+    monkeypatch.setattr(
+        machine, "nodes_of", lambda address: [machine.Node({"GPU": 8, "CPU": 64}, {"GPU": 8, "CPU": 64})] * 2
+    )
     monkeypatch.setattr(machine, "installed", {"vllm": "0.24.0"}.get)
     monkeypatch.setattr("jigsaw.verl_plugin.preflight._check_disk", lambda config: iter(()))
     return tmp_path
 
 
 def dry_run(recipe: str, *given: str) -> Result:
-    data = []
-    if recipe != "mixture":
-        files = (f"data.{which}_files=data/{recipe}/{which}.parquet" for which in ("train", "val"))
-        data = [*files, f"data.media_root={MEDIA[recipe]}"]
-    model = "actor_rollout_ref.model.path=model"
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["train", recipe, *data, model, *given])
+    task = recipe.split("_")[0]
+    data = [] if task == "mixture" else ["--data", f"data/{task}", "--media-root", MEDIA[task]]
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["train", recipe, "--model", "model", *data, *given])
 
 
-@pytest.mark.parametrize("recipe", [*ROWS, "mixture"])
-def test_a_recipe_passes_and_starts_nothing(place: Path, recipe: str) -> None:
-    steps = ["trainer.total_training_steps=8", "data.epochs=40"] * (recipe != "mixture")
+@pytest.mark.parametrize("recipe", [recipe for recipe in launch.recipes() if recipe not in ("quickstart", "smoke")])
+def test_a_recipe_passes_and_starts_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
+    if recipe != "image_32b":
+        monkeypatch.setattr(machine, "cluster", lambda address: "")
     few = "data.train_batch_size=128"
-    given = [*steps, few, *(["trainer.total_training_steps=8"] * (recipe == "mixture"))]
+    given = ["trainer.total_training_steps=8", few, *(["data.epochs=40"] * (recipe != "mixture"))]
+    replies = 8 if "lora" in recipe else 16
     before = sorted(place.rglob("*"))
     ended = dry_run(recipe, "--dry-run", "--json", *given)
     assert ended.exit_code == 0, ended.output
     takes = json.loads(ended.stdout)
     assert takes["rows"]["train"] == 256 * (3 if recipe == "mixture" else 1)
-    assert (takes["prompts_a_step"], takes["responses_a_prompt"], takes["steps"]) == (128, 16, 8)
+    assert (takes["prompts_a_step"], takes["responses_a_prompt"], takes["steps"]) == (128, replies, 8)
     assert max(takes["memory"].values()) == takes["memory"]["room"] > takes["memory"]["update"]
     assert takes["command"][1:3] == ["-m", "jigsaw.verl_plugin.grpo"]
     assert few in takes["command"]

@@ -19,7 +19,7 @@ from jigsaw.machine import cores_of_a_run, pins
 from jigsaw.verl_plugin import launch, preflight
 from jigsaw.verl_plugin.checkpoint import MARKER, override
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
-from jigsaw.verl_plugin.launch import plan_start, recipes
+from jigsaw.verl_plugin.launch import Inputs, plan_start, recipes
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +33,12 @@ def run(*arguments: str) -> Any:
 
 
 def test_the_recipes_are_those_of_grpo() -> None:
-    assert recipes() == ["depth", "image", "mixture", "quickstart", "video"]
+    assert {"depth", "image", "image_lora_3b", "mixture", "quickstart", "smoke", "video"} <= set(recipes())
+    assert not {"base", "warm_start"} & set(recipes())
 
 
 def test_a_recipe_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(JigsawError, match=r"no recipe configs/imgae\.yaml; there are depth, image, mixture, quickst"):
+    with pytest.raises(JigsawError, match=r"no recipe configs/imgae\.yaml; there are depth, image, image_2_gpus, "):
         plan_start("imgae", [])
 
 
@@ -54,7 +55,8 @@ def test_a_recipe_of_ones_own_lies_anywhere_and_builds_on_ours(tmp_path: Path) -
 
 
 def test_a_model_is_chosen_by_its_name() -> None:
-    assert {"qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_32b", "qwen3_vl_4b", "qwen3_vl_8b"} == launch.models().keys()
+    known = {"qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_32b", "qwen3_vl_4b", "qwen3_vl_8b", "thinklite_vl_7b"}
+    assert known == launch.models().keys()
     start = plan_start("image", ["model=qwen3_vl_8b", "data.seed=1"])
     assert start.config.actor_rollout_ref.model.path == "Qwen/Qwen3-VL-8B-Instruct"
     assert start.given == ["actor_rollout_ref.model.path=Qwen/Qwen3-VL-8B-Instruct", "data.seed=1"]
@@ -205,6 +207,18 @@ def test_the_wheel_checks_a_start_at_once_and_without_the_clone(repository: Path
     ):
         assert any(said in line for line in lines), said
     assert list(here.iterdir()) == []
+
+
+def test_what_is_given_most_often_has_a_short_name(tmp_path: Path) -> None:
+    inputs = Inputs("models/mine", "data/image", "COCO/train 2017", str(tmp_path))
+    start = plan_start("image", [*inputs.overrides(), "data.val_files=other.parquet"])
+    assert start.config.actor_rollout_ref.model.path == "models/mine"
+    assert (start.config.data.train_files, start.config.data.val_files) == ("data/image/train.parquet", "other.parquet")
+    assert start.config.data.media_root == "COCO/train 2017"
+    assert start.config.trainer.default_local_dir == str(tmp_path / "checkpoints")
+    assert start.metrics.parent == tmp_path / "checkpoints/metrics"
+    mixture = plan_start("mixture", Inputs(data="data/image").overrides())
+    assert (mixture.config.data.mixture, mixture.config.data.train_files) == (None, "data/image/train.parquet")
 
 
 def test_loggers_write_beside_the_checkpoints_or_where_the_environment_says(

@@ -95,7 +95,7 @@ def test_verls_own_engine_always_computes_them_first(image: DictConfig) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        (f"{ROLE}.model.lora_rank", 8, "lora_rank is 8: a plan can be made with 0 alone"),
+        (f"{ROLE}.model.lora_rank", 8, "lora.merge is false: a plan can be made with true alone"),
         (f"{ROLE}.actor.strategy", "fsdp", "strategy is fsdp: a plan can be made with fsdp2 alone"),
         (f"{ROLE}.actor.use_dynamic_bsz", True, "use_dynamic_bsz is True: a plan can be made with false alone"),
         (f"{ROLE}.rollout.free_cache_engine", False, "free_cache_engine is False: a plan can be made with true alone"),
@@ -111,6 +111,19 @@ def test_what_cannot_be_planned_is_one_line(image: DictConfig, option: str, valu
         setup_of(image, 80.0)
     assert said in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_an_adapter_is_planned_with_the_tower_or_without(image: DictConfig) -> None:
+    adapter = {"lora_rank": 64, "target_modules": "all-linear", "exclude_modules": None, "lora.merge": True}
+    for name, value in adapter.items():
+        OmegaConf.update(image, f"{ROLE}.model.{name}", value)
+    shapes = setup_of(image, 80.0).shapes
+    assert setup_of(image, 80.0).adapter == shapes.text.adapter(64) + shapes.tower.adapter(64)
+    image.actor_rollout_ref.model.exclude_modules = ".*visual.*"
+    assert setup_of(image, 80.0).adapter == shapes.text.adapter(64) == 161_480_704
+    image.actor_rollout_ref.model.target_modules = ["q_proj"]
+    with pytest.raises(JigsawError, match=r"target_modules is .'q_proj'.*: a plan can be made with all-linear"):
+        setup_of(image, 80.0)
 
 
 def test_a_change_is_told_as_overrides(image: DictConfig) -> None:
