@@ -14,7 +14,7 @@ All reading is linear in the length of the reply, whatever stands in it.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jigsaw.permutation import is_answer
@@ -112,6 +112,17 @@ def _read(content: str, k: int, strict: bool) -> Parsed:
     if not is_answer(answer, k):
         return _no_answer(f"{_shown(content)} is not a permutation of 1 to {k}")
     return Parsed(answer, True, None)
+
+
+def reply_of(answer: Sequence[int], answer_format: AnswerFormat) -> str:
+    r"""The shortest well-formed reply with an answer: nothing is thought.
+
+    >>> reply_of((2, 1), "answer_tag")
+    '<think></think><answer>2, 1</answer>'
+    """
+    numbers = ", ".join(map(str, answer))
+    forms = {"answer_tag": f"<answer>{numbers}</answer>", "boxed": f"{_BOX}{numbers}}}"}
+    return numbers if answer_format == "plain" else f"<think></think>{forms[answer_format]}"
 
 
 def _tags_differ(tags: list[str], expected: str) -> Parsed:

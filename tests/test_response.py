@@ -3,12 +3,13 @@
 import re
 import sys
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jigsaw.response import Parsed, parse
+from jigsaw.response import Parsed, parse, reply_of
 from jigsaw.rows import ANSWER_FORMATS
 
 WRAP = {
@@ -303,3 +304,8 @@ def test_the_reason_says_what_is_wrong():
     assert "inside the thinking" in parse("<think>\\boxed{1}</think>\\boxed{1}", 1, "boxed").reason
     assert "4 numbers are expected, found 3" in parse(GOOD["plain"], 4, "plain").reason
     assert "not a permutation of 1 to 3" in parse("1, 1, 2", 3, "plain").reason
+
+
+@given(st.permutations(range(1, 8)), st.sampled_from(ANSWER_FORMATS), st.booleans())
+def test_a_reply_that_is_made_of_an_answer_is_read_as_it(answer: list[int], answer_format: Any, strict: bool) -> None:
+    assert parse(reply_of(answer, answer_format), 7, answer_format, strict) == Parsed(tuple(answer), True, None)

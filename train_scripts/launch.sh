@@ -13,5 +13,7 @@ jigsaw=$(dirname "${BASH_SOURCE[0]}")/../.venv/bin/jigsaw
 if [[ ${1:-} == smoke ]]; then
     exec "$jigsaw" smoke ${MODEL:+--model "$MODEL"} ${OUTPUT:+--output "$OUTPUT"} "${@:2}"
 fi
-exec "$jigsaw" train ${MODEL:+--model "$MODEL"} ${DATA:+--data "$DATA"} ${MEDIA_ROOT:+--media-root "$MEDIA_ROOT"} \
+command=train
+[[ ${1:-} != *_sft ]] || command=sft
+exec "$jigsaw" "$command" ${MODEL:+--model "$MODEL"} ${DATA:+--data "$DATA"} ${MEDIA_ROOT:+--media-root "$MEDIA_ROOT"} \
     ${OUTPUT:+--output "$OUTPUT"} "$@"

@@ -13,6 +13,7 @@ from jigsaw.cli.prepare import prepare
 from jigsaw.cli.pull import pull_data
 from jigsaw.cli.quickstart import quickstart
 from jigsaw.cli.score import score
+from jigsaw.cli.sft import sft
 from jigsaw.cli.show import show
 from jigsaw.cli.smoke import smoke
 from jigsaw.cli.train import train
@@ -35,6 +36,7 @@ app.command()(score)
 app.command()(plan)
 app.command()(smoke)
 app.command()(train)
+app.command()(sft)
 app.command()(merge)
 app.command()(doctor)
 

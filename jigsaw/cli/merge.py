@@ -29,9 +29,12 @@ def merge(
         raise JigsawError(f"{error.name} is not installed; to merge: {machine.SETUP_GPU}") from error
 
     actor = checkpoint / "actor"
+    supervised = (checkpoint / "huggingface").is_dir()  # verl's supervised trainer has no other parts, and no marker
+    if supervised:
+        actor = checkpoint
     if not actor.is_dir():
         raise JigsawError(f"{checkpoint}: is no checkpoint; name a folder global_step_N, which has a folder actor")
-    if not (checkpoint / MARKER).is_file():
+    if not supervised and not (checkpoint / MARKER).is_file():
         raise JigsawError(f"{checkpoint}: is not complete, its save was cut off; take an earlier one")
     if out.exists():
         raise JigsawError(f"{out}: is there already; remove it or choose another folder")

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from jigsaw.errors import JigsawError, Problems
-from jigsaw.machine import CLONE, SETUP_GPU
+from jigsaw.machine import CLONE, SETUP_GPU, gpus
 from jigsaw.verl_plugin.checkpoint import LOGS, log_override, override, quoted, resume_overrides
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 from jigsaw.verl_plugin.plans import whole
@@ -31,6 +31,7 @@ CONFIGS = (CLONE or Path(__file__).resolve().parents[1]) / "configs"
 OUTPUTS = (CLONE or Path()) / "outputs"
 """Where runs go: into the clone, else where one stands."""
 TRAINER = "jigsaw.verl_plugin.grpo"
+SUPERVISED_TRAINER = "verl.trainer.sft_trainer"
 PLUGIN = "jigsaw.verl_plugin.install"
 _FOLDER = "trainer.default_local_dir"
 _PATH = "actor_rollout_ref.model.path"
@@ -65,6 +66,17 @@ class Start:
         return [sys.executable, "-m", TRAINER, *self.arguments, *limits, *self.given]
 
 
+class SupervisedStart(Start):
+    """A start of the supervised baseline."""
+
+    @property
+    def command(self) -> list[str]:
+        """verl's supervised trainer, a process a GPU of this machine."""
+        ranks = f"--nproc_per_node={self.config.trainer.n_gpus_per_node}"
+        launcher = ["torch.distributed.run", "--standalone", ranks, "-m", SUPERVISED_TRAINER]
+        return [sys.executable, "-m", *launcher, *self.arguments, *self.given]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a start is given most often; None where the recipe says it.
@@ -81,15 +93,16 @@ class Inputs:
     media_root: str | None = None
     output: str | None = None
 
-    def overrides(self) -> list[str]:
-        """The same as overrides; those of the user come after."""
+    def overrides(self, *, supervised: bool = False) -> list[str]:
+        """The same as overrides, of GRPO or of the supervised baseline; those of the user come after."""
         found = []
         if self.model is not None:
-            found.append(override(_PATH, self.model))
+            found.append(override("model.path" if supervised else _PATH, self.model))
         if self.data is not None:
             files = {"train_files": "train", "val_files": "val"}
             found += [override(f"data.{key}", Path(self.data, f"{name}.parquet")) for key, name in files.items()]
-            found.append("data.mixture=null")
+            if not supervised:
+                found.append("data.mixture=null")
         if self.media_root is not None:
             found.append(override("data.media_root", self.media_root))
         if self.output is not None:
@@ -141,6 +154,45 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=True)
     where = [f"--config-dir={folder_of}", f"--config-name={recipe}", _search(CONFIGS)]
     return Start([*where, *start, *follows], list(given), config, metrics)
+
+
+def plan_supervised(recipe: str, given: Sequence[str]) -> SupervisedStart:
+    """What a start of the supervised baseline is made of; nothing is written.
+
+    Args:
+        recipe: a name in ``configs/`` that ends in ``_sft``.
+        given: Hydra overrides.
+
+    Raises:
+        JigsawError: if there is no such recipe, or what is known would stop it; a line each.
+    """
+    if recipe not in (known := sorted(file.stem for file in CONFIGS.glob("*_sft.yaml"))):
+        raise JigsawError(f"there is no supervised recipe configs/{recipe}.yaml; there are {', '.join(known)}")
+    run = OUTPUTS.resolve() / recipe
+    start = [override("hydra.run.dir", run / "hydra")]
+    config = _compose(CONFIGS, recipe, [*start, *given])
+    if not config.trainer.default_local_dir:
+        config.trainer.default_local_dir = str(run / "checkpoints")
+        start.append(override(_FOLDER, run / "checkpoints"))
+    if found := list(_supervised_problems(config)):
+        raise Problems(found)
+    metrics = Path(config.trainer.default_local_dir, "metrics", f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl").resolve()
+    where = [f"--config-dir={CONFIGS}", f"--config-name={recipe}"]
+    return SupervisedStart([*where, *start], list(given), config, metrics)
+
+
+def _supervised_problems(config: DictConfig) -> Iterator[str]:
+    data, trainer = config.data, config.trainer
+    for key in ("train_files", "val_files"):
+        file = data[key]
+        if file is None:
+            yield f"data.{key} is not set; jigsaw prepare image makes rows"
+        elif isinstance(file, str) and not Path(file).is_file():
+            yield f"{file}: no such file; make it with jigsaw prepare image, or give the path of one that is there"
+    if data.media_root is None or not Path(data.media_root).is_dir():
+        yield f"data.media_root is {data.media_root}; give the folder that the rows' paths are relative to"
+    if trainer.device == "cuda" and gpus() < trainer.n_gpus_per_node:
+        yield f"trainer.n_gpus_per_node is {trainer.n_gpus_per_node}, this machine has {gpus() or 'no'} GPUs"
 
 
 def _places_of_logs(config: DictConfig, folder: Path, metrics: Path) -> Iterator[str]:
@@ -233,7 +285,7 @@ def train(start: Start) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     # The same process: Ctrl-C, a scheduler's signals and the exit code are the trainer's.
-    environment = {**os.environ, "VERL_USE_EXTERNAL_MODULES": PLUGIN}
+    environment = {**os.environ, "VERL_USE_EXTERNAL_MODULES": PLUGIN, LOGS["file"]: str(start.metrics)}
     os.execve(sys.executable, start.command, environment)
 
 
