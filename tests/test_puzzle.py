@@ -20,7 +20,7 @@ from jigsaw.errors import MediaError, RowError
 from jigsaw.media.image import tile_boxes
 from jigsaw.permutation import answer_of
 from jigsaw.puzzle import media_specs
-from jigsaw.tasks import image, media_sizes
+from jigsaw.tasks import image, media_sizes, plan_again
 from jigsaw.toy.rows import image_row
 
 
@@ -266,3 +266,17 @@ def test_whole_numbers_of_any_type_will_do():
 def test_a_prompt_that_is_no_chat_is_a_row_error(prompt: object) -> None:
     with pytest.raises(RowError, match=r"row a: its prompt must be a list of \{role, content\}"):
         plan({**make_row(), "prompt": prompt})
+
+
+@pytest.mark.parametrize("id", ["a", None])
+def test_a_puzzle_is_planned_again_by_its_answer_alone(id):
+    row = make_row(id=id)
+    once = plan(row, seed=3, epoch=5, index=7)
+    assert plan_again(row, list(once.answer), index=7) == once
+    assert plan(row, index=7) != once
+
+
+@pytest.mark.parametrize("answer", [[2, 1], [1] * 9, [], list(range(9))])
+def test_an_answer_that_a_puzzle_cannot_have_is_refused(answer):
+    with pytest.raises(RowError, match="row a: its puzzle has 9 pieces, and no answer"):
+        plan_again(make_row(), answer)

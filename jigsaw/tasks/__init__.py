@@ -5,13 +5,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
 from jigsaw.errors import RowError
-from jigsaw.permutation import answer_of, draw
+from jigsaw.permutation import answer_of, draw, is_answer, order_of
 from jigsaw.puzzle import MARK, CutOptions, Message, Plan, Puzzle, Spec, media_specs
 from jigsaw.rows import Row, answer_format, chat, row_id, row_split
 from jigsaw.tasks.base import Task
@@ -52,6 +52,35 @@ def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
     Raises:
         RowError: if the row is not a puzzle row; the message names the row's id, or its place if it has none to read.
     """
+
+    def drawn(pieces: int, name: str) -> tuple[int, ...]:
+        return draw(pieces, seed=seed, split=row_split(row), sample_id=name, epoch=epoch)
+
+    return _plan(row, index, drawn)
+
+
+def plan_again(row: Row, answer: Sequence[int], *, index: int = 0) -> Plan:
+    """A row's puzzle as it once was, whatever seed and epoch it was drawn with.
+
+    Args:
+        row: a row.
+        answer: the puzzle's right answer, 1-based.
+        index: 0-based place of the row in its file; only rows without an id need it.
+
+    Raises:
+        RowError: if the row is not a puzzle row, or not one with such an answer.
+    """
+
+    def given(pieces: int, name: str) -> tuple[int, ...]:
+        if not is_answer(answer, pieces):
+            raise RowError(f"its puzzle has {pieces} pieces, and no answer {', '.join(map(str, answer))}")
+        return order_of(answer)
+
+    return _plan(row, index, given)
+
+
+def _plan(row: Row, index: int, order_by: Callable[[int, str], tuple[int, ...]]) -> Plan:
+    """A row's plan, its order by number of pieces and row id."""
     name = str(index)
     try:
         name = row_id(row, index)
@@ -59,7 +88,7 @@ def plan(row: Row, seed: int = 0, epoch: int = 0, *, index: int = 0) -> Plan:
         said = task.read(row)
         # Before the draw, which takes time and memory by the number of pieces: any number may stand in a row.
         _check_marks(row, task.media_type, task.media_count(said))
-        order = draw(task.pieces(said), seed=seed, split=row_split(row), sample_id=name, epoch=epoch)
+        order = order_by(task.pieces(said), name)
         return Plan(
             task=task.name,
             id=name,
