@@ -3,8 +3,7 @@
 import os
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.resources import files
+from dataclasses import dataclass, replace
 from io import BytesIO
 from math import factorial
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image
 from jigsaw.cutter import Cutter
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.files import atomic_write
-from jigsaw.puzzle import Puzzle
+from jigsaw.puzzle import Plan, Puzzle
 from jigsaw.rows import Row, each_row, read_table, row_id
 from jigsaw.tasks import TASKS, plan, with_media
 from jigsaw.tasks.base import Mark
@@ -154,8 +153,7 @@ def write_gallery(
     """
     if not Path(media_root).is_dir():
         raise JigsawError(f"{media_root}: no such folder; give the one that the rows' paths are relative to")
-    if Path(out).is_file() and Path(out).suffix.lower() not in (".html", ".htm"):
-        raise JigsawError(f"{out}: is there and no HTML page; choose another file")
+    check_place(out)
     table = read_table(data)
     cards = [
         Card(index=index, id=str(index), error=str(row))
@@ -163,9 +161,7 @@ def write_gallery(
         else make_card(row, index, media_root, seed=seed, epoch=epoch)
         for index, row in enumerate(each_row(table.slice(0, limit)))
     ]
-    page = render_page(cards, title=Path(data).name, rows=table.num_rows, seed=seed, epoch=epoch)
-    with atomic_write(Path(out)) as file:
-        file.write(page.encode())
+    write_page(render_page(cards, title=Path(data).name, rows=table.num_rows, seed=seed, epoch=epoch), out)
     return table.num_rows, cards
 
 
@@ -180,13 +176,21 @@ def make_card(row: Row, index: int, media_root: str | os.PathLike[str], *, seed:
         epoch: 0-based pass over the data.
     """
     try:
-        planned = plan(row, seed=seed, epoch=epoch, index=index)
-        puzzle = with_media(planned, _cutter.cut_media(planned.messages, media_root))
+        return build_card(row, plan(row, seed=seed, epoch=epoch, index=index), index, media_root)[0]
     except JigsawError as error:
         return Card(index=index, id=_name(row, index), error=str(error))
+
+
+def build_card(row: Row, planned: Plan, index: int, media_root: str | os.PathLike[str]) -> tuple[Card, Puzzle]:
+    """A row's plan laid out, and its puzzle.
+
+    Raises:
+        MediaError: if its media cannot be used.
+    """
+    puzzle = with_media(planned, _cutter.cut_media(planned.messages, media_root))
     prompt, figures = _lay_out(puzzle)
     task = TASKS[puzzle.task]
-    return Card(
+    card = Card(
         index=index,
         id=puzzle.id,
         task=puzzle.task,
@@ -195,9 +199,15 @@ def make_card(row: Row, index: int, media_root: str | os.PathLike[str], *, seed:
         prompt=prompt,
         figures=figures,
         answer=puzzle.answer,
-        whole=image_figure(puzzle.reassemble()) if puzzle.grid else None,
+        whole=put_together(puzzle, puzzle.answer),
         points=tuple(task.marks(row, puzzle)),
     )
+    return card, puzzle
+
+
+def put_together(puzzle: Puzzle, answer: tuple[int, ...]) -> Figure | None:
+    """The picture that an answer, right or wrong, makes of a tiling; None for other puzzles."""
+    return image_figure(replace(puzzle, answer=answer).reassemble()) if puzzle.grid else None
 
 
 def _name(row: Row, index: int) -> str:
@@ -275,9 +285,31 @@ def render_page(cards: list[Card], *, title: str, rows: int, seed: int, epoch: i
         seed: the run's seed.
         epoch: 0-based pass over the data.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files(__package__).joinpath("gallery.html.j2").read_text(encoding="utf-8"))
     headlines = list(dict.fromkeys(card.headline for card in cards if card.headline))
-    return template.render(cards=cards, title=title, rows=rows, headlines=headlines, seed=seed, epoch=epoch)
+    return render("gallery.html.j2", cards=cards, title=title, rows=rows, headlines=headlines, seed=seed, epoch=epoch)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page by a template of this folder; what is put in is text, never markup, unless it is ``Markup``."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("jigsaw.show", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def write_page(page: str, out: str | os.PathLike[str]) -> None:
+    """Write a page as a whole or not at all; its folder is made if missing."""
+    with atomic_write(Path(out)) as file:
+        file.write(page.encode(errors="replace"))
+
+
+def check_place(out: str | os.PathLike[str]) -> None:
+    """Raise JigsawError where a page would replace a file that is none."""
+    if Path(out).is_file() and Path(out).suffix.lower() not in (".html", ".htm"):
+        raise JigsawError(f"{out}: is there and no HTML page; choose another file")
