@@ -3,6 +3,8 @@
 import json
 import os
 from collections.abc import Iterable
+from math import isfinite
+from operator import index
 from pathlib import Path
 from statistics import fmean
 
@@ -13,21 +15,52 @@ VALID = "reward/valid_permutation"
 """Share of a step's sampled replies that name every piece once."""
 
 
-def read_metrics(files: Iterable[Path]) -> dict[int, Metrics]:
-    """Metrics by step from files of verl's file logger; a later file overrides an earlier one, step by step.
+def read_start(file: Path) -> dict[int, Metrics]:
+    """What one start logged, by step: the numbers of a file of verl's file logger.
 
     Args:
-        files: JSON-lines files, ``{"step", "data"}`` a line; a last line that is not complete yet is left out.
+        file: JSON lines, ``{"step", "data"}`` each; lines that are not complete, as the last of a run that goes on or
+            was killed, are left out, and so are values that are no finite number.
     """
     steps: dict[int, Metrics] = {}
-    for file in files:
-        if not file.is_file():
+    for line in file.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
             continue
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                record = json.loads(line)
-                steps.setdefault(record["step"], {}).update(record["data"])
+        try:
+            record = json.loads(line)
+            step, data = index(record["step"]), dict(record["data"])
+        except (ValueError, TypeError, LookupError):  # a disk that was full in between
+            continue
+        numbers = {name: value for name, value in data.items() if isinstance(value, int | float) and isfinite(value)}
+        steps.setdefault(step, {}).update(numbers)
     return dict(sorted(steps.items()))
+
+
+def record_of(metrics: Path) -> Path:
+    """Where the config and the versions of the start that logs to a file of metrics are recorded."""
+    return metrics.with_suffix(".start.json")
+
+
+def first_trained(steps: dict[int, Metrics]) -> int | None:
+    """The first step that a start trained, None where there is none; what it tested beforehand does not count."""
+    trained = (step for step, values in steps.items() if any(not name.startswith("val-") for name in values))
+    return next(trained, None)
+
+
+def joined(starts: Iterable[dict[int, Metrics]]) -> dict[int, Metrics]:
+    """One curve of several starts, in their order: from where one goes on, what those before it did is left out."""
+    steps: dict[int, Metrics] = {}
+    for start in starts:
+        begin = first_trained(start)
+        steps = {step: values for step, values in steps.items() if begin is None or step < begin}
+        for step, values in start.items():
+            steps[step] = {**steps.get(step, {}), **values}
+    return dict(sorted(steps.items()))
+
+
+def read_metrics(files: Iterable[Path]) -> dict[int, Metrics]:
+    """Metrics by step of a run, see :func:`read_start` and :func:`joined`; files that are not there are left out."""
+    return joined(read_start(file) for file in files if file.is_file())
 
 
 def heldout_exact(metrics: Metrics) -> float | None:
