@@ -10,6 +10,7 @@ from verl.utils.device import auto_set_device
 
 from jigsaw.verl_plugin import patches
 from jigsaw.verl_plugin.packed import is_packed
+from jigsaw.verl_plugin.record import record_start
 
 # Ray has made an actor's handle of verl's class; this is the class itself.
 _TaskRunner = TaskRunnerV1.__ray_metadata__.modified_class
@@ -33,6 +34,7 @@ def main(config: DictConfig) -> None:
     """Check verl's config as verl does and train."""
     auto_set_device(config)
     validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    record_start(config)
     run_ppo(config, task_runner_class=JigsawTaskRunner)
 
 
