@@ -12,6 +12,7 @@ from jigsaw.cli.plan import plan
 from jigsaw.cli.prepare import prepare
 from jigsaw.cli.pull import pull_data
 from jigsaw.cli.quickstart import quickstart
+from jigsaw.cli.report import report
 from jigsaw.cli.score import score
 from jigsaw.cli.sft import sft
 from jigsaw.cli.show import show
@@ -37,6 +38,7 @@ app.command()(plan)
 app.command()(smoke)
 app.command()(train)
 app.command()(sft)
+app.command()(report)
 app.command()(merge)
 app.command()(doctor)
 
