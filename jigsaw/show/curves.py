@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from math import floor, log10
 from statistics import fmean
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class Panel:
         caption: what it should look like.
         lines: those without points are left out.
         bounds: lowest and highest value of the axis; None follows from the points.
-        log: whether the axis is logarithmic.
+        log: whether the axis is logarithmic, of whole decades.
     """
 
     title: str
@@ -85,7 +86,7 @@ def draw(panel: Panel, resumed: Sequence[int] = ()) -> str:
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
+        from matplotlib.ticker import MaxNLocator, NullLocator
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; to draw curves: {SETUP}") from error
 
@@ -98,8 +99,12 @@ def draw(panel: Panel, resumed: Sequence[int] = ()) -> str:
         for line in panel.drawn:
             _add(axis, line)
         if panel.log:
+            values = [value for line in panel.drawn for value in line.points.values()]
             axis.set_yscale("log")
-        axis.set_ylim(*panel.bounds)
+            axis.set_ylim(10.0 ** floor(log10(min(values))), 10.0 ** (floor(log10(max(values))) + 1))
+            axis.yaxis.set_minor_locator(NullLocator())
+        else:
+            axis.set_ylim(*panel.bounds)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
         axis.grid(color=_LINE, linewidth=0.7)
         axis.set_axisbelow(True)

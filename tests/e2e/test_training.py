@@ -1,10 +1,13 @@
 """GRPO with verl, Ray and vLLM on the CPU: a mixture, saves, a resume, a merge, a reload, and a broken picture."""
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.processes import processes_of
 from jigsaw.reward import compute_score
-from jigsaw.show.training import Metrics, heldout_exact
+from jigsaw.show.report import write_report
+from jigsaw.show.training import Metrics, heldout_exact, record_of
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.verl_plugin.checkpoint import last_whole, log_override
 from jigsaw.verl_plugin.dataset import JigsawDataset
@@ -89,6 +93,24 @@ def test_every_step_trains(first: dict[int, Metrics]) -> None:
 
 def test_rollout_and_actor_see_the_same(first: dict[int, Metrics]) -> None:
     assert max(values["training/rollout_probs_diff_max"] for values in first.values()) < 1e-3
+
+
+def test_the_start_is_recorded_and_reported(run: Any, first: dict[int, Metrics], tmp_path: Path) -> None:
+    metrics = tmp_path / "checkpoints/metrics"
+    metrics.mkdir(parents=True)
+    for file in (run.folder / "metrics-3.jsonl", record_of(run.folder / "metrics-3.jsonl")):
+        shutil.copy(file, metrics)
+    _, found = write_report(tmp_path, now=time.time())
+    assert (found["recipe"], found["model"]) == ("quickstart", str(run.model))
+    assert found["versions"]["verl"] == version("verl")
+    assert found["steps"] == {"done": 3, "planned": 3}
+    assert found["state"] == "ended"
+    assert found["exact"]["chance"] == pytest.approx(1 / 24)
+    assert found["reward"]["floor"] == pytest.approx(0.2 + 1 / 24 + 0.2 * (1 / 4 - 1 / 24))
+    assert found["samples"] == 6
+    record = json.loads(record_of(run.folder / "metrics-3.jsonl").read_text())
+    assert record["changed"]["trainer.save_freq"] == [1, 40]
+    assert "actor_rollout_ref.actor.strategy" not in record["changed"]
 
 
 def test_validation_reports_held_out_exact_accuracy(first: dict[int, Metrics]) -> None:
