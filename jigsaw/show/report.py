@@ -304,7 +304,7 @@ def _page(run: Run, floors: Mapping[int, float], found: Figures, replies: list[S
         panels=drawn,
         samples=replies,
         phases=phases,
-        changed=run.record.get("changed") or {},
+        changed=[(name, *map(_plain, pair)) for name, pair in (run.record.get("changed") or {}).items()],
         config=json.dumps(run.record.get("config"), indent=2, ensure_ascii=False) if run.record else None,
         failures=failures,
         summary=summary(found),
@@ -321,10 +321,15 @@ def _starts(run: Run) -> list[dict[str, Any]]:
         if before is not None and here is not None:
             names = [name for name in sorted({*before, *here}) if not name.endswith(_OF_A_START)]
             pairs = [(name, before.get(name, [None])[0], here.get(name, [None])[0]) for name in names]
-            differs = [f"{name}: {was} → {now}" for name, was, now in pairs if was != now]
+            differs = [f"{name}: {_plain(was)} → {_plain(now)}" for name, was, now in pairs if was != now]
         trained = [step for step in start.steps if start.first is not None and step >= start.first]
         said.append({"started": start.started, "trained": trained, "differs": differs})
     return said
+
+
+def _plain(value: Any) -> str:
+    """A value of a config in words."""
+    return value if isinstance(value, str) else "–" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def summary(found: Figures) -> list[tuple[str, str]]:
@@ -348,7 +353,7 @@ def summary(found: Figures) -> list[tuple[str, str]]:
         "valid answers": change("valid_permutation"),
         "entropy": change("entropy"),
         "response length": change("response_length"),
-        "rollout and trainer differ by": None if difference is None else f"{difference:.2g} at most",
+        "rollout against trainer": None if difference is None else f"{difference:.2g} apart at most",
         "seconds a step": None if step is None else f"{step:.1f}",
         "failed prompts": f"{found['failed_prompts']:,}" if found["failed_prompts"] else None,
     }

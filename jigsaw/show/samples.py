@@ -75,6 +75,11 @@ class Sample:
     card: Card | None = None
     why: str = ""
 
+    @property
+    def others(self) -> int:
+        """How many replies are not among those that are shown."""
+        return self.replies - sum(each.count for each in self.answered)
+
 
 class Rows:
     """The rows that a run trains on, found by the index that verl knows them by.

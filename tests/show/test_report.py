@@ -120,7 +120,11 @@ def run(tmp_path: Path, rows: dict[str, Any]) -> Path:
         {step: trained(step, entropy=0.25) for step in range(6, 10)} | held_out,
         **made,
         started="2026-01-02T04:05:07+00:00",
-        changed={"data.seed": [2, 0], "trainer.resume_mode": ["resume_path", "auto"]},
+        changed={
+            "data.seed": [2, 0],
+            "data.limit": [{"image": 9}, None],
+            "trainer.resume_mode": ["resume_path", "auto"],
+        },
     )
     for part in ("actor", "WHOLE"):
         (checkpoints / "global_step_5" / part).mkdir(parents=True)
@@ -158,7 +162,10 @@ def test_two_starts_are_one_run_from_where_the_second_went_on(run: Path) -> None
     assert found["largest_gb"] == {"GPU, allocated by torch": 20.0}
     page = Page(out)
     assert "Step 10 of 12" in page.text
-    for start in ("2026-01-02 03:04 UTC1 to 8", "2026-01-02 04:05 UTC6 to 10data.seed: 1 → 2"):
+    for start in (
+        "2026-01-02 03:04 UTC1 to 8",
+        '2026-01-02 04:05 UTC6 to 10data.limit: – → {"image": 9}; data.seed: 1 → 2',
+    ):
         assert start in page.text
     assert "resume_mode:" not in page.text
 
@@ -167,6 +174,14 @@ def test_the_blind_floor_is_that_of_the_puzzles(run: Path) -> None:
     _, found = write_report(run, now=0)
     floors = [0.2 + 1 / orders + 0.2 * (1 / count - 1 / orders) for count, orders in ((4, 24), (6, 720))]
     assert found["reward"]["floor"] == pytest.approx(6 / 8 * floors[0] + 2 / 8 * floors[1])
+
+
+def test_a_reward_of_ones_own_has_no_floor_here(run: Path) -> None:
+    record = record_of(run / "checkpoints/metrics/20260102T040506.jsonl")
+    record.write_text(record.read_text().replace("pkg://jigsaw.reward", "mine.py"))
+    _, found = write_report(run, now=0)
+    assert found["reward"]["floor"] is None
+    assert found["exact"]["chance"] is not None
 
 
 def test_time_is_told_by_phase(run: Path) -> None:
@@ -292,6 +307,14 @@ def test_a_start_without_a_record_or_replies_has_curves(tmp_path: Path) -> None:
     assert "This start recorded neither." in page.text
     assert "None were written down." in page.text
     assert page.tags.count("svg") == 7  # nothing says what the longest reply may be
+
+
+def test_a_run_that_has_tested_and_not_trained_yet_has_a_page(tmp_path: Path) -> None:
+    log(tmp_path / "metrics/20260102T030405.jsonl", {0: {"val-core/a/acc/mean@1": 0.5, "timing_s/testing": 3.0}})
+    out, found = write_report(tmp_path, now=0)
+    assert (found["steps"]["done"], found["state"], found["reward"]["last"]) == (0, "going", None)
+    assert found["held_out_exact"] == {"first": 0.5, "last": 0.5}
+    assert Page(out).tags.count("svg") == 1
 
 
 @pytest.mark.parametrize(
