@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -201,12 +201,12 @@ def panels(run: Run, floors: Mapping[int, float]) -> list[Panel]:
 
 
 def _of_learning(run: Run, floors: Mapping[int, float]) -> list[Panel]:
-    by_task, levels = (
+    by_task, levels, alike = (
         [
             Line(task, run.curve(name.format(task)), colour)
             for task, colour in zip(tasks(run), _COLOURS * len(tasks(run)), strict=False)
         ]
-        for name in ("reward/{}/exact", "training/difficulty/{}")
+        for name in ("reward/{}/exact", "training/difficulty/{}", "reward/{}/same_answer")
     )
     return [
         Panel(
@@ -234,6 +234,12 @@ def _of_learning(run: Run, floors: Mapping[int, float]) -> list[Panel]:
             bounds=(0, 1.03),
         ),
         Panel("Level of difficulty", "Rises by one whenever a level is solved.", levels),
+        Panel(
+            "Replies with the most common answer",
+            "Share of the replies to a task's prompts. As low as for guesses; near 1, it answers without looking.",
+            alike if len(alike) > 1 else [replace(line, label="") for line in alike],
+            bounds=(0, 1.03),
+        ),
     ]
 
 
@@ -303,6 +309,7 @@ def _page(run: Run, floors: Mapping[int, float], found: Figures, replies: list[S
         starts=_starts(run),
         panels=drawn,
         samples=replies,
+        rollouts=str(_rollouts(run)),
         phases=phases,
         changed=[(name, *map(_plain, pair)) for name, pair in (run.record.get("changed") or {}).items()],
         config=json.dumps(run.record.get("config"), indent=2, ensure_ascii=False) if run.record else None,

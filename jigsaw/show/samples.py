@@ -1,22 +1,22 @@
 """What a run's model replied: the replies that verl wrote down, beside the pieces that they were to."""
 
 import json
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from jigsaw.difficulty import at_level, read_difficulties
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, RowError
 from jigsaw.mixture import read_sources
 from jigsaw.permutation import is_answer
 from jigsaw.puzzle import Plan
 from jigsaw.response import Parsed, parse
 from jigsaw.reward import reading
-from jigsaw.rows import Row, read_table, row_at
+from jigsaw.rows import MEDIA_COLUMNS, Row, each_row, read_table, row_at, row_id
 from jigsaw.show.gallery import Card, Figure, build_card, put_together
 from jigsaw.tasks import plan, plan_again
 
@@ -26,6 +26,8 @@ Reply = Mapping[str, Any]
 """A line of what verl writes down."""
 SHOWN = 3
 """Steps, and different answers to a prompt, that are shown."""
+_NAMING = ("data_source", "extra_info", *MEDIA_COLUMNS)
+"""Columns that a row's id follows from."""
 PROMPTS = 2
 """Prompts of a step that are shown."""
 
@@ -82,7 +84,7 @@ class Sample:
 
 
 class Rows:
-    """The rows that a run trains on, found by the index that verl knows them by.
+    """The rows that a run trains on, found by their ids.
 
     Args:
         config: the run's.
@@ -98,22 +100,29 @@ class Rows:
         self._files = [begun_in / file for source in sources for file in source.files]
         self._media_roots = [begun_in / source.media_root for source in sources for _ in source.files]
         self._tables = [read_table(file) for file in self._files]
-        self._ends = list(accumulate(table.num_rows for table in self._tables))
         self._difficulties = read_difficulties(data["difficulty"])
 
-    def find(self, index: Any) -> tuple[Row, int, Path]:
-        """A row, its 0-based place in its file, and the folder of its media.
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Number of the file and 0-based place in it, by id; prompts, most of what there is, are left unread."""
+        found: dict[str, tuple[int, int]] = {}
+        for number, table in enumerate(self._tables):
+            named = table.select([name for name in _NAMING if name in table.column_names])
+            for place, row in enumerate(each_row(named)):
+                with suppress(RowError):  # a row without an id to read is none that was trained on
+                    if not isinstance(row, RowError):
+                        found[row_id(row, place)] = number, place
+        return found
 
-        Args:
-            index: 0-based, over all files.
+    def find(self, name: Any) -> tuple[Row, int, Path]:
+        """A row by its id, its 0-based place in its file, and the folder of its media.
 
         Raises:
             JigsawError: if there is no such row.
         """
-        if not isinstance(index, int) or not 0 <= index < self._ends[-1]:
-            raise JigsawError(f"{', '.join(map(str, self._files))}: no row {index}; the rows were changed since")
-        number = bisect_right(self._ends, index)
-        place = index - (self._ends[number - 1] if number else 0)
+        if name not in self._places:
+            raise JigsawError(f"{', '.join(map(str, self._files))}: no row {name}; the rows were changed since")
+        number, place = self._places[name]
         return row_at(self._tables[number], place), place, self._media_roots[number]
 
     def again(self, row: Row, place: int, truth: Sequence[int]) -> tuple[Row, Plan]:
@@ -168,8 +177,7 @@ def _is_whole(reply: Reply) -> bool:
     truth = reply.get("gts")
     texts = (reply.get("input"), reply.get("output"))
     return (
-        not str(reply.get("uid", "")).startswith("pad")  # verl fills ranks up with copies
-        and all(isinstance(text, str) for text in texts)
+        all(isinstance(text, str) for text in texts)
         and isinstance(reply.get("score"), int | float)
         and isinstance(truth, list)
         and is_answer(truth, len(truth))
@@ -195,22 +203,19 @@ def _score(replies: Sequence[Reply]) -> float:
 
 def _sample(step: int, replies: list[Reply], rows: Rows | str, options: Mapping[str, Any]) -> Sample:
     first = replies[0]
-    index, truth = first.get("index"), tuple(first["gts"])
+    truth = tuple(first["gts"])
     sample = Sample(step, len(replies), _score(replies), truth, first["input"], answered=())
     try:
-        if index is None or isinstance(rows, str):
+        if "id" not in first or isinstance(rows, str):
             raise JigsawError(rows if isinstance(rows, str) else "the replies do not say which row they are to")
-        row, place, media_root = rows.find(index)
-        source = str(first.get("data_source", row["data_source"]))
-        if source != row["data_source"]:
-            raise JigsawError(f"row {index} was of {source}, now of {row['data_source']}; the rows were changed since")
+        row, place, media_root = rows.find(first["id"])
         row, planned = rows.again(row, place, truth)
-        card, puzzle = build_card(row, planned, index, media_root)
+        card, puzzle = build_card(row, planned, place, media_root)
     except JigsawError as error:
         groups = _alike(replies, lambda reply: reply["output"])
         plain = [Answered(len(group), _score(group), text) for text, group in groups.items()]
         return replace(sample, answered=_most(plain), why=str(error))
-    read = _reader(source, planned, options)
+    read = _reader(str(row["data_source"]), planned, options)
     found = []
     for answer, group in _alike(replies, lambda reply: read(reply["output"]).answer).items():
         text = group[0]["output"]

