@@ -137,8 +137,13 @@ class Rows:
 
     def kinds(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
         """The data source of each task, and what its puzzles say of themselves, by the first row of each file."""
-        planned = [(row, plan(row)) for row in (row_at(table, 0) for table in self._tables)]
-        return {each.task: (str(row["data_source"]), each.extra_info) for row, each in reversed(planned)}
+        found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        for table in self._tables:
+            with suppress(RowError):  # the rows may have been changed since
+                row = row_at(table, 0)
+                planned = plan(row)
+                found.setdefault(planned.task, (str(row["data_source"]), planned.extra_info))
+        return found
 
 
 def samples(folder: Path, last: int, rows: Rows | str, options: Mapping[str, Any]) -> list[Sample]:

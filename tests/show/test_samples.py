@@ -54,6 +54,16 @@ def test_rows_without_ids_and_files_without_a_mixture_are_found(tmp_path: Path, 
     assert [rows.find(plan(unnamed, index=place).id)[1] for place in (0, 1)] == [0, 1]
 
 
+def test_what_puzzles_say_of_themselves_is_that_of_the_first_rows(tmp_path: Path, config: dict[str, Any]) -> None:
+    assert Rows(config, tmp_path).kinds() == {
+        "image": ("visual_jigsaw_image", {"id": "a0", "task": "image", "answer_format": "answer_tag", "grid": [2, 1]})
+    }
+    broken = {**image_row("picture.jpg", (2, 1)), "data_source": "other"}
+    for file in ("a.parquet", "b.parquet"):
+        pq.write_table(pa.Table.from_pylist([broken]), tmp_path / file)
+    assert Rows(config, tmp_path).kinds() == {}
+
+
 def test_a_puzzle_is_of_the_level_that_its_answer_is_of(tmp_path: Path, config: dict[str, Any]) -> None:
     schedule = {"image": {"levels": [[2, 1], [2, 2], [3, 3]], "raise_at": 0.8, "window": 2}}
     config["data"]["difficulty"] = schedule
