@@ -145,6 +145,7 @@ def figures(run: Run, floors: Mapping[int, float], *, now: float) -> Figures:
         "phases": {phase.name: {"seconds": phase.each, "steps": phase.steps, "share": phase.share} for phase in phases},
         "tokens_per_second": _mean(run, "perf/throughput"),
         "largest_gb": memory_of(run),
+        "whole_quickstart": run.clock or None,
         "versions": run.record.get("versions"),
     }
 
@@ -154,7 +155,7 @@ def _first(points: Mapping[int, float]) -> float | None:
 
 
 def _last(points: Mapping[int, float]) -> float | None:
-    return next(reversed([*points.values()]), None)
+    return list(points.values())[-1] if points else None
 
 
 def _ends(points: Mapping[int, float]) -> dict[str, float | None]:
@@ -351,6 +352,7 @@ def summary(found: Figures) -> list[tuple[str, str]]:
 
     done, planned = found["steps"]["done"], found["steps"]["planned"]
     step, difference = found["seconds"]["step"], found["rollout_probs_diff_max"]
+    clock = found["whole_quickstart"]
     rows = {
         "steps": f"{done:,} of {planned:,}" if planned else f"{done:,}",
         "state": _STATES[found["state"]].format(written=found["written"].replace("T", " ").replace("+00:00", " UTC")),
@@ -362,6 +364,7 @@ def summary(found: Figures) -> list[tuple[str, str]]:
         "response length": change("response_length"),
         "rollout against trainer": None if difference is None else f"{difference:.2g} apart at most",
         "seconds a step": None if step is None else f"{step:.1f}",
+        "whole quickstart": None if clock is None else f"{clock['seconds'] / 60:.0f} min, {clock['peak_gib']:.1f} GiB",
         "failed prompts": f"{found['failed_prompts']:,}" if found["failed_prompts"] else None,
     }
     return [(name, value) for name, value in rows.items() if value is not None]

@@ -137,6 +137,12 @@ class Run:
         return sorted(int(folder.name.rpartition("_")[2]) for folder in marked if (folder / "actor").is_dir())
 
     @property
+    def clock(self) -> Mapping[str, Any]:
+        """Seconds and memory at most of a whole quickstart, all its processes; empty for other runs (toy/clock.py)."""
+        told = _read_object(self.folder / "timing.json")
+        return told if {"seconds", "peak_gib"} <= told.keys() else {}
+
+    @property
     def failures(self) -> list[dict[str, Any]]:
         """The prompts that were left out, ``{id, epoch, reason}`` each, the last ones last."""
         file = self.checkpoints / "failed_prompts.jsonl"

@@ -301,10 +301,12 @@ def test_a_run_whose_folder_was_moved_is_read_where_it_lies(run: Path, tmp_path:
 
 def test_a_start_without_a_record_or_replies_has_curves(tmp_path: Path) -> None:
     log(tmp_path / "metrics/from_step_00000.jsonl", {step: trained(step) for step in range(1, 4)})
+    (tmp_path / "timing.json").write_text('{"seconds": 845.0, "peak_gib": 9.58}')
     out, found = write_report(tmp_path, now=0)
     assert (found["model"], found["versions"], found["started"]) == (None, None, None)
     assert found["steps"] == {"done": 3, "planned": None}
     page = Page(out)
+    assert "14 min, 9.6 GiB" in page.text
     assert "This start recorded neither." in page.text
     assert "None are kept here" in page.text
     assert page.tags.count("svg") == 7  # nothing says what the longest reply may be
