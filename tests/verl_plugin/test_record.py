@@ -1,35 +1,36 @@
 """What is written down of a start."""
 
 import json
+import subprocess
+import sys
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from jigsaw.show.training import record_of
-from jigsaw.verl_plugin.launch import CONFIGS, plan_start
-from jigsaw.verl_plugin.record import changed, record_start, versions, without_secrets
+from jigsaw.verl_plugin.launch import TRAINER, plan_start
+from jigsaw.verl_plugin.record import changed, versions, without_secrets
+
+PROGRAM = """
+import hydra
+from jigsaw.verl_plugin.record import record_start
+hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)(record_start)()
+"""
+"""verl's trainer, but for the training."""
 
 
 @pytest.mark.seconds
 def test_a_start_is_recorded_beside_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a recipe of one's own; of one of ours it is in e2e/test_training.py."""
     monkeypatch.chdir(tmp_path)
-    start = plan_start("image", ["data.seed=3", f"trainer.default_local_dir={tmp_path}/run", "data.media_root=media"])
-    verl = find_spec("verl")
-    assert verl is not None
-    assert verl.origin is not None
-    search = f"hydra.searchpath=[file://{CONFIGS},file://{Path(verl.origin).parent}/trainer/config]"
-    with initialize_config_dir(str(CONFIGS), version_base=None):  # as in Hydra's main
-        given = [argument for argument in start.arguments if not argument.startswith(("--", "hydra.searchpath"))]
-        config = compose("image", [search, *given, *start.given], return_hydra_config=True)
-        monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
-        record_start(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    Path("mine.yaml").write_text("defaults: [image, _self_]\n")
+    start = plan_start("mine.yaml", ["data.seed=3", "trainer.default_local_dir='a run, 1'", "data.media_root=media"])
+    arguments = start.command[start.command.index(TRAINER) + 1 :]
+    subprocess.run([sys.executable, "-c", PROGRAM, *arguments, "hydra.run.dir=hydra"], check=True)
     record = json.loads(record_of(start.metrics).read_text())
-    assert (record["recipe"], record["folder"]) == ("image", str(tmp_path))
+    assert (record["recipe"], record["folder"]) == ("mine", str(tmp_path))
     assert record["versions"]["verl"] == version("verl")
     assert record["changed"]["data.seed"] == [3, 0]
     assert record["changed"]["data.media_root"] == ["media", "???"]
