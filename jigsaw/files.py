@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all, and folders that one process holds alone."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -46,6 +47,12 @@ def write_json(path: Path, value: object) -> None:
     """Write a JSON file by rename."""
     with atomic_write(path) as file:
         file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,10 +36,20 @@ def memory_of(process: psutil.Process) -> int:
         return 0
 
 
-def kill_leftovers(run: Path) -> None:
-    """End all processes of a run, Ray's and vLLM's included, politely first, and remove their shared memory."""
+def shared_memory_of(processes: Iterable[psutil.Process]) -> set[Path]:
+    """The files in /dev/shm that processes have open as memory."""
+    return set().union(*map(_shared_memory, processes))
+
+
+def kill_leftovers(run: Path, shared: Collection[Path] = ()) -> None:
+    """End all processes of a run, Ray's and vLLM's included, politely first, and remove their shared memory.
+
+    Args:
+        run: the run's folder, by which its processes are marked.
+        shared: files in /dev/shm that the run had, of processes that may be gone already.
+    """
     mine = processes_of(run)
-    shared = set().union(*map(_shared_memory, mine))
+    shared = shared_memory_of(mine).union(shared)
     for process in mine:
         _signal(process, signal.SIGTERM)
     _, alive = psutil.wait_procs(mine, timeout=10)
@@ -48,7 +58,7 @@ def kill_leftovers(run: Path) -> None:
     psutil.wait_procs(alive, timeout=10)
     # Killed in the midst of an exchange of weights, say: nobody is left to remove it.
     if shared:
-        for file in shared.difference(*map(_shared_memory, psutil.process_iter())):
+        for file in shared - shared_memory_of(psutil.process_iter()):
             file.unlink(missing_ok=True)
 
 

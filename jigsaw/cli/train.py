@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -48,8 +49,21 @@ def train(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a JSON object instead of a table.")] = False,
+    restarts: Annotated[
+        int,
+        typer.Option(min=0, help="Start again, so often, from the last complete checkpoint when a fault ends the run."),
+    ] = 0,
+    hang_factor: Annotated[
+        float,
+        typer.Option(min=1, help="With --restarts: a step of so many times the usual, and 10 minutes, is a fault."),
+    ] = 20,
+    start_limit: Annotated[
+        float, typer.Option(min=0, help="With --restarts: minutes until a start's first step; more are a fault.")
+    ] = 60,
 ) -> None:
     """Train by a recipe. Started again, it resumes from the last complete checkpoint.
+
+    SIGTERM has the step that runs finished and saved, and ends with exit code 143; a second one ends at once.
 
     Rows, media folders, model, GPUs, cores and the run's folder are checked first; what is wrong is said at once, with
     exit code 1. Then verl's trainer takes over. To check the media themselves: jigsaw verify.
@@ -60,11 +74,21 @@ def train(
         from omegaconf import OmegaConf
 
         from jigsaw.verl_plugin import launch, preflight
+        from jigsaw.verl_plugin.supervisor import Limits, Supervisor
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; to train: {machine.SETUP_GPU}") from error
 
     inputs = launch.Inputs(model, data, media_root, output)
-    start = launch.plan_start(recipe, [*inputs.overrides(), *(overrides or [])])
+    given = [*inputs.overrides(), *(overrides or [])]
+
+    def again() -> "Start":
+        start = launch.plan_start(recipe, given)
+        if found := preflight.problems(start.config):
+            raise Problems(found)
+        launch.make_ready(start)
+        return start
+
+    start = launch.plan_start(recipe, given)
     if cfg is not None:
         print(OmegaConf.to_yaml(start.config, resolve=resolve), end="")
         return
@@ -74,8 +98,13 @@ def train(
         raise Problems(found)
     if dry_run:
         _show(start, as_json)
-    else:
-        launch.train(start)
+        return
+    launch.make_ready(start)
+    if restarts:
+        limits = Limits(restarts, hang_factor=hang_factor, start_s=60 * start_limit)
+        folder = Path(start.config.trainer.default_local_dir)
+        raise typer.Exit(Supervisor(again, folder, limits, launch.environment()).run(start))
+    launch.train(start)
 
 
 def _show(start: "Start", as_json: bool) -> None:

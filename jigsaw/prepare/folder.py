@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jigsaw.errors import JigsawError
-from jigsaw.files import alone, atomic_write, write_json
+from jigsaw.files import alone, atomic_write, sha256_of, write_json
 from jigsaw.prepare.ray_work import work_on_ray
 from jigsaw.reader import Record, Work, json_line
 
@@ -152,12 +152,6 @@ def _check_finished(out: Path, manifest: Record, found: Record, ours: Record) ->
     for name, entry in manifest["files"].items():
         if not (out / name).is_file() or sha256_of(out / name) != entry["sha256"]:
             raise JigsawError(f"{out / name}: is missing or not as {MANIFEST} says; {remedy}")
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def publish(out: Path, job: Job, counts: Record, write: Callable[[str, IO[bytes]], None]) -> Record:

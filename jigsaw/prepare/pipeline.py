@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from jigsaw.errors import JigsawError, MediaError, OptionError
+from jigsaw.files import sha256_of
 from jigsaw.prepare.folder import (
     Job,
     OnProgress,
@@ -41,7 +42,6 @@ from jigsaw.prepare.folder import (
     read_manifest,
     read_shards,
     run_shards,
-    sha256_of,
 )
 from jigsaw.prepare.frames import Frames
 from jigsaw.reader import Record, Work, json_line

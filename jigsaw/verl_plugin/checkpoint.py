@@ -9,7 +9,11 @@ import errno
 import logging
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -22,6 +26,8 @@ LOCK = ".lock"
 _NAME = re.compile(r"global_step_(\d+)")
 _TRACKER = "latest_checkpointed_iteration.txt"
 _log = logging.getLogger(__name__)
+_BROKEN = (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError)
+"""What reading and writing tensors raises; Ray's error of what a rank raised is of the same class."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
 
 
@@ -30,6 +36,10 @@ class MarkWhole:
 
     verl makes one in the process that trains, before anything is loaded, and keeps it: so the run's hold on the folder
     ends with that process, however it ends.
+
+    A checkpoint counts from :meth:`mark` on, which the trainer calls once the step's metrics are written: verl saves
+    before it writes them, and a run that went on from a checkpoint without them would leave a hole in its log. Where
+    one checkpoint alone is kept it counts at once: verl has removed the one before.
 
     Raises:
         JigsawError: if another run trains in the folder, or this one would write over complete checkpoints.
@@ -40,6 +50,8 @@ class MarkWhole:
         folder = Path(config.trainer.default_local_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _hold(folder)
+        self._saved: Path | None = None
+        self._folder, self._kept = folder, config.trainer.get("max_actor_ckpt_to_keep")
         check_beginning(config.trainer)
         # verl took the weights of these away to make room. A save would bring half of them back below the marker.
         for checkpoint in _later(folder, first_step(config.trainer)):
@@ -50,8 +62,23 @@ class MarkWhole:
         checkpoint = Path(checkpoint_dir)
         for path in [*sorted(checkpoint.rglob("*")), checkpoint]:
             _flush(path)
-        (checkpoint / MARKER).touch()
-        _flush(checkpoint)
+        self._saved = checkpoint
+        if self._kept == 1:
+            self.mark()
+
+    def mark(self) -> None:
+        """Mark the checkpoint that was saved since the last call, if one was; of old ones the weights go.
+
+        verl removes those of its own start alone: with each restart there would be more.
+        """
+        if self._saved is None:
+            return
+        (self._saved / MARKER).touch()
+        _flush(self._saved)
+        self._saved = None
+        if self._kept:
+            for checkpoint in list(filter(_has_weights, _later(self._folder, -1)))[: -self._kept]:
+                shutil.rmtree(checkpoint / "actor")
 
 
 def _flush(path: Path) -> None:
@@ -61,6 +88,50 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def saving(checkpoint: Path) -> Iterator[None]:
+    """Say in one line what kept a checkpoint from being saved, and take away what was written of it.
+
+    Raises:
+        JigsawError: in place of an error of the system's, torch's or Ray's.
+    """
+    try:
+        yield
+    except _BROKEN as error:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        raise JigsawError(
+            f"{checkpoint}: could not be saved ({_short(error)}); if the disk is full, make room, and start again: "
+            f"the run goes on from {_name(last_whole(checkpoint.parent))}"
+        ) from error
+
+
+@contextmanager
+def loading(checkpoint: Path) -> Iterator[None]:
+    """Say in one line which checkpoint cannot be loaded, and how to go on without it.
+
+    Raises:
+        JigsawError: in place of an error of the system's, torch's or Ray's.
+    """
+    try:
+        yield
+    except _BROKEN as error:
+        before = [other for other in _later(checkpoint.parent, -1) if _has_weights(other) and other != checkpoint]
+        raise JigsawError(
+            f"{checkpoint}: cannot be loaded ({_short(error)}); a file of it is broken, or it is of another number of "
+            f"GPUs; moved away, the run goes on from {_name(before[-1] if before else None)}"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    """The last line of an error; Ray's begin with all that went before."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{(lines or [type(error).__name__])[-1]:.200}"
+
+
+def _name(checkpoint: Path | None) -> str:
+    return checkpoint.name if checkpoint else "the beginning"
 
 
 def _hold(folder: Path) -> FileLock:
@@ -124,6 +195,12 @@ def first_step(trainer: DictConfig) -> int:
         text = tracker.read_text().strip()
         return int(text) if text.isdecimal() else 0
     return 0
+
+
+def is_whole(folder: Path, step: int) -> bool:
+    """Whether a run's checkpoint folder holds a complete checkpoint of a step."""
+    checkpoint = folder / f"global_step_{step}"
+    return (checkpoint / MARKER).exists() and _has_weights(checkpoint)
 
 
 def _later(folder: Path, step: int) -> list[Path]:

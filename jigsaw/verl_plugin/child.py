@@ -87,16 +87,17 @@ def last_error(log: Path, begin: int = 0) -> str:
         begin: where in it to begin, in bytes; what stands before is of earlier starts.
     """
     lines = log.read_bytes()[begin:].decode(errors="replace").splitlines()
-    exceptions = [match for line in lines if (match := _EXCEPTION.search(line))]
-    own = [match["message"] for match in exceptions if match["name"].endswith("JigsawError")]
+    own = [match["message"] for line in lines if (match := _OWN.search(line))]
     if own:
         return own[-1]
+    exceptions = [match for line in lines if (match := _EXCEPTION.search(line))]
     if exceptions:
         return exceptions[-1].group().strip()
     return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
-_EXCEPTION = re.compile(r"(?P<name>[A-Za-z_.]*(Error|Exception)): (?P<message>.+)")
+_EXCEPTION = re.compile(r"[A-Za-z_.]*(Error|Exception): .+")
+_OWN = re.compile(r"(^error|JigsawError): (?P<message>.+)")
 
 
 ADAPTER = "lora_adapter"

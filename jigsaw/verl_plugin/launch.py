@@ -25,6 +25,7 @@ from jigsaw.machine import CLONE, SETUP_GPU, gpus
 from jigsaw.verl_plugin.checkpoint import LOGS, log_override, override, quoted, resume_overrides
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 from jigsaw.verl_plugin.plans import whole
+from jigsaw.verl_plugin.same_rows import remember_rows
 
 CONFIGS = (CLONE or Path(__file__).resolve().parents[1]) / "configs"
 """The recipes; of an installation without the clone those that its wheel brought."""
@@ -275,6 +276,16 @@ def _with_path_of_model(given: Sequence[str]) -> Iterator[str]:
             yield f"{_PATH}={known[name].name}"
 
 
+def make_ready(start: Start) -> None:
+    """Make what a start of GRPO takes to be there, and write down which rows are trained on.
+
+    Raises:
+        JigsawError, OSError: if it cannot be written.
+    """
+    start.metrics.parent.mkdir(parents=True, exist_ok=True)
+    remember_rows(start.config)
+
+
 def train(start: Start) -> None:
     """Become verl's trainer; returns only by an error.
 
@@ -285,8 +296,12 @@ def train(start: Start) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     # The same process: Ctrl-C, a scheduler's signals and the exit code are the trainer's.
-    environment = {**os.environ, "VERL_USE_EXTERNAL_MODULES": PLUGIN, LOGS["file"]: str(start.metrics)}
-    os.execve(sys.executable, start.command, environment)
+    os.execve(sys.executable, start.command, {**environment(), LOGS["file"]: str(start.metrics)})
+
+
+def environment() -> dict[str, str]:
+    """The environment of verl's trainers."""
+    return {**os.environ, "VERL_USE_EXTERNAL_MODULES": PLUGIN}
 
 
 def compose_config(folder: Path, recipe: str, *overrides: str) -> DictConfig:

@@ -36,6 +36,7 @@ from jigsaw.verl_plugin.plans import (
     training_sources,
     whole,
 )
+from jigsaw.verl_plugin.same_rows import check_same_rows
 from jigsaw.verl_plugin.watch import Limits
 
 GIB = 2**30
@@ -545,7 +546,7 @@ def _existing(folder: Path) -> Path:
 
 
 def check_folder(config: DictConfig) -> Iterator[str]:
-    """The run's checkpoint folder: one run alone, and nothing whole is written over."""
+    """The run's checkpoint folder: one run alone, the same rows, and nothing whole is written over."""
     folder = config.trainer.default_local_dir
     if not folder or not isinstance(folder, str):
         yield f"trainer.default_local_dir is {folder!r}; it must be a folder"
@@ -556,6 +557,7 @@ def check_folder(config: DictConfig) -> Iterator[str]:
         return
     yield from _line(checkpoint.check_free, Path(folder))
     yield from _line(checkpoint.check_beginning, config.trainer)
+    yield from _line(check_same_rows, config)
 
 
 LOGGERS = (

@@ -1,6 +1,7 @@
-"""verl's synchronous trainer, which warns and keeps some replies; and that of the packed engine."""
+"""verl's synchronous trainer, which warns, keeps some replies and ends in order; and that of the packed engine."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import transfer_queue as tq
@@ -15,8 +16,10 @@ from jigsaw.packing.packs import share_rows
 from jigsaw.shapes import Shapes
 from jigsaw.verl_plugin.agent_loop import ANSWER
 from jigsaw.verl_plugin.agreement import PREFIX, agreement_metrics
+from jigsaw.verl_plugin.checkpoint import is_whole, loading, saving
 from jigsaw.verl_plugin.packed import needs_log_probs
 from jigsaw.verl_plugin.sampler import in_order
+from jigsaw.verl_plugin.stop import Stopped, is_asked
 from jigsaw.verl_plugin.watch import Limits, Watch
 
 _OF_ROW = ("id", "task", "epoch")
@@ -24,11 +27,57 @@ _OF_ROW = ("id", "task", "epoch")
 
 
 class JigsawTrainer(PPOTrainerSync):  # type: ignore[misc]
-    """verl's trainer, which warns of what it sees and keeps the replies of some prompts of some steps."""
+    """verl's trainer, which warns of what it sees, keeps the replies of some prompts of some steps, and ends when asked.
+
+    A checkpoint counts once its step's metrics are written.
+    """
 
     def __init__(self, config: DictConfig) -> None:
         self._watch = Watch(Limits.of(config.trainer.warnings))
         super().__init__(config)
+
+    def on_init_end(self) -> None:
+        """Weights are loaded; nothing is trained yet."""
+        super().on_init_end()
+        self._end_if_asked(self.global_steps)
+
+    def on_step_begin(self) -> None:
+        """The step before is saved, if it was its turn, and its metrics are written."""
+        self.checkpoint_callback.mark()
+        self._end_if_asked(self.global_steps - 1)
+        super().on_step_begin()
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """Train to the end.
+
+        Raises:
+            Stopped: if it was asked to end before.
+        """
+        super().fit(agent_loop_manager)
+        self.checkpoint_callback.mark()
+
+    def _save_checkpoint(self) -> None:
+        with saving(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"):
+            super()._save_checkpoint()
+
+    def _load_checkpoint(self) -> None:
+        trainer = self.config.trainer
+        with loading(Path(trainer.resume_from_path or trainer.default_local_dir)):
+            super()._load_checkpoint()
+
+    def _end_if_asked(self, step: int) -> None:
+        """Save what was trained up to a step and end, where that was asked for."""
+        trainer = self.config.trainer
+        folder = Path(trainer.default_local_dir)
+        if not is_asked(folder):
+            return
+        if step > 0 and trainer.save_freq > 0 and not is_whole(folder, step):
+            self.global_steps = step
+            self._save_checkpoint()
+            self.checkpoint_callback.mark()
+        self._shutdown_dump_executor()
+        saved = f"it is saved as global_step_{step}" if is_whole(folder, step) else "it is not saved"
+        raise Stopped(f"stopped by SIGTERM after step {step} of {self.total_training_steps}; {saved}")
 
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)

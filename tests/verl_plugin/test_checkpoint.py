@@ -18,7 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from jigsaw.errors import JigsawError
 from jigsaw.verl_plugin import checkpoint
-from jigsaw.verl_plugin.checkpoint import MARKER, MarkWhole, check_free, last_whole, override, resume_overrides
+from jigsaw.verl_plugin.checkpoint import (
+    MARKER,
+    MarkWhole,
+    check_free,
+    is_whole,
+    last_whole,
+    loading,
+    override,
+    resume_overrides,
+    saving,
+)
 
 
 def save(folder: Path, step: int, *, weights: bool = True, whole: bool = True) -> Path:
@@ -77,10 +87,73 @@ def test_a_checkpoint_is_marked_once_all_of_it_is_on_the_disk(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", watched)
     callback.on_save(trainer=None, global_step=1, checkpoint_dir=str(made), async_save=False)
+    assert last_whole(tmp_path) is None  # its step is not in the log yet
+    callback.mark()
     before = {inode for inode, marked in flushed if not marked}
     paths = [made, *(path for path in made.rglob("*") if path.name != MARKER)]
     assert {path.stat().st_ino for path in paths} <= before
     assert last_whole(tmp_path) == made
+
+
+def test_what_was_not_saved_is_not_marked(tmp_path: Path) -> None:
+    callback = MarkWhole(config(tmp_path))
+    made = save(tmp_path, 1, whole=False)
+    callback.mark()
+    assert not is_whole(tmp_path, 1)
+    callback.on_save(trainer=None, global_step=1, checkpoint_dir=str(made), async_save=False)
+    callback.mark()
+    assert is_whole(tmp_path, 1)
+    (made / MARKER).unlink()
+    callback.mark()
+    assert not is_whole(tmp_path, 1)
+
+
+def test_where_one_alone_is_kept_it_counts_at_once(tmp_path: Path) -> None:
+    callback = MarkWhole(config(tmp_path, max_actor_ckpt_to_keep=1))
+    made = save(tmp_path, 1, whole=False)
+    callback.on_save(trainer=None, global_step=1, checkpoint_dir=str(made), async_save=False)
+    assert is_whole(tmp_path, 1)
+
+
+def test_old_checkpoints_of_all_starts_go(tmp_path: Path) -> None:
+    """verl forgets those of the starts before."""
+    for step in (2, 4, 6):
+        save(tmp_path, step)
+    save(tmp_path, 5, whole=False)  # not ours to remove
+    resume = {"resume_mode": "resume_path", "resume_from_path": str(tmp_path / "global_step_6")}
+    callback = MarkWhole(config(tmp_path, max_actor_ckpt_to_keep=2, **resume))
+    made = save(tmp_path, 8, whole=False)
+    callback.on_save(trainer=None, global_step=8, checkpoint_dir=str(made), async_save=False)
+    assert is_whole(tmp_path, 2)
+    callback.mark()
+    assert [step for step in (2, 4, 5, 6, 8) if (tmp_path / f"global_step_{step}/actor").exists()] == [5, 6, 8]
+
+
+def test_a_disk_that_is_full_is_one_line_and_the_last_whole_one_stays(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    half = save(tmp_path, 4, whole=False)
+    with pytest.raises(JigsawError) as raised, saving(half), Path("/dev/full").open("w") as file:
+        file.write("weights")
+    assert str(raised.value) == (
+        f"{half}: could not be saved ([Errno 28] No space left on device); if the disk is full, make room, and start "
+        "again: the run goes on from global_step_2"
+    )
+    assert not half.exists()
+    assert is_whole(tmp_path, 2)
+
+
+def test_a_checkpoint_that_is_broken_is_one_line_with_the_one_before(tmp_path: Path) -> None:
+    for step in (2, 4):
+        save(tmp_path, step)
+    with pytest.raises(JigsawError) as raised, loading(tmp_path / "global_step_4"):
+        raise RuntimeError("ray::Worker\n  File x\nRuntimeError: failed finding central directory\n")
+    assert str(raised.value) == (
+        f"{tmp_path}/global_step_4: cannot be loaded (RuntimeError: failed finding central directory); a file of it is "
+        "broken, or it is of another number of GPUs; moved away, the run goes on from global_step_2"
+    )
+    with pytest.raises(JigsawError, match=r"\(EOFError\).*goes on from global_step_4"), loading(tmp_path / "elsewhere"):
+        raise EOFError
+    assert is_whole(tmp_path, 4)
 
 
 @pytest.mark.parametrize("resume", [{}, {"resume_mode": "resume_path"}, {"resume_mode": "auto"}])

@@ -42,6 +42,7 @@ def test_errors_of_earlier_starts_are_not_this_runs(tmp_path: Path, monkeypatch:
     [
         ("RuntimeError: x\nray.X(JigsawError): at\njigsaw.errors.JigsawError: a.parquet: no such file\nbye\n",
          "a.parquet: no such file"),
+        ("ValueError: x\nerror: a.parquet: no such file\n", "a.parquet: no such file"),
         ("  File 'a.py'\n(pid=3) ValueError: bad value\n\nSet HYDRA_FULL_ERROR=1\n", "ValueError: bad value"),
         ("Cannot find primary config 'nowhere'.\n\n", "Cannot find primary config 'nowhere'."),
         ("", "it printed nothing"),

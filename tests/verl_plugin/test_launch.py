@@ -150,7 +150,9 @@ def test_a_start_becomes_verls_trainer(tmp_path: Path, monkeypatch: pytest.Monke
         return []
 
     monkeypatch.setattr(preflight, "problems", problems)
-    assert run("image", f"trainer.default_local_dir={tmp_path}/run", "data.seed=7").exit_code == 0
+    (tmp_path / "rows").touch()
+    data = (f"data.train_files={tmp_path}/rows", "data.media_root=.")
+    assert run("image", f"trainer.default_local_dir={tmp_path}/run", *data, "data.seed=7").exit_code == 0
     ((program, arguments, environment),) = started
     assert program == sys.executable
     assert arguments[1:4] == ["-m", "jigsaw.verl_plugin.grpo", f"--config-dir={launch.CONFIGS}"]
