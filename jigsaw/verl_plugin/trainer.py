@@ -27,7 +27,7 @@ _OF_ROW = ("id", "task", "epoch")
 
 
 class JigsawTrainer(PPOTrainerSync):  # type: ignore[misc]
-    """verl's trainer, which warns of what it sees, keeps the replies of some prompts of some steps, and ends when asked.
+    """verl's trainer, which warns of what it sees, keeps the replies of some prompts of some steps, and ends if asked.
 
     A checkpoint counts once its step's metrics are written.
     """
