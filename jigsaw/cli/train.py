@@ -51,7 +51,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: a JSON object instead of a table.")] = False,
     restarts: Annotated[
         int,
-        typer.Option(min=0, help="Start again, so often, from the last complete checkpoint when a fault ends the run."),
+        typer.Option(min=0, help="So often, go on from the last complete checkpoint when a fault ends the run."),
     ] = 0,
     hang_factor: Annotated[
         float,
@@ -63,10 +63,10 @@ def train(
 ) -> None:
     """Train by a recipe. Started again, it resumes from the last complete checkpoint.
 
-    SIGTERM has the step that runs finished and saved, and ends with exit code 143; a second one ends at once.
-
     Rows, media folders, model, GPUs, cores and the run's folder are checked first; what is wrong is said at once, with
     exit code 1. Then verl's trainer takes over. To check the media themselves: jigsaw verify.
+
+    SIGTERM has the step that runs finished and saved, and ends with exit code 143; a second one ends at once.
 
     Example: [bold]jigsaw train image --data data/image --media-root COCO/train2017 trainer.n_gpus_per_node=4[/]
     """

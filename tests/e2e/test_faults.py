@@ -65,6 +65,7 @@ def _command(folder: Path, root: Path, model: Path) -> list[str]:
         f"reward.custom_reward_function.path={Path(__file__).with_name('some_reward.py')}",
         f"trainer.total_training_steps={STEPS}",
         f"trainer.default_local_dir={folder}",
+        f"hydra.run.dir={folder}/hydra",
         "trainer.val_before_train=false",
         "trainer.test_freq=-1",
         f"trainer.save_freq={SAVES_EVERY}",
@@ -129,7 +130,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
 
 
 def _stop(driver: psutil.Process, folder: Path) -> None:
-    while not _steps(folder):
+    while _steps(folder) < SAVES_EVERY:  # so that the step that runs then would not be saved otherwise
         time.sleep(0.1)
     driver.send_signal(signal.SIGTERM)
 

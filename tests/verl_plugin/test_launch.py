@@ -20,6 +20,7 @@ from jigsaw.verl_plugin import launch, preflight
 from jigsaw.verl_plugin.checkpoint import MARKER, override
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 from jigsaw.verl_plugin.launch import Inputs, plan_start, recipes
+from jigsaw.verl_plugin.supervisor import Limits
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +162,28 @@ def test_a_start_becomes_verls_trainer(tmp_path: Path, monkeypatch: pytest.Monke
     assert composed.actor_rollout_ref.rollout.engine_kwargs.vllm.limit_mm_per_prompt == {"image": 9, "video": 0}
     assert environment["VERL_USE_EXTERNAL_MODULES"] == "jigsaw.verl_plugin.install"
     assert (tmp_path / "run/metrics").is_dir()
+
+
+def test_with_restarts_a_start_is_supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, Any]] = []
+    found: list[str] = []
+
+    def supervised(supervisor: Any, start: Any) -> int:
+        seen.append((supervisor._limits, supervisor._environment["VERL_USE_EXTERNAL_MODULES"]))
+        again = supervisor._plan()
+        assert start.command[:3] == again.command[:3] == [sys.executable, "-m", "jigsaw.verl_plugin.grpo"]
+        found.append("something stands against it now")
+        supervisor._plan()
+        raise AssertionError
+
+    monkeypatch.setattr("jigsaw.verl_plugin.supervisor.Supervisor.run", supervised)
+    monkeypatch.setattr(preflight, "problems", lambda config: found)
+    (tmp_path / "rows").touch()
+    data = (f"data.train_files={tmp_path}/rows", "data.media_root=.", f"trainer.default_local_dir={tmp_path}/run")
+    ended = run("image", *data, "--restarts", "3", "--hang-factor", "7.5", "--start-limit", "2")
+    assert str(ended.exception) == "something stands against it now"
+    assert seen == [(Limits(3, hang_factor=7.5, start_s=120), "jigsaw.verl_plugin.install")]
+    assert (tmp_path / "run/rows.json").is_file()
 
 
 @pytest.mark.seconds
