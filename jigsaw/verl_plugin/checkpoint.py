@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -28,6 +29,7 @@ _TRACKER = "latest_checkpointed_iteration.txt"
 _log = logging.getLogger(__name__)
 _BROKEN = (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError)
 """What reading and writing tensors raises; Ray's error of what a rank raised is of the same class."""
+_SHORT = 120
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
 
 
@@ -127,7 +129,7 @@ def loading(checkpoint: Path) -> Iterator[None]:
 def _short(error: Exception) -> str:
     """The last line of an error; Ray's begin with all that went before."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{(lines or [type(error).__name__])[-1]:.200}"
+    return shorten((lines or [type(error).__name__])[-1], _SHORT, placeholder=" …")
 
 
 def _name(checkpoint: Path | None) -> str:
