@@ -91,10 +91,15 @@ class Progress:
             for line in lines:
                 if line.endswith(b"\n"):
                     self._read += len(line)
-                    self._take(json.loads(line))
+                    self._take(line)
 
-    def _take(self, record: dict[str, object]) -> None:
-        self.changed, data = time.monotonic(), record["data"]
+    def _take(self, line: bytes) -> None:
+        self.changed = time.monotonic()
+        try:
+            record = json.loads(line)
+            data = record["data"]
+        except (ValueError, TypeError, LookupError):  # a disk that was full in between
+            return
         if isinstance(data, dict) and TRAINED in data:
             if self._trained is not None:
                 self.gaps.append(self.changed - self._trained)
