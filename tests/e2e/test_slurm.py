@@ -301,4 +301,4 @@ def test_a_node_that_is_lost_ends_the_job(slurm: Slurm, clone: Callable[..., Pat
         process.kill()
     ended = slurm.wait(job, place)
     assert ended.code == 1
-    assert "slurm.sh: node2: Ray ended: " in ended.output
+    assert "slurm.sh: node2: Ray ended: raylet [exit code=-9]" in ended.output

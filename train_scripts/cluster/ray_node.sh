@@ -11,9 +11,10 @@ failed() {
     exit 1
 }
 
-why() { # Ray's last error in one line, else its last line
-    awk '/^[[:alnum:]_.]*(Error|Exception):/ { error = ""; on = 1 } on { error = error $0 " " } { last = $0 }
-        END { print on ? error : last }' "$log" | tr -s '[:space:]' ' ' | cut -c1-400
+why() { # in one line: Ray's last error, else what of it died, else its last line
+    awk '/^[[:alnum:]_.]*(Error|Exception):/ { error = ""; on = 1 } on { error = error $0 " " }
+        /[[:space:]]ERR .*\[exit code=/ { sub(/.* -- /, ""); died = $0 } { last = $0 }
+        END { print on ? error : died ? died : last }' "$log" | tr -s '[:space:]' ' ' | cut -c1-400
 }
 
 port_is_free() {
@@ -33,7 +34,7 @@ else
     place=(--address="$1")
 fi
 
-.venv/bin/ray start --block "${place[@]}" --node-name="$node" --disable-usage-stats ${more[@]+"${more[@]}"} &
+.venv/bin/ray start --block "${place[@]}" --node-name="$node" --disable-usage-stats --log-color=false ${more[@]+"${more[@]}"} &
 ray=$!
 told=
 trap 'told=yes; kill -TERM "$ray" 2>/dev/null' TERM INT
