@@ -229,11 +229,16 @@ def test_the_exit_code_is_the_runs_and_nothing_is_left(slurm: Slurm, clone: Call
         assert _ray_of(machine) == []
 
 
-def test_scancel_ends_the_run_in_order(slurm: Slurm, clone: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--batch", "--signal=TERM")],
+    ids=["by scancel", "by the script's shell alone, as a time limit does"],
+)
+def test_a_signal_ends_the_run_in_order(slurm: Slurm, clone: Callable[..., Path], options: tuple[str, ...]) -> None:
     place = clone("trap 'echo saved; exit 0' TERM; echo begun; while :; do sleep 0.2; done")
     job = slurm.submit(place, "image")
     slurm.wait_for("begun", job)
-    slurm.ask("scancel", str(job))
+    slurm.ask("scancel", *options, str(job))
     ended = slurm.wait(job, place)
     assert (ended.logs / "train.log").read_text().endswith("saved\n")
     assert "ended by a signal" in ended.output
@@ -291,6 +296,21 @@ def test_a_ray_that_runs_already_is_told(slurm: Slurm, clone: Callable[..., Path
     assert others
     for process in others:
         process.kill()
+
+
+def test_a_name_that_stands_for_the_machine_itself_is_told(
+    slurm: Slurm, clone: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Debian gives a machine's own name to 127.0.1.1."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n127.0.1.1 node2\n10.77.0.1 node1\n")
+    slurm.machines[1].run("mount", "--bind", hosts, "/etc/hosts", log=tmp_path / "mount")
+    try:
+        ended = slurm.run(clone(), "image")
+    finally:
+        slurm.machines[1].run("umount", "/etc/hosts", log=tmp_path / "mount")
+    assert ended.code == 0
+    assert re.findall(r"^(node\d): the address of its own name is 127", ended.output, re.MULTILINE) == ["node2"]
 
 
 def test_a_node_that_is_lost_ends_the_job(slurm: Slurm, clone: Callable[..., Path]) -> None:

@@ -6,6 +6,10 @@ log=$JIGSAW_LOGS/$node.log
 temp=${RAY_TMPDIR:-/tmp}/jigsaw-$SLURM_JOB_ID # of its own, and short: sockets are in it
 exec >>"$log" 2>&1
 
+warn() {
+    echo "$node: $1" >>"$JIGSAW_LOGS/warnings"
+}
+
 failed() {
     echo "$node: $1" | tee -a "$JIGSAW_LOGS/failed"
     exit 1
@@ -22,8 +26,10 @@ port_is_free() {
 }
 
 [[ -x .venv/bin/ray ]] || failed "there is no $PWD/.venv/bin/ray; is the clone on a disk that all nodes share?"
-if pgrep -x raylet -u "$(id -u)" >/dev/null; then
-    echo "$node: Ray runs here already; GPUs that it uses are not free (ray stop ends it)" >>"$JIGSAW_LOGS/warnings"
+! pgrep -x raylet -u "$(id -u)" >/dev/null ||
+    warn "Ray runs here already; GPUs that it uses are not free (ray stop ends it)"
+if ((SLURM_JOB_NUM_NODES > 1)) && [[ -z ${GLOO_SOCKET_IFNAME:-} && $(getent hosts "$(hostname)") == 127.* ]]; then
+    warn "the address of its own name is 127.…, by which gloo cannot reach it from elsewhere; set GLOO_SOCKET_IFNAME"
 fi
 read -ra more <<<"${RAY_START:-}"
 if [[ $1 == head ]]; then
@@ -34,7 +40,8 @@ else
     place=(--address="$1")
 fi
 
-.venv/bin/ray start --block "${place[@]}" --node-name="$node" --disable-usage-stats --log-color=false ${more[@]+"${more[@]}"} &
+.venv/bin/ray start --block "${place[@]}" --node-name="$node" --disable-usage-stats --log-color=false \
+    ${more[@]+"${more[@]}"} &
 ray=$!
 told=
 trap 'told=yes; kill -TERM "$ray" 2>/dev/null' TERM INT
