@@ -1,4 +1,4 @@
-"""The reward of some_reward.py, with the row of each response and the Ray node of its worker."""
+"""The reward of some_reward.py, with the Ray node of each response's worker."""
 
 import zlib
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import ray
 
 
-def compute_score(data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None) -> dict[str, Any]:
-    """A number from 0 to 1 that only the reply's text decides; the node's address, the row's name and epoch."""
+def compute_score(data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None) -> dict[str, float]:
+    """A number from 0 to 1 that only the reply's text decides; the last number of the node's address."""
     score = zlib.crc32(solution_str.encode()) / 2**32
-    row = f"{extra_info['id']} {extra_info['epoch']}"
-    return {"score": score, "acc": score, "node": ray.util.get_node_ip_address(), "row": row}
+    return {"score": score, "acc": score, "node": float(ray.util.get_node_ip_address().rpartition(".")[2])}
