@@ -18,6 +18,7 @@ from hypothesis import settings
 collect_ignore = ["tasks/outside"]  # what a test puts into a copy of the package
 
 SLOW = {
+    "cluster": "two nodes: of Ray, of Slurm, a Ray job; takes root, and installs Slurm from Debian",
     "faults": "processes of a real run are killed",
     "learning": "a run must learn",
     "media": "the rest of the video formats",

@@ -4,7 +4,7 @@
 #   bash tests/run.sh                  unit tests, then the real stack end to end (verl, Ray, vLLM on the CPU)
 #   bash tests/run.sh --fast           unit tests of less than a second each, with fewer drawn examples: under a minute
 #   bash tests/run.sh --slow           everything, also what takes long
-#   bash tests/run.sh --slow faults    one part of what takes long: faults, learning, media, models, training, upstream
+#   bash tests/run.sh --slow faults    one part of what takes long: cluster, faults, learning, media, models, training, upstream
 #   bash tests/run.sh -k reward -x     further arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

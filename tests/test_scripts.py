@@ -81,3 +81,9 @@ def test_a_disk_that_a_set_does_not_fit_on_is_refused(bare: Path, tmp_path: Path
     assert ended.returncode == 1
     assert f"only 11 GiB are free here, {needs} are needed" in ended.stderr
     assert not (bare / ".venv").exists()
+
+
+def test_the_script_of_slurm_says_how_it_is_submitted(bare: Path) -> None:
+    ended = run(bare / "train_scripts/cluster/slurm.sh", "image")
+    assert ended.returncode == 1
+    assert ended.stderr == "slurm.sh: submit it: sbatch --nodes=2 train_scripts/cluster/slurm.sh RECIPE …\n"

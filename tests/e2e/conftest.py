@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -129,6 +131,112 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory, model_of_family: Path
     untied.save_pretrained(folder)
     AutoProcessor.from_pretrained(model_of_family).save_pretrained(folder)
     return folder
+
+
+@dataclass
+class Machine:
+    """What programs take for a machine: a host name, a network, a /dev/shm and a /run of its own."""
+
+    name: str
+    address: str
+    holder: int
+    """The process that keeps the namespaces."""
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, *command: str | Path, log: Path, **environment: str) -> subprocess.Popen[bytes]:
+        """A process on this machine; it ends with the machine."""
+        enter = ["nsenter", f"--target={self.holder}", "--net", "--uts", "--mount", "--wd=."]
+        with log.open("ab") as sink:
+            process = subprocess.Popen(
+                [*enter, *map(str, command)],
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
+        self.processes.append(process)
+        return process
+
+    def run(self, *command: str | Path, log: Path, **environment: str) -> None:
+        """Run a command to its end, which must be a good one."""
+        status = self.start(*command, log=log, **environment).wait()
+        assert status == 0, log.read_text()[-4000:]
+
+    def all(self) -> list[psutil.Process]:
+        """Its processes, whoever started them."""
+        listing = ["ip", "netns", "pids", _namespace(self.name)]
+        found = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+        return [psutil.Process(int(number)) for number in found.split() if psutil.pid_exists(int(number))]
+
+    def end(self) -> None:
+        """End them."""
+        for process in self.all():
+            process.kill()
+        psutil.wait_procs(self.all(), timeout=10)
+        for started in self.processes:
+            started.wait()
+
+
+def _namespace(name: str) -> str:
+    return f"jigsaw-{os.getpid()}-{name}"
+
+
+_HOLD = """
+hostname "$1" && mount --bind "$2" /etc/hosts && mount --bind /dev/null /etc/resolv.conf &&
+    mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /run && echo ready && exec sleep infinity
+"""
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine]]:
+    """Two machines with a cable between them, on this one: ``node1`` and ``node2``."""
+    if os.geteuid() != 0:
+        pytest.skip("a network namespace takes root")
+    folder = tmp_path_factory.mktemp("machines")
+    addresses = {"node1": "10.77.0.1", "node2": "10.77.0.2"}
+    hosts = folder / "hosts"
+    hosts.write_text("".join(f"{at} {name}\n" for name, at in {"localhost": "127.0.0.1", **addresses}.items()))
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True)
+
+    def hold(name: str) -> int:
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            _namespace(name),
+            "unshare",
+            "--uts",
+            "sh",
+            "-c",
+            _HOLD,
+            "sh",
+            name,
+            str(hosts),
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        stack.callback(process.wait)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        return process.pid
+
+    with ExitStack() as stack:
+        for name in addresses:
+            ip("netns", "add", _namespace(name))
+            stack.callback(ip, "netns", "delete", _namespace(name))
+        one, two = (["name", "eth0", "netns", _namespace(name)] for name in addresses)
+        ip("link", "add", *one, "type", "veth", "peer", *two)
+        for name, address in addresses.items():
+            inside = ("-netns", _namespace(name))
+            ip(*inside, "address", "add", f"{address}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                ip(*inside, "link", "set", device, "up")
+            ip(*inside, "route", "add", "default", "dev", "eth0")  # by it programs find their own address
+        found = [Machine(name, address, hold(name)) for name, address in addresses.items()]
+        for machine in found:
+            stack.callback(machine.end)
+        yield found[0], found[1]
 
 
 def run_side_by_side(
