@@ -23,7 +23,7 @@ SLOW = {
     "learning": "a run must learn",
     "media": "the rest of the video formats",
     "models": "Qwen3-VL, on all that is run on Qwen2.5-VL",
-    "training": "more real runs: stability options, awkward batches, unreadable media, true times",
+    "training": "more real runs: stability options, adapters, the supervised baseline, awkward batches, true times",
     "upstream": "what is worked around is still there; after a new version of verl, vLLM or torch",
 }
 """What takes too long for every run, in parts of 80 minutes at most; ``pytest.mark.slow("faults")`` makes one of it."""

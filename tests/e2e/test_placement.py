@@ -61,6 +61,7 @@ def test_cores_must_be_free_on_one_machine() -> None:
         ray.util.remove_placement_group(group)
 
 
+@pytest.mark.slow("cluster")
 def test_the_queue_does_not_wait_for_cores_either(queue: Any) -> None:
     with pytest.raises(
         JigsawError, match=r"^Ray has no CPU core for [2-3] of 5 actors of verl's queue: 0 GPU and 0 CPU"

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.e2e
 KEYS = {"flops", "tokens", "tower_runs", "head_positions", "passes", "cpu_s", "peak_gib_7b"}
 
 
+@pytest.mark.slow("training")
 def test_every_task_has_its_figures(repository: Path, tmp_path: Path) -> None:
     script, figures, picture = repository / "benchmarks" / "step.py", tmp_path / "step.json", tmp_path / "growth.png"
     result = subprocess.run(

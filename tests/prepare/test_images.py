@@ -282,6 +282,7 @@ def test_a_cluster_gives_the_same_bytes(media, undisturbed, tmp_path):
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
+@pytest.mark.slow("cluster")
 @pytest.mark.e2e
 def test_a_cluster_that_asks_for_a_token(media, tmp_path, started_ray, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # Ray sets it where it starts a cluster of its own
