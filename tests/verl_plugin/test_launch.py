@@ -91,7 +91,7 @@ def test_all_names_that_are_unknown_are_said_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("machine=gpu_9", "Could not find 'machine/gpu_9' Available options in 'machine': cpu gpu_1"),
+        ("machine=gpu_9", "Could not find 'machine/gpu_9' Available options in 'machine': cpu cpu_cluster gpu_1"),
         ("trainer.default_local_dir=run {1", "Hydra cannot read it; quote the value: \"trainer.default_local_dir='VA"),
         ("data.train_files=a,b", "To use it as a list, use key="),
         ("data.media_root=${oc.env:NOT_SET_AT_ALL}", "Environment variable 'NOT_SET_AT_ALL' not found"),
