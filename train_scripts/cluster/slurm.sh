@@ -13,7 +13,7 @@
 #SBATCH --job-name=jigsaw
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:TERM@300
 set -uo pipefail
 
 fail() {
@@ -109,14 +109,9 @@ tee=$!
 .venv/bin/jigsaw train "$@" trainer.nnodes="${#nodes[@]}" ray_kwargs.ray_init.address="$address" >&3 2>&1 &
 run=$!
 exec 3>&-
-grace=90
 while alive "$run"; do
     pause
-    if [[ -z $stopped ]]; then
-        check_nodes
-    elif ((grace-- == 0)); then
-        kill -KILL "$run"
-    fi
+    [[ -n $stopped ]] || check_nodes
 done
 wait "$run"
 status=$?
