@@ -343,7 +343,7 @@ def test_a_batch_that_is_no_number_is_one_line() -> None:
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize(("machine", "cores"), [("gpu_1", 5), ("gpu_4", 15), ("gpu_8", 33)])
+@pytest.mark.parametrize(("machine", "cores"), [("gpu_1", 5), ("gpu_2", 8), ("gpu_4", 15), ("gpu_8", 33)])
 def test_a_machine_file_says_the_cores_that_it_takes(repository: Path, machine: str, cores: int) -> None:
     config = plan_start("image", [f"machine={machine}"]).config
     units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
