@@ -616,10 +616,12 @@ def test_dynamic_sampling_takes_whole_groups_first(monkeypatch: pytest.MonkeyPat
 
 def test_a_reward_of_ones_own_may_say_text_and_less_of_some_replies() -> None:
     said = [{"score": 1.0, "read": "2, 1"}, {"score": 0.0, "read": "", "length": 3}]
-    metrics = sampler._reward_metrics([("u0", "image", score) for score in said])
+    answers = ["2, 1", "2, 1", "1, 2", None]
+    metrics = sampler._reward_metrics([("u0", "image", *pair) for pair in zip(said * 2, answers, strict=True)])
     assert (metrics["reward/score"], metrics["reward/image/score"]) == (0.5, 0.5)
     assert (metrics["reward/length"], metrics["reward/image/length"]) == (3, 3)
     assert not any(name.endswith("/read") for name in metrics)
+    assert metrics["reward/image/same_answer"] == 0.5
 
 
 @pytest.mark.parametrize(("failing", "stops"), [({1, 2}, False), ({1, 2, 3}, True)])
