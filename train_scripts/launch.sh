@@ -11,6 +11,10 @@ jigsaw=$(dirname "${BASH_SOURCE[0]}")/../.venv/bin/jigsaw
     exit 1
 }
 if [[ ${1:-} == smoke ]]; then
+    [[ -z ${DRY_RUN:-} ]] || {
+        echo "launch.sh: the smoke test has no dry run; unset DRY_RUN, or: jigsaw plan smoke" >&2
+        exit 1
+    }
     exec "$jigsaw" smoke ${MODEL:+--model "$MODEL"} ${OUTPUT:+--output "$OUTPUT"} "${@:2}"
 fi
 command=train

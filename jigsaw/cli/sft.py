@@ -10,7 +10,7 @@ from jigsaw.errors import JigsawError
 
 
 def sft(
-    recipe: Annotated[str, typer.Argument(help="Of configs/, ends in _sft.", metavar="RECIPE")] = "image_sft",
+    recipe: Annotated[str, typer.Argument(help="Of configs/, ends in _sft.", metavar="RECIPE")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Hydra overrides of its values.", metavar="NAME=VALUE")
     ] = None,

@@ -68,7 +68,7 @@ def train(
 
     SIGTERM has the step that runs finished and saved, and ends with exit code 143; a second one ends at once.
 
-    Example: [bold]jigsaw train image --data data/image --media-root COCO/train2017 trainer.n_gpus_per_node=4[/]
+    Example: [bold]jigsaw train image --data data/image --media-root COCO/train2017 trainer.save_freq=20[/]
     """
     try:
         from omegaconf import OmegaConf

@@ -134,7 +134,8 @@ class Run:
     def whole_checkpoints(self) -> list[int]:
         """Steps of the checkpoints that a run can resume from (jigsaw/verl_plugin/checkpoint.py)."""
         marked = [marker.parent for marker in self.checkpoints.glob("global_step_*/WHOLE")]
-        return sorted(int(folder.name.rpartition("_")[2]) for folder in marked if (folder / "actor").is_dir())
+        steps = {folder: folder.name.removeprefix("global_step_") for folder in marked}  # one may be set aside
+        return sorted(int(step) for folder, step in steps.items() if step.isdecimal() and (folder / "actor").is_dir())
 
     @property
     def clock(self) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from jigsaw.verl_plugin.child import train_with_verl
 STEPS = 2
 APART = 0.05
 """Mean difference of a token's probability in rollout and trainer above which they do not see the same, in bfloat16."""
-_SCENES, _HELD_OUT = 72, 8
+_SCENES, _HELD_OUT, _PROMPTS = 72, 8, 16
 _OURS = ".smoke"
 """A file in a smoke test's folder, which may then be removed."""
 
@@ -52,15 +52,17 @@ def smoke(out: Path, inputs: launch.Inputs, given: Sequence[str]) -> list[Findin
     """
     if out.exists() and not (out / _OURS).is_file() and any(out.iterdir()):
         raise JigsawError(f"{out}: is no folder of a smoke test; choose another, or remove it")
+    inputs = launch.Inputs(inputs.model, str(out / "data"), str(out / "scenes"), str(out))
+    # A batch that GPUs of any number share evenly.
+    gpus = machine.gpus()
+    here = [f"trainer.n_gpus_per_node={gpus}", f"data.train_batch_size={-(-_PROMPTS // gpus) * gpus}"] if gpus else []
+    start = launch.plan_start("smoke", [*inputs.overrides(), *here, *given])
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / _OURS).touch()
     write_scenes(out / "scenes", _SCENES, seed=0)
     options = ImageOptions(grid=(2, 2), val=_HELD_OUT)
     prepare_rows(out / "scenes", out / "data", options, progress=lambda done, total: None)
-    inputs = launch.Inputs(inputs.model, str(out / "data"), str(out / "scenes"), str(out))
-    here = [f"trainer.n_gpus_per_node={gpus}"] if (gpus := machine.gpus()) else []
-    start = launch.plan_start("smoke", [*inputs.overrides(), *here, *given])
     launch.leave_cpu(start.config)
     if found := preflight.problems(start.config):
         raise Problems(found)

@@ -51,7 +51,7 @@ def what_it_takes(start: Start) -> dict[str, Any]:
         "checkpoints": str(trainer.default_local_dir),
         "resumes_from": OmegaConf.select(config, "trainer.resume_from_path"),
         "metrics": str(start.metrics),
-        "loggers": list(trainer.logger),
+        "loggers": [trainer.logger] if isinstance(trainer.logger, str) else list(trainer.logger),
         "command": start.command,
     }
 

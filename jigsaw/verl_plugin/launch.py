@@ -167,7 +167,7 @@ def plan_supervised(recipe: str, given: Sequence[str]) -> SupervisedStart:
     Raises:
         JigsawError: if there is no such recipe, or what is known would stop it; a line each.
     """
-    if recipe not in (known := sorted(file.stem for file in CONFIGS.glob("*_sft.yaml"))):
+    if recipe not in (known := _supervised()):
         raise JigsawError(f"there is no supervised recipe configs/{recipe}.yaml; there are {', '.join(known)}")
     run = OUTPUTS.resolve() / recipe
     start = [override("hydra.run.dir", run / "hydra")]
@@ -182,6 +182,10 @@ def plan_supervised(recipe: str, given: Sequence[str]) -> SupervisedStart:
     return SupervisedStart([*where, *start], list(given), config, metrics)
 
 
+def _supervised() -> list[str]:
+    return sorted(file.stem for file in CONFIGS.glob("*_sft.yaml"))
+
+
 def _supervised_problems(config: DictConfig) -> Iterator[str]:
     data, trainer = config.data, config.trainer
     for key in ("train_files", "val_files"):
@@ -192,6 +196,13 @@ def _supervised_problems(config: DictConfig) -> Iterator[str]:
             yield f"{file}: no such file; make it with jigsaw prepare image, or give the path of one that is there"
     if data.media_root is None or not Path(data.media_root).is_dir():
         yield f"data.media_root is {data.media_root}; give the folder that the rows' paths are relative to"
+    for name, value in (
+        ("trainer.n_gpus_per_node", trainer.n_gpus_per_node),
+        ("data.train_batch_size", data.train_batch_size),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            yield f"{name} is {value}; it must be a whole number, 1 or more"
+            return
     if trainer.device == "cuda" and gpus() < trainer.n_gpus_per_node:
         yield f"trainer.n_gpus_per_node is {trainer.n_gpus_per_node}, this machine has {gpus() or 'no'} GPUs"
 
@@ -252,6 +263,8 @@ def _find(recipe: str) -> tuple[Path, str]:
         if not isinstance(found, DictConfig) or "defaults" not in found:
             raise JigsawError(f"{recipe}: is no recipe; begin it with defaults: [base, machine: gpu_8, _self_]")
         return file.parent, file.stem
+    if recipe in _supervised():
+        raise JigsawError(f"{recipe} is trained with its answers: jigsaw sft {recipe}")
     if recipe not in (known := recipes()):
         raise JigsawError(f"there is no recipe configs/{recipe}.yaml; there are {', '.join(known)}")
     return CONFIGS, recipe

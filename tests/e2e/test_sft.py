@@ -23,7 +23,7 @@ from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 from jigsaw.verl_plugin.sft import AnswerDataset
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-FP32 = "engine.mixed_precision={param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
+FP32 = "++engine.mixed_precision={param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,8 @@ def test_it_trains_resumes_and_merges(place: Path, tiny_model: Path) -> None:
     small = ["data.train_batch_size=8", "data.num_workers=0", "optim.lr=0.001", "trainer.save_freq=2", FP32]
     cpu = ["trainer.device=cpu", "trainer.n_gpus_per_node=1", "engine.use_torch_compile=false"]
     for steps in (4, 6):
-        jigsaw(
-            "sft", *inputs, "--output", str(place / "run"), *small, *cpu, f"trainer.total_training_steps={steps}",
-            "trainer.test_freq=2",
-        )  # fmt: skip
+        ends = [f"trainer.total_training_steps={steps}", "trainer.test_freq=2"]
+        jigsaw("sft", "image_sft", *inputs, "--output", str(place / "run"), *small, *cpu, *ends)
     starts = [read_metrics([file]) for file in sorted((place / "run/checkpoints/metrics").glob("*.jsonl"))]
     assert [min(start) for start in starts] == [1, 5]
     losses = [values["train/loss"] for start in starts for values in start.values() if "train/loss" in values]
