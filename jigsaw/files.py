@@ -57,12 +57,18 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that appears under ``path``, which must not exist, once the block ends without an error."""
-    draft = path.with_name(path.name + ".tmp")
+    """A folder to fill that appears under ``path``, which must not exist, once the block ends without an error.
+
+    Of a block that fails nothing is left.
+    """
+    draft = path.with_name(f".{path.name}.tmp")  # hidden, so that it is no folder of the user's
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    yield draft
-    draft.rename(path)
+    try:
+        yield draft
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager

@@ -117,10 +117,12 @@ def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "folder") as draft:
         (draft / "half").touch()
         raise ZeroDivisionError
-    assert not (tmp_path / "folder").exists()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder.tmp").mkdir()  # the user's
     with atomic_folder(tmp_path / "folder") as draft:
         (draft / "whole").touch()
     assert [entry.name for entry in (tmp_path / "folder").iterdir()] == ["whole"]
+    assert (tmp_path / "folder.tmp").is_dir()
 
 
 @pytest.mark.seconds
