@@ -2,7 +2,7 @@
 # and NVIDIA's container toolkit.
 #
 #   docker build --tag visual-jigsaw .
-#   docker run --rm --gpus all --ipc host --volume "$PWD:/work" visual-jigsaw jigsaw doctor
+#   docker run --rm --gpus all --ipc host --volume "$PWD:/workspace" visual-jigsaw jigsaw doctor
 FROM python:3.11-slim-bookworm
 
 # Triton compiles its launchers while a run starts; Python's headers are in the image.
@@ -14,8 +14,8 @@ RUN apt-get update \
 WORKDIR /opt/visual-jigsaw
 COPY . .
 # What a run writes lies in the clone's outputs; it must outlive the container.
-RUN bash train_scripts/setup.sh gpu && rm -rf /root/.cache && ln -s /work/outputs outputs
+RUN bash train_scripts/setup.sh gpu && rm -rf /root/.cache && ln -s /workspace/outputs outputs
 
 ENV PATH=/opt/visual-jigsaw/.venv/bin:$PATH
-WORKDIR /work
+WORKDIR /workspace
 CMD ["jigsaw", "--help"]

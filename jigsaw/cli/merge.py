@@ -23,18 +23,15 @@ def merge(
     if not machine.gpus():
         os.environ.update(ENVIRONMENT)
     try:
-        from jigsaw.verl_plugin.checkpoint import MARKER
+        from jigsaw.verl_plugin.checkpoint import is_saved, is_supervised
         from jigsaw.verl_plugin.child import merge_checkpoint
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; to merge: {machine.SETUP_GPU}") from error
 
-    actor = checkpoint / "actor"
-    supervised = (checkpoint / "huggingface").is_dir()  # verl's supervised trainer has no other parts, and no marker
-    if supervised:
-        actor = checkpoint
+    actor = checkpoint if is_supervised(checkpoint) else checkpoint / "actor"
     if not actor.is_dir():
         raise JigsawError(f"{checkpoint}: is no checkpoint; name a folder global_step_N, which has a folder actor")
-    if not supervised and not (checkpoint / MARKER).is_file():
+    if not is_saved(checkpoint):
         raise JigsawError(f"{checkpoint}: is not complete, its save was cut off; take an earlier one")
     if out.exists():
         raise JigsawError(f"{out}: is there already; remove it or choose another folder")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from jigsaw import machine
+from jigsaw.cli.inputs import Data, MediaRoot, Model
 from jigsaw.errors import JigsawError
 
 
@@ -14,13 +15,9 @@ def sft(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Hydra overrides of its values.", metavar="NAME=VALUE")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or hub name of the weights.", metavar="MODEL")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Folder with train.parquet and val.parquet, of jigsaw prepare.", metavar="DIR")
-    ] = None,
-    media_root: Annotated[
-        str | None, typer.Option(help="The folder that the rows' paths are relative to.", metavar="DIR")
-    ] = None,
+    model: Model = None,
+    data: Data = None,
+    media_root: MediaRoot = None,
     output: Annotated[
         str | None, typer.Option(help="The run's folder; without it outputs/RECIPE.", metavar="DIR")
     ] = None,
@@ -46,4 +43,5 @@ def sft(
         print(shlex.join(start.command))
         print("nothing is known to stop this run")
     else:
+        start.make_ready()
         launch.train(start)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jigsaw import machine
+from jigsaw.cli.inputs import Model
 from jigsaw.errors import JigsawError
 
 
@@ -18,7 +19,7 @@ def smoke(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Hydra overrides of configs/smoke.yaml.", metavar="NAME=VALUE")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or hub name of the weights.", metavar="MODEL")] = None,
+    model: Model = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder to make anew.", show_default="outputs/smoke", metavar="DIR")
     ] = None,

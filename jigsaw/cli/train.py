@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jigsaw import machine
+from jigsaw.cli.inputs import Data, MediaRoot, Model
 from jigsaw.errors import JigsawError, Problems
 
 if TYPE_CHECKING:
@@ -26,13 +27,9 @@ def train(
         list[str] | None,
         typer.Argument(help="Hydra overrides of its values; model=NAME for another model.", metavar="NAME=VALUE"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or hub name of the weights.", metavar="MODEL")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Folder with train.parquet and val.parquet, of jigsaw prepare.", metavar="DIR")
-    ] = None,
-    media_root: Annotated[
-        str | None, typer.Option(help="The folder that the rows' paths are relative to.", metavar="DIR")
-    ] = None,
+    model: Model = None,
+    data: Data = None,
+    media_root: MediaRoot = None,
     output: Annotated[
         str | None, typer.Option(help="The run's folder; without it outputs/RECIPE_jigsaw.", metavar="DIR")
     ] = None,
@@ -85,7 +82,7 @@ def train(
         start = launch.plan_start(recipe, given)
         if found := preflight.problems(start.config):
             raise Problems(found)
-        launch.make_ready(start)
+        start.make_ready()
         return start
 
     start = launch.plan_start(recipe, given)
@@ -99,7 +96,7 @@ def train(
     if dry_run:
         _show(start, as_json)
         return
-    launch.make_ready(start)
+    start.make_ready()
     if restarts:
         limits = Limits(restarts, hang_factor=hang_factor, start_s=60 * start_limit)
         folder = Path(start.config.trainer.default_local_dir)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from jigsaw.errors import JigsawError
 from jigsaw.permutation import draw
+from jigsaw.response import reply_of
 from jigsaw.reward import compute_score
 from jigsaw.show.training import Metrics, first_trained, heldout_exact, joined, read_start, record_of
 
@@ -26,11 +27,6 @@ _ALL_OF, _DRAWN = 6, 500
 """Pieces whose orders are all gone through; how many stand for those of more."""
 _LARGEST = 100
 """Pieces from which on no float holds the number of their orders; the chance is 0 then in all digits."""
-_FORMS = {
-    "answer_tag": "<think></think><answer>%s</answer>",
-    "boxed": "<think></think>\\boxed{%s}",
-    "plain": "%s",
-}
 _BESIDES = ("testing",)
 """Phases that verl's time of a step leaves out."""
 
@@ -267,7 +263,7 @@ def blind_score(count: int, source: str, extra_info: Mapping[str, Any], options:
         "length_reward": None,
         "tasks": None,
     }
-    form = _FORMS[chosen.get("answer_format") or extra_info["answer_format"]]
+    form = chosen.get("answer_format") or extra_info["answer_format"]
     grid = extra_info.get("grid")
     said = {**extra_info, "grid": grid if grid and prod(grid) == count else [1, count]}
     truth = tuple(range(1, count + 1))
@@ -276,7 +272,7 @@ def blind_score(count: int, source: str, extra_info: Mapping[str, Any], options:
         # All rotations of an order together agree with the truth in as many places as all orders do on average.
         drawn = [draw(count, seed=0, split="", sample_id=str(each), epoch=0) for each in range(-(-_DRAWN // count))]
         guesses = (tuple((piece + by) % count + 1 for piece in order) for order in drawn for by in range(count))
-    replies = (form % ", ".join(map(str, guess)) for guess in guesses)
+    replies = (reply_of(guess, form) for guess in guesses)
     return fmean(compute_score(source, reply, truth, said, **chosen)["score"] for reply in replies)
 
 

@@ -66,7 +66,7 @@ def smoke(out: Path, inputs: launch.Inputs, given: Sequence[str]) -> list[Findin
     launch.leave_cpu(start.config)
     if found := preflight.problems(start.config):
         raise Problems(found)
-    start.metrics.parent.mkdir(parents=True)
+    start.make_ready()
     train_with_verl(
         start.command[3:],  # behind the interpreter, -m and the trainer
         run=out,

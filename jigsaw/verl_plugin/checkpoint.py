@@ -194,9 +194,30 @@ def first_step(trainer: DictConfig) -> int:
         return step_of(Path(trainer.resume_from_path))
     tracker = Path(trainer.default_local_dir, _TRACKER)
     if trainer.resume_mode == "auto" and tracker.is_file():
-        text = tracker.read_text().strip()
-        return int(text) if text.isdecimal() else 0
+        return _tracked(tracker)
     return 0
+
+
+def is_saved(checkpoint: Path) -> bool:
+    """Whether a checkpoint was saved to its end: by our marker, or by what verl's supervised trainer writes last.
+
+    Raises:
+        JigsawError: if the name of a supervised one does not say its step.
+    """
+    if not is_supervised(checkpoint):
+        return (checkpoint / MARKER).is_file()
+    tracker = checkpoint.parent / _TRACKER  # not there beside a copy
+    return not tracker.is_file() or step_of(checkpoint) <= _tracked(tracker)
+
+
+def is_supervised(checkpoint: Path) -> bool:
+    """Whether verl's supervised trainer saved it: it has no other parts, and no marker."""
+    return (checkpoint / "huggingface").is_dir()
+
+
+def _tracked(tracker: Path) -> int:
+    text = tracker.read_text().strip()
+    return int(text) if text.isdecimal() else 0
 
 
 def is_whole(folder: Path, step: int) -> bool:

@@ -1,6 +1,5 @@
 """verl's programs as children of this process: noise to a log, a step's metrics as they come, nothing left behind."""
 
-import os
 import re
 import subprocess
 import sys
@@ -13,9 +12,10 @@ from jigsaw.files import atomic_folder
 from jigsaw.processes import MARK, kill_leftovers, undisturbed
 from jigsaw.show.training import Metrics, read_metrics
 from jigsaw.verl_plugin.checkpoint import LOGS, log_override
+from jigsaw.verl_plugin.launch import TRAINER, environment, sft_trainer
 
-GRPO = ("jigsaw.verl_plugin.grpo",)
-SFT = ("torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m", "verl.trainer.sft_trainer")
+GRPO = (TRAINER,)
+SFT = sft_trainer(1)
 
 
 def train_with_verl(
@@ -43,7 +43,7 @@ def train_with_verl(
     """
     metrics.unlink(missing_ok=True)  # of a start that was cut off before its first checkpoint
     begin = _size(log)
-    environment = {**os.environ, MARK: str(run), "VERL_FILE_LOGGER_PATH": str(metrics), "PYTHONUNBUFFERED": "1"}
+    own = {MARK: str(run), LOGS["file"]: str(metrics), "PYTHONUNBUFFERED": "1"}
     if trainer == GRPO and not any(LOGS["file"] in line for line in overrides):
         overrides = [*overrides, log_override("file", metrics)]
     seen: set[int] = set()
@@ -59,7 +59,7 @@ def train_with_verl(
             [sys.executable, "-m", *trainer, *overrides],
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**environment(), **own},
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others in order
         )
         try:

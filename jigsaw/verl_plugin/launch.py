@@ -32,7 +32,6 @@ CONFIGS = (CLONE or Path(__file__).resolve().parents[1]) / "configs"
 OUTPUTS = (CLONE or Path()) / "outputs"
 """Where runs go: into the clone, else where one stands."""
 TRAINER = "jigsaw.verl_plugin.grpo"
-SUPERVISED_TRAINER = "verl.trainer.sft_trainer"
 PLUGIN = "jigsaw.verl_plugin.install"
 _FOLDER = "trainer.default_local_dir"
 _PATH = "actor_rollout_ref.model.path"
@@ -66,6 +65,15 @@ class Start:
         limits = [] if limit is None else [f"{_LIMIT}={json.dumps(OmegaConf.to_container(limit)).replace(chr(34), '')}"]
         return [sys.executable, "-m", TRAINER, *self.arguments, *limits, *self.given]
 
+    def make_ready(self) -> None:
+        """Make what the trainer takes to be there, and write down which rows are trained on.
+
+        Raises:
+            JigsawError, OSError: if it cannot be written.
+        """
+        self.metrics.parent.mkdir(parents=True, exist_ok=True)
+        remember_rows(self.config)
+
 
 class SupervisedStart(Start):
     """A start of the supervised baseline."""
@@ -73,9 +81,15 @@ class SupervisedStart(Start):
     @property
     def command(self) -> list[str]:
         """verl's supervised trainer, a process a GPU of this machine."""
-        ranks = f"--nproc_per_node={self.config.trainer.n_gpus_per_node}"
-        launcher = ["torch.distributed.run", "--standalone", ranks, "-m", SUPERVISED_TRAINER]
-        return [sys.executable, "-m", *launcher, *self.arguments, *self.given]
+        return [sys.executable, "-m", *sft_trainer(self.config.trainer.n_gpus_per_node), *self.arguments, *self.given]
+
+    def make_ready(self) -> None:
+        """Make the folder of the metrics.
+
+        Raises:
+            OSError: if it cannot be made.
+        """
+        self.metrics.parent.mkdir(parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True)
@@ -189,11 +203,12 @@ def _supervised() -> list[str]:
 def _supervised_problems(config: DictConfig) -> Iterator[str]:
     data, trainer = config.data, config.trainer
     for key in ("train_files", "val_files"):
-        file = data[key]
-        if file is None:
+        if data[key] is None:
             yield f"data.{key} is not set; jigsaw prepare image makes rows"
-        elif isinstance(file, str) and not Path(file).is_file():
-            yield f"{file}: no such file; make it with jigsaw prepare image, or give the path of one that is there"
+            continue
+        for file in [data[key]] if isinstance(data[key], str) else data[key]:
+            if not Path(file).is_file():
+                yield f"{file}: no such file; make it with jigsaw prepare image, or give the path of one that is there"
     if data.media_root is None or not Path(data.media_root).is_dir():
         yield f"data.media_root is {data.media_root}; give the folder that the rows' paths are relative to"
     for name, value in (
@@ -289,27 +304,17 @@ def _with_path_of_model(given: Sequence[str]) -> Iterator[str]:
             yield f"{_PATH}={known[name].name}"
 
 
-def make_ready(start: Start) -> None:
-    """Make what a start of GRPO takes to be there, and write down which rows are trained on.
-
-    Raises:
-        JigsawError, OSError: if it cannot be written.
-    """
-    start.metrics.parent.mkdir(parents=True, exist_ok=True)
-    remember_rows(start.config)
-
-
 def train(start: Start) -> None:
-    """Become verl's trainer; returns only by an error.
-
-    Raises:
-        OSError: if the folder for the metrics cannot be made.
-    """
-    start.metrics.parent.mkdir(parents=True, exist_ok=True)
+    """Become verl's trainer, once all is ready; returns only by an error."""
     sys.stdout.flush()
     sys.stderr.flush()
     # The same process: Ctrl-C, a scheduler's signals and the exit code are the trainer's.
     os.execve(sys.executable, start.command, {**environment(), LOGS["file"]: str(start.metrics)})
+
+
+def sft_trainer(ranks: int) -> tuple[str, ...]:
+    """verl's supervised trainer on so many ranks of this machine: what Python runs with ``-m``."""
+    return ("torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m", "verl.trainer.sft_trainer")
 
 
 def environment() -> dict[str, str]:

@@ -16,6 +16,7 @@ from jigsaw import doctor, machine
 from jigsaw.cli import app
 from jigsaw.toy.rows import depth_row, image_row, video_row
 from jigsaw.verl_plugin import launch
+from jigsaw.verl_plugin.preflight import LOGGERS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -82,6 +83,12 @@ def test_a_recipe_passes_and_starts_nothing(place: Path, monkeypatch: pytest.Mon
     assert takes["command"][1:3] == ["-m", "jigsaw.verl_plugin.grpo"]
     assert few in takes["command"]
     assert sorted(place.rglob("*")) == before
+
+
+def test_the_loggers_that_are_known_are_verls() -> None:
+    from verl.utils.tracking import Tracking
+
+    assert set(LOGGERS) == set(Tracking.supported_backend)
 
 
 def test_it_is_asked_for_by_the_environment_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

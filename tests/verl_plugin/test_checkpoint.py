@@ -185,6 +185,17 @@ def test_a_marker_without_weights_goes_before_the_step_is_saved_again(tmp_path: 
     assert last_whole(tmp_path) == tmp_path / "global_step_20"
 
 
+@pytest.mark.parametrize(("tracked", "saved"), [("4", True), ("2", False), ("", False), (None, True)])
+def test_a_supervised_checkpoint_is_saved_once_verl_has_said_so(
+    tmp_path: Path, tracked: str | None, saved: bool
+) -> None:
+    step = tmp_path / "global_step_4"
+    (step / "huggingface").mkdir(parents=True)
+    if tracked is not None:  # there is none beside a copy
+        (tmp_path / "latest_checkpointed_iteration.txt").write_text(tracked)
+    assert checkpoint.is_saved(step) is saved
+
+
 def test_asynchronous_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(JigsawError, match=r"async_save=true: nothing tells when .* set it to false"):
         MarkWhole(config(tmp_path, async_save=True))

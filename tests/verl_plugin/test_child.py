@@ -31,6 +31,11 @@ def test_metrics_of_a_start_that_was_cut_off_are_not_this_runs(tmp_path: Path, m
     assert _train(tmp_path, code, monkeypatch) == [1]
 
 
+def test_a_trainer_has_the_plug_in_where_no_shell_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERL_USE_EXTERNAL_MODULES", raising=False)
+    _train(tmp_path, "assert os.environ['VERL_USE_EXTERNAL_MODULES'] == 'jigsaw.verl_plugin.install'", monkeypatch)
+
+
 def test_errors_of_earlier_starts_are_not_this_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "log").write_text("jigsaw.errors.JigsawError: old\n")
     with pytest.raises(JigsawError, match=r"training stopped: MemoryError: new \(all of it: .*log\)"):

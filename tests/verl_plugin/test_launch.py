@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from jigsaw import __version__
 from jigsaw.cli import app
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, Problems
 from jigsaw.machine import cores_of_a_run, pins
 from jigsaw.verl_plugin import launch, preflight
 from jigsaw.verl_plugin.checkpoint import MARKER, override
@@ -382,3 +382,20 @@ def test_what_is_left_is_said_and_the_checks_go_by_what_stays(tmp_path: Path) ->
     assert ended.returncode == 1
     assert ended.stderr.startswith("the recipe is for GPUs; left out, of train_scripts/env_cpu.sh: VERL_PLATFORM, ")
     assert "the hub cannot be asked" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["data.train_files=[a.parquet,b.parquet]"], ["a.parquet: no such file", "b.parquet: no such file"]),
+        (["trainer.n_gpus_per_node=0"], ["data.train_files is not set", "trainer.n_gpus_per_node is 0; it must be"]),
+        (["data.train_batch_size=many"], ["data.train_batch_size is many; it must be a whole number"]),
+    ],
+)
+def test_what_stops_the_supervised_baseline_is_a_line_each(given: list[str], said: list[str]) -> None:
+    with pytest.raises(Problems) as raised:
+        launch.plan_supervised("image_sft", given)
+    for words in said:
+        assert any(words in line for line in str(raised.value).splitlines()), words
+    with pytest.raises(JigsawError, match="image_sft is trained with its answers: jigsaw sft image_sft"):
+        plan_start("image_sft", [])
