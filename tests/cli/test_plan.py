@@ -78,6 +78,7 @@ def test_what_does_not_fit_ends_with_what_to_do() -> None:
     assert "or: trainer.n_gpus_per_node=4 actor_rollout_ref.rollout.gpu_memory_utilization=0.55\n" in ended.stdout
 
 
+@pytest.mark.seconds
 def test_what_is_advised_fits() -> None:
     plain = ["video", "actor_rollout_ref.model.external_lib=null", "--gpus", "4", "--json"]
     ended = run(*plain)

@@ -85,6 +85,7 @@ def test_good_pictures_and_each_kind_of_bad_ones(media, tmp_path):
     assert reasons(check(data, media, decode=True))["cut.jpg"].startswith("cannot be decoded")
 
 
+@pytest.mark.seconds
 def test_videos_and_their_frames(media, tmp_path):
     (media / "frames").mkdir(exist_ok=True)
     for index in (1, 2, 3, 4):
@@ -169,6 +170,7 @@ WRONG += [float("nan"), float("inf"), 1e308, 1e-308]
 SIZES = ("min_pixels", "max_pixels")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("kind", "decode"), [("image", False), ("image", True), ("video", False), ("frames", True), ("depth", True)]
 )

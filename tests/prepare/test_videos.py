@@ -82,6 +82,7 @@ def undisturbed(media, tmp_path_factory) -> Path:
 # ------------------------------------------------------------------------------------------------------- what is made
 
 
+@pytest.mark.seconds
 def test_rows_build_puzzles(media, tmp_path):
     out = tmp_path / "out"
     summary = prepare(media, out, val=3)

@@ -140,6 +140,7 @@ def test_means_hardly_tell_the_order(scenes, grid, features, guess, bound):
     assert guess(*pairs(scenes, grid, features)) <= bound
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("grid", ["2x1", "1x2"])
 def test_structure_tells_the_order(scenes, grid):
     assert by_weights(*pairs(scenes, grid, structure)) >= 0.95
