@@ -86,13 +86,13 @@ def examine() -> list[Check]:
     """Look at everything. Starts no Ray and changes nothing; takes seconds, most of them torch's and verl's imports."""
     with ThreadPoolExecutor(len(_PROBES)) as pool:
         probes = {name: pool.submit(probe, code) for name, code in _PROBES.items() if find_spec(name) is not None}
-        memory, limit = psutil.virtual_memory(), memory_limit()
+        memory = machine.memory()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         for_gpus, gpus = installed("vllm") is not None, len(seen_gpus(_result(probes, "torch")))
         checks = [
             check_python(sys.version_info[:2]),
             *check_packages(pins(), installed),
-            check_memory(min(memory.total, limit), min(memory.available, limit)),
+            check_memory(memory, min(psutil.virtual_memory().available, memory)),
             check_cores(_cores(_result(probes, "ray")), gpus),
             check_shared_memory(shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None, gpus),
             check_open_files(soft, hard),
@@ -194,14 +194,6 @@ def _check_package(pin: Pin, installed: Callable[[str], str | None]) -> Check:
         return Check(pin.package, "ok", found)
     wanted = f"{pin.package}{pin.operator}{pin.wanted}"
     return Check(pin.package, "problem", found or "not installed", f"{SETUP}, or pip install '{wanted}'")
-
-
-def memory_limit() -> float:
-    """The container's memory limit in bytes (cgroup 2 or 1); infinite if there is none."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(path).is_file() and (text := Path(path).read_text().strip()).isdecimal():
-            return int(text)
-    return float("inf")
 
 
 def _gib(size: float) -> str:

@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from jigsaw.errors import JigsawError
 
 DISTRIBUTION = "visual-jigsaw"
@@ -137,6 +139,15 @@ def gpu_memory() -> int | None:
     asked = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
     sizes = [int(line) for line in asked.stdout.splitlines() if line.strip().isdigit()]
     return min(sizes) * 2**20 if sizes else None
+
+
+def memory() -> int:
+    """Bytes of memory, a container's limit (cgroup 2 or 1) respected."""
+    sizes: list[int] = [psutil.virtual_memory().total]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if Path(path).is_file() and (text := Path(path).read_text(encoding="utf-8").strip()).isdecimal():
+            sizes.append(int(text))
+    return min(sizes)
 
 
 def cores() -> int:

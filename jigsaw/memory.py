@@ -48,11 +48,13 @@ class Part:
         what: its name.
         size: bytes.
         how: how they were worked out, with the numbers.
+        limit: whether it is what the part may take at the most, and may be far from it.
     """
 
     what: str
     size: float
     how: str
+    limit: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Phase:
     def size(self) -> float:
         """Bytes of all parts."""
         return sum(part.size for part in self.parts)
+
+    @property
+    def least(self) -> float:
+        """Bytes of the parts that are taken for certain."""
+        return sum(part.size for part in self.parts if not part.limit)
 
 
 @dataclass(frozen=True)
@@ -453,7 +460,7 @@ def _checkpoint(setup: Setup) -> Phase:
 
 def machine(setup: Setup) -> list[Phase]:
     """What each machine of the run takes of host memory, of /dev/shm (which is a part of it), and of the disk."""
-    return [*_host(setup), _shared_memory(setup), _disk(setup)]
+    return [*host(setup), _shared_memory(setup), _disk(setup)]
 
 
 def _media(setup: Setup, copies: int, what: str, why: str) -> Part:
@@ -464,10 +471,12 @@ def _media(setup: Setup, copies: int, what: str, why: str) -> Part:
         what,
         copies * tower.inputs * patches * setup.prompts,
         f"{why}: {copies} × {setup.prompts:,} prompts × {patches:,} patches × {tower.inputs:,} bytes, at the most",
+        limit=True,
     )
 
 
-def _host(setup: Setup) -> Iterator[Phase]:
+def host(setup: Setup) -> Iterator[Phase]:
+    """What each machine of the run takes of host memory, at the start and afterwards."""
     shapes, gpus = setup.shapes, setup.gpus_per_node
     servers = max(1, gpus // setup.tensor_parallel)
     processes = Part(
@@ -499,7 +508,10 @@ def _host(setup: Setup) -> Iterator[Phase]:
         _media(setup, 2, "features in the queue and on the ranks", "once each"),
         _media(setup, 1, "media on their way to vLLM", "in Ray's object store"),
         Part(
-            "vLLM's caches of media", servers * _MEDIA_CACHE, f"{servers} × 4 GiB (mm_processor_cache_gb), at the most"
+            "vLLM's caches of media",
+            servers * _MEDIA_CACHE,
+            f"{servers} × 4 GiB (mm_processor_cache_gb), at the most",
+            limit=True,
         ),
         Part(
             "a tensor while saving",

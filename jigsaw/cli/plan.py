@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jigsaw import memory
-from jigsaw.errors import JigsawError, OptionError
+from jigsaw.errors import JigsawError, OptionError, Problems
 from jigsaw.machine import SETUP
 from jigsaw.memory import GIB, Phase
 from jigsaw.pace import SHARE_OF_ROLLOUT, SHARE_OF_UPDATE, pace
@@ -48,7 +48,7 @@ def plan(
     if not (isfinite(gpu_memory) and gpu_memory > 0):
         raise OptionError("gpu_memory", gpu_memory, "must be a number of GB above 0")
     try:
-        from jigsaw.verl_plugin import launch
+        from jigsaw.verl_plugin import launch, preflight
         from jigsaw.verl_plugin import memory as options
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; to plan a training: {SETUP}") from error
@@ -56,6 +56,8 @@ def plan(
     given = [*(overrides or []), *([] if gpus is None else [f"trainer.n_gpus_per_node={gpus}"])]
     config = launch.plan_start(recipe, given).config
     setup = options.setup_of(config, gpu_memory)
+    if found := preflight.problems_of_sizes(config):
+        raise Problems(found)
     if why := memory.too_small(setup):
         raise OptionError("gpu_memory", gpu_memory, why)
     lacks, phases, machine = memory.lacks(setup), memory.phases(setup), memory.machine(setup)

@@ -11,7 +11,9 @@ from jigsaw.errors import JigsawError
 
 
 def sft(
-    recipe: Annotated[str, typer.Argument(help="Of configs/, ends in _sft.", metavar="RECIPE")],
+    recipe: Annotated[
+        str, typer.Argument(help="Of configs/, ends in _sft, or a YAML file of your own.", metavar="RECIPE")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Hydra overrides of its values.", metavar="NAME=VALUE")
     ] = None,

@@ -51,9 +51,11 @@ def train(
         typer.Option(min=0, help="So often, go on from the last complete checkpoint when a fault ends the run."),
     ] = 0,
     hang_factor: Annotated[
-        float,
-        typer.Option(min=1, help="With --restarts: a step of so many times the usual, and 10 minutes, is a fault."),
+        float, typer.Option(min=1, help="With --restarts: a step of so many times the usual is a fault.")
     ] = 20,
+    hang_limit: Annotated[
+        float, typer.Option(min=0, help="With --restarts: minutes that any step may take; no fault before.")
+    ] = 10,
     start_limit: Annotated[
         float, typer.Option(min=0, help="With --restarts: minutes until a start's first step; more are a fault.")
     ] = 60,
@@ -98,7 +100,7 @@ def train(
         return
     start.make_ready()
     if restarts:
-        limits = Limits(restarts, hang_factor=hang_factor, start_s=60 * start_limit)
+        limits = Limits(restarts, hang_factor=hang_factor, hang_floor_s=60 * hang_limit, start_s=60 * start_limit)
         folder = Path(start.config.trainer.default_local_dir)
         raise typer.Exit(Supervisor(again, folder, limits, launch.environment()).run(start))
     launch.train(start)

@@ -27,6 +27,8 @@ _ALL_OF, _DRAWN = 6, 500
 """Pieces whose orders are all gone through; how many stand for those of more."""
 _LARGEST = 100
 """Pieces from which on no float holds the number of their orders; the chance is 0 then in all digits."""
+_SUPERVISED = "train/loss"
+"""A metric of verl's supervised trainer alone."""
 _BESIDES = ("testing",)
 """Phases that verl's time of a step leaves out."""
 
@@ -160,15 +162,23 @@ def read_run(folder: Path) -> Run:
         raise JigsawError(f"{folder}: is no folder of a run; there is neither {sought}")
     files = sorted(file for metrics in looked for file in metrics.glob("*.jsonl"))
     starts = [
-        Start(file, steps, _read_object(record_of(file)), file.stat().st_mtime)
+        Start(file, steps, _read_record(record_of(file)), file.stat().st_mtime)
         for file in files
         if (steps := read_start(file))
     ]
     if not starts:
         where = next(metrics for metrics in looked if metrics.is_dir())
         raise JigsawError(f"{where}: no step is written yet, verl takes minutes to its first; try again later")
+    if any(_SUPERVISED in values for start in starts for values in start.steps.values()):
+        raise JigsawError(f"{folder}: is a run of the supervised baseline; a report is made of GRPO's, see {files[-1]}")
     below = folder / _CHECKPOINTS
     return Run(folder, below if below.is_dir() else folder, tuple(starts))
+
+
+def _read_record(file: Path) -> Mapping[str, Any]:
+    """What a start was made of; empty where it was not recorded, or not as record.py does."""
+    found = _read_object(file)
+    return found if isinstance(found.get("config"), dict) and isinstance(found.get("folder"), str) else {}
 
 
 def _read_object(file: Path) -> Mapping[str, Any]:

@@ -16,12 +16,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.machine import CLONE, SETUP_GPU, gpus
+from jigsaw.shapes import Shapes
 from jigsaw.verl_plugin.checkpoint import LOGS, log_override, override, quoted, resume_overrides
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 from jigsaw.verl_plugin.plans import whole
@@ -151,11 +152,14 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
     Raises:
         JigsawError: if there is no such recipe, or Hydra cannot compose the config; a line for each override.
     """
-    folder_of, recipe = _find(recipe)
+    given_recipe, (folder_of, recipe) = recipe, _find(recipe)
     given = list(_with_path_of_model(given))
     run = OUTPUTS.resolve() / f"{recipe}_jigsaw"
     start = [override("hydra.run.dir", run / "hydra")]
     config = _compose(folder_of, recipe, [*start, *given])
+    if "actor_rollout_ref" not in config:
+        raise JigsawError(f"{given_recipe} is trained with its answers: jigsaw sft {given_recipe}")
+    _check_names(folder_of, recipe, like="image")
     _check_numbers(folder_of, recipe, given)
     if not config.trainer.default_local_dir:
         config.trainer.default_local_dir = str(run / "checkpoints")
@@ -175,25 +179,34 @@ def plan_supervised(recipe: str, given: Sequence[str]) -> SupervisedStart:
     """What a start of the supervised baseline is made of; nothing is written.
 
     Args:
-        recipe: a name in ``configs/`` that ends in ``_sft``.
-        given: Hydra overrides.
+        recipe: a name in ``configs/`` that ends in ``_sft``, or a YAML file of one's own that builds on one.
+        given: Hydra overrides; and ``model=NAME`` for one of ``configs/models``.
 
     Raises:
         JigsawError: if there is no such recipe, or what is known would stop it; a line each.
     """
-    if recipe not in (known := _supervised()):
+    given_recipe, folder = recipe, CONFIGS
+    if recipe.endswith(".yaml"):
+        folder, recipe = _own(recipe)
+    elif recipe not in (known := _supervised()):
         raise JigsawError(f"there is no supervised recipe configs/{recipe}.yaml; there are {', '.join(known)}")
+    if machines := [line for line in given if line.startswith("machine=")]:
+        raise JigsawError(f"{machines[0]}: is GRPO's; the baseline runs on trainer.n_gpus_per_node GPUs of one machine")
+    given = list(_with_path_of_model(given, "model.path"))
     run = OUTPUTS.resolve() / recipe
     start = [override("hydra.run.dir", run / "hydra")]
-    config = _compose(CONFIGS, recipe, [*start, *given])
+    config = _compose(folder, recipe, [*start, *given])
+    if "actor_rollout_ref" in config:
+        raise JigsawError(f"{given_recipe} is trained by GRPO: jigsaw train {given_recipe}")
+    _check_names(folder, recipe, like="image_sft")
     if not config.trainer.default_local_dir:
         config.trainer.default_local_dir = str(run / "checkpoints")
         start.append(override(_FOLDER, run / "checkpoints"))
     if found := list(_supervised_problems(config)):
         raise Problems(found)
     metrics = Path(config.trainer.default_local_dir, "metrics", f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl").resolve()
-    where = [f"--config-dir={CONFIGS}", f"--config-name={recipe}"]
-    return SupervisedStart([*where, *start], list(given), config, metrics)
+    where = [f"--config-dir={folder}", f"--config-name={recipe}", _search(CONFIGS)]
+    return SupervisedStart([*where, *start], given, config, metrics)
 
 
 def _supervised() -> list[str]:
@@ -268,21 +281,59 @@ def leave_cpu(config: DictConfig) -> list[str]:
 def _find(recipe: str) -> tuple[Path, str]:
     """The folder and the name of a recipe."""
     if recipe.endswith(".yaml"):
-        file = Path(recipe).resolve()
-        if not file.is_file():
-            raise JigsawError(f"{recipe}: there is no such file; copy a recipe of {CONFIGS} to begin with")
-        try:
-            found = OmegaConf.load(file)
-        except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-            raise JigsawError(f"{recipe}: is no YAML that can be read ({' '.join(str(error).split()):.200})") from error
-        if not isinstance(found, DictConfig) or "defaults" not in found:
-            raise JigsawError(f"{recipe}: is no recipe; begin it with defaults: [base, machine: gpu_8, _self_]")
-        return file.parent, file.stem
+        return _own(recipe)
     if recipe in _supervised():
         raise JigsawError(f"{recipe} is trained with its answers: jigsaw sft {recipe}")
     if recipe not in (known := recipes()):
         raise JigsawError(f"there is no recipe configs/{recipe}.yaml; there are {', '.join(known)}")
     return CONFIGS, recipe
+
+
+def _own(recipe: str) -> tuple[Path, str]:
+    """The folder and the name of a recipe of one's own, by its file."""
+    file = Path(recipe).resolve()
+    if not file.is_file():
+        raise JigsawError(f"{recipe}: there is no such file; copy a recipe of {CONFIGS} to begin with")
+    try:
+        found = OmegaConf.load(file)
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise JigsawError(f"{recipe}: is no YAML that can be read ({' '.join(str(error).split()):.200})") from error
+    builds_on = found.get("defaults") if isinstance(found, DictConfig) else None
+    if not isinstance(builds_on, ListConfig):
+        raise JigsawError(f"{recipe}: is no recipe; begin it with defaults: [base, machine: gpu_8, _self_]")
+    if file.stem in builds_on:
+        raise JigsawError(f"{recipe}: builds on {file.stem}, its own name; rename the file")
+    return file.parent, file.stem
+
+
+def _check_names(folder: Path, recipe: str, like: str) -> None:
+    """Raise :class:`Problems` where a recipe of one's own has misspelt values of ours.
+
+    Wrong is a name that a recipe of ours does not have, while it has one beside it that is near, or that very name
+    elsewhere. What resembles nothing is a value of one's own.
+
+    Args:
+        folder: of the recipe.
+        recipe: its name.
+        like: a recipe of ours that has all values that one of its kind may have.
+    """
+    if folder == CONFIGS:
+        return
+    file = folder / f"{recipe}.yaml"
+    values = [name for name in _names(OmegaConf.to_container(OmegaConf.load(file))) if name != "defaults"]
+    known = list(_names(OmegaConf.to_container(_as_it_is(CONFIGS, like))))
+    wrong = []
+    for name in values:
+        above, _, last = name.rpartition(".")
+        if name in known or (above and above not in known):
+            continue
+        beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == above}
+        near = [beside[part] for part in difflib.get_close_matches(last, beside, _SHOWN, cutoff=0.8)]
+        near = near or [other for other in known if other.rpartition(".")[2] == last][:_SHOWN]
+        if near:
+            wrong.append(f"{file.name}: {name} is unknown; did you mean {' or '.join(near)}?")
+    if wrong:
+        raise Problems(wrong)
 
 
 def models() -> dict[str, DictConfig]:
@@ -291,7 +342,7 @@ def models() -> dict[str, DictConfig]:
     return {file.stem: config for file in files if isinstance(config := OmegaConf.load(file), DictConfig)}
 
 
-def _with_path_of_model(given: Sequence[str]) -> Iterator[str]:
+def _with_path_of_model(given: Sequence[str], option: str = _PATH) -> Iterator[str]:
     """The overrides, ``model=NAME`` as the model's path, unless that is given too: verl has a group of that name."""
     for line in given:
         key, _, name = line.partition("=")
@@ -300,8 +351,21 @@ def _with_path_of_model(given: Sequence[str]) -> Iterator[str]:
             continue
         if name not in (known := models()):
             raise JigsawError(f"model={name}: there is no configs/models/{name}.yaml; there are {', '.join(known)}")
-        if not any(other.startswith(f"{_PATH}=") for other in given):
-            yield f"{_PATH}={known[name].name}"
+        own = [parsed.value() for parsed in _parse(other for other in given if other.startswith(f"{option}="))]
+        if not own:
+            yield f"{option}={known[name].name}"
+        elif not _is_of(known[name], str(own[-1])):
+            raise JigsawError(f"model={name}, but {own[-1]} holds another model; leave model={name} out")
+
+
+def _is_of(model: DictConfig, path: str) -> bool:
+    """Whether a folder's weights may be a model's; yes where the folder does not say, which is said elsewhere."""
+    file = Path(path, "config.json")
+    try:
+        found, known = (Shapes.of(read) for read in (json.loads(file.read_text(encoding="utf-8")), model.config))
+    except (JigsawError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True
+    return (found.text.hidden, found.text.layers) == (known.text.hidden, known.text.layers)
 
 
 def train(start: Start) -> None:
@@ -383,7 +447,7 @@ def _check_numbers(folder: Path, recipe: str, given: Sequence[str]) -> None:
             raise Problems(wrong)
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
+def _parse(overrides: Iterable[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(overrides))
 
 

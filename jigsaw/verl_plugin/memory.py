@@ -122,8 +122,6 @@ def _unknown(config: DictConfig) -> Iterator[str]:
             )
         if not model.lora.merge:
             yield f"{_MODEL}.lora.merge is false: a plan can be made with true alone"
-    if not 0 < rollout.gpu_memory_utilization <= 1:
-        yield f"{OPTIONS['share']} is {rollout.gpu_memory_utilization}: it must be above 0, and 1 at most"
 
 
 def shapes_of(path: str) -> Shapes:

@@ -28,6 +28,8 @@ PROCESSORS = ("Qwen2_5_VLProcessor", "Qwen3VLProcessor")
 """Models of other processors were not run; a name that is added here needs a run of tests/e2e."""
 POSITION = "position"
 """Where in its ``extra_info`` a prompt to train on holds its index in the dataset."""
+_LOOKED_AT = 8
+"""Rows of a source whose media are looked for; those of all jigsaw verify looks at."""
 _KWARGS = "reward.custom_reward_function.reward_kwargs"
 
 
@@ -108,8 +110,9 @@ class Plans:
             The most media of each kind, image or video, that a prompt shows, at any level of a difficulty schedule.
 
         Raises:
-            JigsawError: for a row that is no puzzle, for ids that are not unique, and for a reward that does not take
-                its options or lacks what a difficulty schedule goes by; the message names the file and the row.
+            JigsawError: for a row that is no puzzle, for ids that are not unique, for a source whose first rows have no
+                media, and for a reward that does not take its options or lacks what a difficulty schedule goes by; the
+                message names the file and the row.
         """
         rows: dict[str, int] = {}
         shown: Counter[str] = Counter()
@@ -128,6 +131,8 @@ class Plans:
                 shown |= media_counts(puzzle["raw_prompt"])
             scored_alike = (item["data_source"], extra_info["task"], extra_info["answer_format"], "grid" in extra_info)
             examples.setdefault(scored_alike, item)
+        for source in self._rows:
+            self._check_files(source[:_LOOKED_AT])
         if reward.custom_reward_function.path == REWARD:  # and not one of the user's
             self._check_reward(reward.custom_reward_function.reward_kwargs, list(examples.values()))
         elif self._difficulties and not reward.reward_model.enable:
@@ -135,6 +140,23 @@ class Plans:
             for item in of_a_schedule[:1]:
                 _check_says_exact(reward.custom_reward_function, item)
         return shown
+
+    def _check_files(self, rows: range) -> None:
+        """Raise JigsawError if none of these rows has its media, as it is where their folder is another."""
+        missing = None
+        for index in rows:
+            file, place = self._place(index)
+            item = self._item(index, next(each_row(self._tables[file].slice(place, 1))), epoch=0)
+            task = TASKS[item["extra_info"]["task"]]
+            names = [name for spec in media_specs(item["raw_prompt"]) for name in task.files(spec)]
+            gone = next((path for name in names if not (path := Path(self._media_roots[file], name)).exists()), None)
+            if gone is None:
+                return
+            missing = missing or f"{self._where(index)}: {gone}"
+        raise JigsawError(
+            f"{missing}: there is no such file, nor those of the rows after it; give the folder that the rows' paths "
+            "are relative to (media_root)"
+        )
 
     def _check_reward(self, given: DictConfig | None, items: list[dict[str, Any]]) -> None:
         """Raise JigsawError unless the reward takes its options, and with them an item of each kind."""

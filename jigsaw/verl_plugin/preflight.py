@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from math import inf, isinf
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.rows import read_table
 from jigsaw.shapes import FAMILIES, Shapes
 from jigsaw.verl_plugin import checkpoint
+from jigsaw.verl_plugin.launch import models
 from jigsaw.verl_plugin.memory import setup_of
 from jigsaw.verl_plugin.packed import PACKED_ENGINE, is_packed
 from jigsaw.verl_plugin.plans import (
@@ -72,6 +74,11 @@ def problems(config: DictConfig) -> list[str]:
 
 
 Check = Callable[[DictConfig], Iterator[str]]
+
+
+def problems_of_sizes(config: DictConfig) -> list[str]:
+    """The same of a config's numbers alone, whatever the machine and the data."""
+    return [line for check in SIZES for line in _lines(check, config)]
 
 
 def _lines(check: Check, config: DictConfig) -> Iterator[str]:
@@ -195,6 +202,7 @@ def check_model(config: DictConfig) -> Iterator[str]:
         yield from _line(_check_kind_of, folder)
     elif not _HUB_NAME.fullmatch(path):
         hint = "; ~ stands for no folder here, write it out" if path.startswith("~") else ""
+        hint = f"; to have it from the hub: model={path}" if path in models() else hint
         yield f"{where}; there is no such folder{hint}"
     else:
         yield from _line(_check_hub, path)
@@ -268,6 +276,23 @@ def _check_hub(name: str) -> None:
             f"{where}: neither a folder nor in the hub's cache, and the hub cannot be asked ({type(error).__name__}); "
             f"mend the network, or {other}"
         ) from error
+
+
+ABOVE_ZERO = {
+    f"{_ACTOR}.optim.lr": inf,
+    f"{_ROLLOUT}.temperature": inf,
+    f"{_ROLLOUT}.top_p": 1,
+    f"{_ROLLOUT}.gpu_memory_utilization": 1,
+}
+"""Numbers that must be above 0, and what they may be at most."""
+
+
+def check_numbers(config: DictConfig) -> Iterator[str]:
+    """Numbers that verl and vLLM refuse after minutes, or that train the wrong way without a word."""
+    for option, most in ABOVE_ZERO.items():
+        value = OmegaConf.select(config, option)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            yield f"{option} is {value!r:.60}; it must be above 0{'' if isinf(most) else f', and {most} at most'}"
 
 
 def check_batches(config: DictConfig) -> Iterator[str]:
@@ -390,15 +415,22 @@ def check_machine(config: DictConfig) -> Iterator[str]:
     if trainer.default_local_dir:
         yield from _check_disk(config)
     if not on_cpu and (card := machine.gpu_memory()) is not None:
-        yield from _check_card(config, card)
+        yield from _check_memory(config, card)
 
 
-def _check_card(config: DictConfig, card: int) -> Iterator[str]:
-    """What takes more than a whole card, of so many bytes; the tenth that a plan spares is not asked for."""
+def _check_memory(config: DictConfig, card: int) -> Iterator[str]:
+    """What takes more than a whole card, of so many bytes, or than the machine; the tenth of a card that a plan spares
+    is not asked for."""
     try:
         setup = setup_of(config, card / memory.SHOWN / GIB)
     except JigsawError:  # nothing can be worked out; what is wrong is said elsewhere
         return
+    there = machine.memory()
+    if (least := max(phase.least for phase in memory.host(setup))) > there:
+        yield (
+            f"this machine has {there / GIB:.0f} GiB of memory, {least / GIB:.0f} are taken for certain; jigsaw plan "
+            "RECIPE says by what"
+        )
     found = f"a GPU here has {card / GIB:.1f} GiB"
     if why := memory.too_small(setup):
         yield f"{found}: {why}"
@@ -607,12 +639,12 @@ def check_watched(config: DictConfig) -> Iterator[str]:
         yield from _line(whole, f"trainer.{name}", trainer[name], 1)
 
 
+SIZES: tuple[Check, ...] = (check_numbers, check_batches, check_rollout)
 CHECKS: tuple[Check, ...] = (
     check_data,
     check_model,
     check_modes,
-    check_batches,
-    check_rollout,
+    *SIZES,
     check_machine,
     check_folder,
     check_loggers,

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jigsaw.cli import app
-from jigsaw.errors import OptionError
+from jigsaw.errors import OptionError, Problems
 from jigsaw.verl_plugin.launch import recipes
 
 PROMPTS = {"image": 700, "video": 4500, "depth": 1800, "mixture": 1925, "image_2x2": 500, "video_4_clips": 3000}
@@ -76,6 +76,20 @@ def test_what_does_not_fit_ends_with_what_to_do() -> None:
     assert "does not fit: rollout takes 95.7 GiB of the 71.1 that are 90% of a card" in ended.stdout
     assert "fits with: actor_rollout_ref.actor.fsdp_config.offload_policy=true\n" in ended.stdout
     assert "or: trainer.n_gpus_per_node=4 actor_rollout_ref.rollout.gpu_memory_utilization=0.55\n" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--gpus", "6"], "256 × actor_rollout_ref.rollout.n=16 responses do not divide by 6 GPUs; change one of them"),
+        ([PACKED, "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=9000"], "is below 10240 tokens, which a prompt"),
+        (["actor_rollout_ref.rollout.gpu_memory_utilization=1.5"], "is 1.5; it must be above 0, and 1 at most"),
+    ],
+)
+def test_what_would_not_start_is_not_planned(given: list[str], said: str) -> None:
+    with pytest.raises(Problems) as raised:
+        run("image", *given)
+    assert said in str(raised.value)
 
 
 @pytest.mark.seconds

@@ -343,6 +343,24 @@ def test_a_run_of_nothing_is_one_line(
     assert not Path("run/report.html").exists()
 
 
+def test_a_supervised_run_is_told_to_be_one(tmp_path: Path) -> None:
+    log(tmp_path / "metrics/20260102T030405.jsonl", {1: {"train/loss": 2.5}})
+    with pytest.raises(
+        JigsawError, match=r"is a run of the supervised baseline; a report is made of GRPO's, see .*jsonl"
+    ):
+        write_report(tmp_path, now=0)
+
+
+@pytest.mark.parametrize("record", ["{}", "[1]", '{"config": {}}', "{"])
+def test_a_record_that_is_none_is_left_out(tmp_path: Path, record: str) -> None:
+    metrics = tmp_path / "metrics/20260102T030405.jsonl"
+    log(metrics, {step: trained(step) for step in range(1, 4)})
+    record_of(metrics).write_text(record)
+    out, found = write_report(tmp_path, now=0)
+    assert (found["recipe"], found["versions"]) == (None, None)
+    assert "This start recorded neither." in Page(out).text
+
+
 def test_a_page_replaces_pages_alone(run: Path) -> None:
     metrics = run / "checkpoints/metrics/20260102T040506.jsonl"
     before = metrics.read_bytes()

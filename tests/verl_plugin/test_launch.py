@@ -1,5 +1,6 @@
 """What ``jigsaw train`` says before verl's first line, and what it starts."""
 
+import json
 import os
 import subprocess
 import sys
@@ -67,6 +68,14 @@ def test_a_model_is_chosen_by_its_name() -> None:
         JigsawError, match=r"model=qwen3: there is no configs/models/qwen3\.yaml; there are qwen2_5_vl_32b"
     ):
         plan_start("image", ["model=qwen3"])
+
+
+def test_a_models_name_beside_other_weights_is_refused(tmp_path: Path) -> None:
+    weights = f"actor_rollout_ref.model.path={tmp_path}"
+    (tmp_path / "config.json").write_text(json.dumps(OmegaConf.to_container(launch.models()["qwen2_5_vl_7b"].config)))
+    assert list(launch._with_path_of_model(["model=qwen2_5_vl_7b", weights])) == [weights]
+    with pytest.raises(JigsawError, match=f"model=qwen3_vl_8b, but {tmp_path} holds another model; leave model="):
+        plan_start("image", ["model=qwen3_vl_8b", weights])
 
 
 @pytest.mark.parametrize("name", ["a, b [1]", "it's {here} & there", "データ"])
@@ -282,6 +291,47 @@ def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path, text: str, said: s
     with pytest.raises(JigsawError, match=f"mine.yaml: {said}") as error:
         plan_start(str(mine), [])
     assert "\n" not in str(error.value)
+
+
+def test_a_recipe_that_builds_on_its_own_name_is_one_line(tmp_path: Path) -> None:
+    mine = tmp_path / "image.yaml"
+    mine.write_text("defaults: [image, _self_]\n")
+    with pytest.raises(JigsawError, match=r"image\.yaml: builds on image, its own name; rename the file"):
+        plan_start(str(mine), [])
+
+
+def test_what_a_recipe_of_ones_own_misspells_is_said_and_what_is_its_own_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "defaults: [image, _self_]\n"
+        "data: {train_bach_size: 12}\n"
+        "trainer: {max_response_length: 9, notes: mine}\n"
+        "reward: {custom_reward_function: {reward_kwargs: {bonus: 1}}}\n"
+    )
+    with pytest.raises(Problems) as raised:
+        plan_start(str(mine), [])
+    assert str(raised.value).splitlines() == [
+        "mine.yaml: data.train_bach_size is unknown; did you mean data.train_batch_size?",
+        "mine.yaml: trainer.max_response_length is unknown; did you mean data.max_response_length?",
+    ]
+
+
+def test_a_supervised_recipe_of_ones_own(tmp_path: Path) -> None:
+    mine, data = tmp_path / "mine.yaml", tmp_path / "a.parquet"
+    mine.write_text("defaults: [image_sft, _self_]\ntrainer: {n_gpus_per_node: 2, device: cpu}\n")
+    data.touch()
+    given = [f"data.{name}={data}" for name in ("train_files", "val_files")]
+    start = launch.plan_supervised(str(mine), [*given, f"data.media_root={tmp_path}", "model=qwen2_5_vl_3b"])
+    assert start.config.model.path == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert start.config.trainer.default_local_dir.endswith("outputs/mine/checkpoints")
+    assert "--nproc_per_node=2" in start.command
+    with pytest.raises(JigsawError, match=f"{mine} is trained with its answers: jigsaw sft {mine}"):
+        plan_start(str(mine), [])
+    with pytest.raises(JigsawError, match=r"machine=gpu_1: is GRPO's; the baseline runs on trainer\.n_gpus"):
+        launch.plan_supervised(str(mine), ["machine=gpu_1"])
+    mine.write_text("defaults: [image, _self_]\n")
+    with pytest.raises(JigsawError, match=f"{mine} is trained by GRPO: jigsaw train {mine}"):
+        launch.plan_supervised(str(mine), [])
 
 
 def test_a_word_for_a_number_is_one_line_each() -> None:

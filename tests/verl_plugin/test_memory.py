@@ -100,7 +100,6 @@ def test_verls_own_engine_always_computes_them_first(image: DictConfig) -> None:
         (f"{ROLE}.actor.use_dynamic_bsz", True, "use_dynamic_bsz is True: a plan can be made with false alone"),
         (f"{ROLE}.rollout.free_cache_engine", False, "free_cache_engine is False: a plan can be made with true alone"),
         ("trainer.device", "cpu", "trainer.device is cpu: a plan is made for GPUs"),
-        (f"{ROLE}.rollout.gpu_memory_utilization", 2, "utilization is 2: it must be above 0, and 1 at most"),
         ("data.train_batch_size", 0, "data.train_batch_size is 0; it must be a whole number, 1 or more"),
         (f"{ROLE}.model.path", "nope", "model.path is nope: no folder, and its shapes are not known; give a folder"),
     ],

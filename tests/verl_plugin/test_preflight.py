@@ -27,6 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """256 rows and 8 held-out ones, a media folder, and what tells a model's kind."""
     made = tmp_path_factory.mktemp("start")
     (made / "media").mkdir()
+    for name in ("0.png", "256.png", "0.mp4"):  # of the first rows
+        (made / "media" / name).touch()
     pq.write_table(pa.Table.from_pylist(rows(0, 256)), made / "train.parquet")
     pq.write_table(pa.Table.from_pylist(rows(256, 8)), made / "val.parquet")
     (made / "model").mkdir()
@@ -59,6 +61,7 @@ def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "check_gpu_software", lambda: [Check("C compiler", "ok", "/usr/bin/gcc")])
     monkeypatch.setattr(machine, "gpus", lambda: 8)
     monkeypatch.setattr(machine, "gpu_memory", lambda: 80 * GIB)
+    monkeypatch.setattr(machine, "memory", lambda: 1024 * GIB)
     monkeypatch.setattr(machine, "cores", lambda: 64)
     monkeypatch.setattr(machine, "last_cluster", lambda: "")
     monkeypatch.setattr(machine, "installed", {"vllm": "0.24.0"}.get)
@@ -106,6 +109,7 @@ def test_a_start_that_can_be_is_let_through(said_of: Said, folder: Path) -> None
         ({"reward.custom_reward_function.path": "my.py"}, "reward.custom_reward_function.path is my.py; there is no"),
         ({"reward.custom_reward_function.reward_kwargs": {"gama": 1}}, "unknown reward option gama"),
         ({f"{MODEL}.path": "models/mine/7b"}, f"{MODEL}.path is models/mine/7b; there is no such folder"),
+        ({f"{MODEL}.path": "qwen3_vl_8b"}, "there is no such folder; to have it from the hub: model=qwen3_vl_8b"),
         ({f"{MODEL}.path": "~/7b"}, "~ stands for no folder here, write it out"),
         ({f"{MODEL}.path": None}, f"{MODEL}.path is not set; give a folder, or a name on the hub"),
         ({"trainer.v1.trainer_mode": "colocate_async"}, "trainer.v1.trainer_mode is colocate_async: the sampler and"),
@@ -126,6 +130,9 @@ def test_a_start_that_can_be_is_let_through(said_of: Said, folder: Path) -> None
         ({LIMIT: {"image": {"count": 3}}}, f"{LIMIT} allows 3 of image"),
         ({LIMIT: 9}, f"{LIMIT} is 9; it must be like {{image: 9, video: 0}}, or left out"),
         ({f"{ROLLOUT}.name": "sglang"}, f"{ROLLOUT}.name is sglang: it is not installed; set it to vllm"),
+        ({f"{ROLLOUT}.gpu_memory_utilization": 1.1}, "_utilization is 1.1; it must be above 0, and 1 at most"),
+        ({f"{ROLLOUT}.temperature": 0}, f"{ROLLOUT}.temperature is 0; it must be above 0"),
+        ({f"{ACTOR}.optim.lr": -1e-6}, f"{ACTOR}.optim.lr is -1e-06; it must be above 0"),
         ({f"{ROLLOUT}.tensor_model_parallel_size": 3}, "8 GPUs do not divide by actor_rollout_ref.rollout.tens"),
         ({f"{ACTOR}.ppo_mini_batch_size": 257}, "ppo_mini_batch_size=257 is more than data.train_batch_size=256"),
         ({"trainer.n_gpus_per_node": 3}, f"=256 × {ROLLOUT}.n=16 responses do not divide by 3 GPUs"),
@@ -178,6 +185,18 @@ def test_a_card_that_a_phase_does_not_fit_is_said(
     monkeypatch.setattr(machine, "gpu_memory", lambda: card * GIB)
     of_card = [line for line in said_of({f"{MODEL}.path": str(tmp_path)}) if "a GPU here" in line]
     assert (of_card == []) if said is None else of_card[0].startswith(said)
+
+
+def test_a_machine_whose_memory_is_too_small_is_said(
+    said_of: Said, seven_b: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "memory", lambda: 64 * GIB)
+    changes = {"actor_rollout_ref.model.path": str(seven_b), "trainer.save_freq": -1}  # whatever this disk has
+    assert said_of(changes) == []
+    offloaded = {"actor_rollout_ref.actor.fsdp_config.offload_policy": True}
+    assert said_of(changes | offloaded) == [
+        "this machine has 64 GiB of memory, 156 are taken for certain; jigsaw plan RECIPE says by what"
+    ]
 
 
 def test_packs_ask_for_no_micro_batches(said_of: Said) -> None:
@@ -486,6 +505,18 @@ def test_a_bad_row_is_named(said_of: Said, tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(bad), tmp_path / "bad.parquet")
     (line,) = said_of({"data.train_files": str(tmp_path / "bad.parquet")})
     assert "bad.parquet, row 17: " in line
+
+
+@pytest.mark.parametrize(("name", "row"), [("train", 0), ("val", 256)])
+def test_a_folder_without_the_rows_media_is_said(said_of: Said, tmp_path: Path, name: str, row: int) -> None:
+    for number in {0, 256} - {row}:
+        (tmp_path / f"{number}.png").touch()
+    (tmp_path / f"{row + 8}.png").touch()  # too late
+    (said,) = said_of({"data.media_root": str(tmp_path)})
+    assert f"{name}.parquet, row 0: {tmp_path}/{row}.png: there is no such file, nor those of the rows after" in said
+    (tmp_path / f"{row + 7}.png").touch()
+    (tmp_path / f"{0 if row else 256}.png").touch()
+    assert said_of({"data.media_root": str(tmp_path)}) == []
 
 
 def test_held_out_rows_are_looked_at_too(said_of: Said, tmp_path: Path) -> None:

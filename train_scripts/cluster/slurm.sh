@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# A run on one or more nodes of Slurm: Ray on each, `jigsaw train` on the first. Submit it in the clone's folder:
+# A run on one or more nodes of Slurm: Ray on each, train_scripts/launch.sh on the first. Submit it in the clone's folder:
 #
-#   sbatch --nodes=2 --gpus-per-node=8 train_scripts/cluster/slurm.sh image --data /data/image --media-root /data/coco
+#   export DATA=/data/image MEDIA_ROOT=/data/coco
+#   sbatch --nodes=2 --gpus-per-node=8 train_scripts/cluster/slurm.sh image
 #
-# Arguments are the recipe and Hydra overrides; trainer.nnodes follows from --nodes. What the run prints is in
+# Arguments and variables are launch.sh's: recipe and Hydra overrides, MODEL, DATA, MEDIA_ROOT, OUTPUT, DRY_RUN;
+# trainer.nnodes follows from --nodes. What the run prints is in
 # slurm-JOB.out, and in outputs/slurm/JOB with the log of each node. The job's exit code is the run's.
 #
 #   JOIN_SECONDS=300   the time that all nodes have to join
@@ -23,7 +25,7 @@ fail() {
 
 [[ -n ${SLURM_JOB_ID:-} && -n ${SLURMD_NODENAME:-} ]] ||
     fail "submit it: sbatch --nodes=2 train_scripts/cluster/slurm.sh RECIPE …"
-(($#)) || fail "which recipe? sbatch … train_scripts/cluster/slurm.sh image data.train_files=…"
+(($#)) || fail "which recipe? sbatch … train_scripts/cluster/slurm.sh image"
 # Slurm runs a copy of this file from elsewhere.
 cd "$SLURM_SUBMIT_DIR" || exit 1
 [[ -f train_scripts/cluster/ray_node.sh ]] || fail "$SLURM_SUBMIT_DIR is not the clone's folder; submit it there"
@@ -106,7 +108,7 @@ wait "$joining" || exit 1
 
 exec 3> >(trap '' TERM INT && exec tee "$JIGSAW_LOGS/train.log")
 tee=$!
-.venv/bin/jigsaw train "$@" trainer.nnodes="${#nodes[@]}" ray_kwargs.ray_init.address="$address" >&3 2>&1 &
+bash train_scripts/launch.sh "$@" trainer.nnodes="${#nodes[@]}" ray_kwargs.ray_init.address="$address" >&3 2>&1 &
 run=$!
 exec 3>&-
 while alive "$run"; do
