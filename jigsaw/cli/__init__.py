@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from jigsaw import __version__
+from jigsaw.cli.checkpoint import checkpoint, merge
 from jigsaw.cli.doctor import doctor
-from jigsaw.cli.merge import merge
 from jigsaw.cli.plan import plan
 from jigsaw.cli.prepare import prepare
 from jigsaw.cli.pull import pull_data
@@ -39,6 +39,7 @@ app.command()(smoke)
 app.command()(train)
 app.command()(sft)
 app.command()(report)
+app.add_typer(checkpoint, name="checkpoint")
 app.command()(merge)
 app.command()(doctor)
 

@@ -42,11 +42,7 @@ def plan(
 
     Example: [bold]jigsaw plan video model=qwen3_vl_8b --gpus 4[/]
     """
-    for name, value in (("gpus", gpus), ("prompt_tokens", prompt_tokens), ("reply_tokens", reply_tokens)):
-        if value is not None and value < 1:
-            raise OptionError(name, value, "must be 1 or more")
-    if not (isfinite(gpu_memory) and gpu_memory > 0):
-        raise OptionError("gpu_memory", gpu_memory, "must be a number of GB above 0")
+    _check_options(gpu_memory, gpus=gpus, prompt_tokens=prompt_tokens, reply_tokens=reply_tokens)
     try:
         from jigsaw.verl_plugin import launch, preflight
         from jigsaw.verl_plugin import memory as options
@@ -105,6 +101,14 @@ def plan(
         )
     if lacks:
         raise typer.Exit(1)
+
+
+def _check_options(gpu_memory: float, **counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise OptionError(name, value, "must be 1 or more")
+    if not (isfinite(gpu_memory) and gpu_memory > 0):
+        raise OptionError("gpu_memory", gpu_memory, "must be a number of GB above 0")
 
 
 def _gib(size: float) -> float:

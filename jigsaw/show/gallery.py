@@ -290,12 +290,12 @@ def render_page(cards: list[Card], *, title: str, rows: int, seed: int, epoch: i
 
 
 def render(template: str, **values: Any) -> str:
-    """A page by a template of this folder; what is put in is text, never markup, unless it is ``Markup``."""
+    """A page by a template of this folder; what is put into HTML is text, never markup, unless it is ``Markup``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("jigsaw.show", ""),
-        autoescape=True,
+        autoescape=template.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

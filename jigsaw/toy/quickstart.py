@@ -33,7 +33,7 @@ from jigsaw.tasks import plan
 from jigsaw.toy.clock import Clock
 from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
 from jigsaw.toy.verdict import clustered_error, mean_scores, verdict
-from jigsaw.verl_plugin.child import SFT, merge_checkpoint, train_with_verl
+from jigsaw.verl_plugin.child import SFT, train_with_verl
 from jigsaw.verl_plugin.launch import CONFIGS, OUTPUTS
 
 HELDOUT = 240
@@ -182,6 +182,7 @@ class Quickstart:
 
     def _warm_start_round(self, number: int, steps: int, model: Path, target: Path, progress: Progress) -> None:
         from jigsaw.verl_plugin.checkpoint import override
+        from jigsaw.verl_plugin.export import export_checkpoint
 
         checkpoints = self.out / "warm_start"
         shutil.rmtree(checkpoints, ignore_errors=True)  # of a start that was cut off, or of the round before
@@ -209,7 +210,7 @@ class Quickstart:
             metrics=self.out / f"warm_start_round_{number + 1}.jsonl",
             on_step=on_step,
         )
-        merge_checkpoint(checkpoints / f"global_step_{steps}", target, log=self.log)
+        export_checkpoint(checkpoints / f"global_step_{steps}", target)
         progress.remove_task(bar)
 
     def _sampled_valid(self, folder: Path) -> float:
@@ -309,11 +310,12 @@ class Quickstart:
     def merge(self) -> str:
         """The last checkpoint as a Hugging Face folder."""
         from jigsaw.verl_plugin.checkpoint import last_whole
+        from jigsaw.verl_plugin.export import export_checkpoint
 
         if not self.trained_model.is_dir():
             checkpoint = last_whole(self.checkpoints)
             assert checkpoint is not None  # grpo() has just made it
-            merge_checkpoint(checkpoint / "actor", self.trained_model, log=self.log)
+            export_checkpoint(checkpoint, self.trained_model)
         return str(self.trained_model)
 
     def metrics(self) -> dict[int, Metrics]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jigsaw.errors import JigsawError
-from jigsaw.files import atomic_folder
 from jigsaw.processes import MARK, kill_leftovers, undisturbed
 from jigsaw.show.training import Metrics, read_metrics
 from jigsaw.verl_plugin.checkpoint import LOGS, log_override
@@ -98,42 +97,3 @@ def last_error(log: Path, begin: int = 0) -> str:
 
 _EXCEPTION = re.compile(r"[A-Za-z_.]*(Error|Exception): .+")
 _OWN = re.compile(r"(^error|JigsawError): (?P<message>.+)")
-
-
-ADAPTER = "lora_adapter"
-"""The folder, in a merged checkpoint's, of an adapter that was trained."""
-
-
-def merge_checkpoint(checkpoint: Path, target: Path, *, log: Path) -> None:
-    """Turn a checkpoint of verl's FSDP engine into a Hugging Face folder, by rename.
-
-    Args:
-        checkpoint: its ``actor`` folder.
-        target: folder to make.
-        log: file that takes what verl's merger prints.
-
-    Raises:
-        JigsawError: if the merger fails.
-    """
-    begin = _size(log)
-    with atomic_folder(target) as draft, log.open("ab") as sink:
-        command = ["merge", "--backend=fsdp", f"--local_dir={checkpoint}", f"--target_dir={draft}"]
-        code = subprocess.run(
-            [sys.executable, "-m", "verl.model_merger", *command], stdout=sink, stderr=subprocess.STDOUT, check=False
-        ).returncode
-        if code != 0:
-            raise JigsawError(f"{checkpoint} could not be merged: {last_error(log, begin)} (all of it: {log})")
-        if (draft / ADAPTER).is_dir():
-            _merge_adapter(draft)
-
-
-def _merge_adapter(folder: Path) -> None:
-    """Have the weights of a folder be the base's with its adapter: verl's merger leaves the two apart."""
-    from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
-
-    base = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
-    merged = PeftModel.from_pretrained(base, folder / ADAPTER).merge_and_unload(safe_merge=True)
-    for file in folder.glob("*.safetensors*"):
-        file.unlink()
-    merged.save_pretrained(folder)

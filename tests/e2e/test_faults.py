@@ -84,16 +84,18 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _find(supervisor: psutil.Process, name: str) -> psutil.Process | None:
-    """A running process of a run by how its command begins."""
-    for process in _below(supervisor):
-        try:
-            command = " ".join(process.cmdline())
-            if command.startswith(name) or (name == "driver" and process.ppid() == supervisor.pid):
-                return process
-        except psutil.NoSuchProcess:
-            continue
-    return None
+def _find(supervisor: psutil.Process, name: str) -> psutil.Process:
+    """A running process of a run by how its command begins, which Ray writes anew with each call."""
+    for _ in range(100):
+        for process in _below(supervisor):
+            try:
+                command = " ".join(process.cmdline())
+                if command.startswith(name) or (name == "driver" and process.ppid() == supervisor.pid):
+                    return process
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(0.1)
+    raise AssertionError(f"{name} is not among {[process.name() for process in _below(supervisor)]}")
 
 
 def _steps(folder: Path) -> int:
@@ -126,16 +128,12 @@ def _disturb(supervisor: psutil.Process, folder: Path, done: list[str]) -> None:
             since = time.time()
             while not _is_saving(folder, since):
                 time.sleep(0.002)
-        process = _find(supervisor, victim)
-        assert process is not None, victim
-        process.kill()
+        _find(supervisor, victim).kill()
         done.append(victim)
     seen = _steps(folder)
     while _steps(folder) < seen + 2:
         time.sleep(0.1)
-    rank = _find(supervisor, "ray::WorkerDict")
-    assert rank is not None
-    rank.suspend()
+    _find(supervisor, "ray::WorkerDict").suspend()
     done.append("hang")
 
 
@@ -171,9 +169,7 @@ def test_a_killed_rank_and_a_killed_driver_change_no_weights_and_the_restarts_en
         for step, victim in enumerate(("ray::WorkerDict", "driver"), 1):
             while _steps(folder) < step:
                 time.sleep(0.1)
-            process = _find(supervisor, victim)
-            assert process is not None
-            process.kill()
+            _find(supervisor, victim).kill()
 
     code, said = _run([*_command(folder, root, tiny_model, *steps), "--restarts=1"], disturb)
     disturbed = Trained(folder, [], [code], said)

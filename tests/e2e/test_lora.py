@@ -12,7 +12,7 @@ from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.verl_plugin.checkpoint import last_whole
-from jigsaw.verl_plugin.child import merge_checkpoint
+from jigsaw.verl_plugin.export import export_checkpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow("training"), pytest.mark.timeout(1800)]
 
@@ -53,7 +53,7 @@ def test_each_step_moves_the_adapter_and_the_rollout_follows(run: Any) -> None:
 
 def test_it_merges_into_its_base_and_is_there_by_itself(run: Any, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
-    merge_checkpoint(last_whole(run.folder / "checkpoints") / "actor", merged, log=tmp_path / "log")
+    export_checkpoint(last_whole(run.folder / "checkpoints"), merged)
     base, found = (_weights(folder) for folder in (run.model, merged))
     assert base.keys() == found.keys()
     adapter = load_file(merged / "lora_adapter/adapter_model.safetensors")
