@@ -67,6 +67,59 @@ def export(
     console.print(f"{out}: made; jigsaw solve, vllm serve and transformers take it", soft_wrap=True, markup=False)
 
 
+Endpoint = Annotated[
+    str | None, typer.Option(help="Address of the hub; also by HF_ENDPOINT.", metavar="URL", show_default=False)
+]
+
+
+@checkpoint.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="Name of the model on the Hugging Face hub.", metavar="OWNER/NAME")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; models/NAME if not given.", metavar="DIR", show_default=False)
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit; the main branch if not given.", show_default=False)
+    ] = None,
+    endpoint: Endpoint = None,
+) -> None:
+    """Fetch a model from the hub, and compare its files with the hub's checksums.
+
+    Started again after a break, it goes on where it broke. HF_TOKEN is for gated and private models.
+
+    Example: [bold]jigsaw checkpoint pull craigwu/visual_jigsaw_image_7B[/]
+    """
+    from jigsaw.hub import pull_model
+
+    out = out or Path("models") / name.rpartition("/")[2]
+    files = pull_model(name, out, revision=revision, endpoint=endpoint)
+    size = sum(file.stat().st_size for file in files)
+    print(f"{out}: {len(files)} files, {size / 2**30:.1f} GiB, each as the hub's checksum says")
+
+
+@checkpoint.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Of a model, or of rows that jigsaw prepare made.", metavar="DIR")],
+    name: Annotated[
+        str, typer.Argument(help="Name on the Hugging Face hub; made if it is not there.", metavar="OWNER/NAME")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="If it is made: for its owner alone.")] = False,
+    endpoint: Endpoint = None,
+) -> None:
+    """Put a model's folder on the hub, with its card; or a folder of rows, with manifest and card.
+
+    The token is that of hf auth login, or HF_TOKEN.
+
+    Example: [bold]jigsaw checkpoint push visual_jigsaw_image_7B me/visual_jigsaw_image_7B --private[/]
+    """
+    from jigsaw import hub
+    from jigsaw.show.card import card_of_rows
+
+    kind, _ = hub.to_push(folder)
+    card = card_of_rows(folder) if kind == "dataset" else None
+    print(hub.push(folder, name, private=private, endpoint=endpoint, card=card))
+
+
 def merge(
     checkpoint: Annotated[Path, typer.Argument(help="A folder global_step_N.", metavar="CHECKPOINT")],
     out: Annotated[Path, typer.Argument(help="Folder to make.", metavar="OUT")],

@@ -1,4 +1,4 @@
-"""The model card of a run's checkpoint: what was trained, on what, what it came to, and how to use it."""
+"""Cards for the hub: of a checkpoint, what was trained on what and what it came to; of rows, how they were made."""
 
 import json
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jigsaw.errors import JigsawError
 from jigsaw.files import atomic_write, write_json
 from jigsaw.show.gallery import render
 from jigsaw.show.run import Run, chance, tasks
@@ -81,6 +82,33 @@ def write_card(folder: Path, title: str, step: int, base: Base, *, run: Run | No
     write_json(folder / RECORD, {"step": step, "base": base.name, **record, "rows": rows, "metrics": metrics})
 
 
+def card_of_rows(folder: Path) -> str:
+    """The card of a folder of ``jigsaw prepare``.
+
+    Raises:
+        JigsawError: if its manifest is broken.
+    """
+    from huggingface_hub import DatasetCardData
+
+    file = folder / _MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        given, names = _given(manifest), [name for name in ("train", "val") if f"{name}.parquet" in manifest["files"]]
+        files = [{"split": name, "path": f"{name}.parquet"} for name in names]
+        data = DatasetCardData(
+            configs=[{"config_name": "default", "data_files": files}], tags=["visual-jigsaw", "self-supervised"]
+        )
+        text = render("rows.md.j2", title=folder.resolve().name, manifest=manifest, given=given)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise JigsawError(f"{file}: is broken ({error!r:.100}); make the rows again") from error
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+
+
+def _given(manifest: Mapping[str, Any]) -> str:
+    """The arguments that rows were made with, in words."""
+    return " ".join(f"{name}={value}" for name, value in manifest["arguments"].items() if value not in (None, False))
+
+
 def _settings(run: Run) -> list[tuple[str, str]]:
     """What decides on a run, in words; empty where it was not recorded."""
     actor = "actor_rollout_ref.actor"
@@ -112,10 +140,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
         try:
             manifest = json.loads(Path(entry["file"]).with_name(_MANIFEST).read_text(encoding="utf-8"))
             if manifest["files"][row["file"]]["sha256"] == row["sha256"]:
-                given = " ".join(
-                    f"{name}={value}" for name, value in manifest["arguments"].items() if value not in (None, False)
-                )
-                row["made"] = f"jigsaw {manifest['command']}, {given}"
+                row["made"] = f"jigsaw {manifest['command']}, {_given(manifest)}"
         except (OSError, ValueError, KeyError, TypeError):  # rows that others made, or that are not here any more
             continue
     return found
