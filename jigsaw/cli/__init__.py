@@ -17,6 +17,7 @@ from jigsaw.cli.score import score
 from jigsaw.cli.sft import sft
 from jigsaw.cli.show import show
 from jigsaw.cli.smoke import smoke
+from jigsaw.cli.solve import solve
 from jigsaw.cli.train import train
 from jigsaw.cli.verify import verify
 from jigsaw.errors import JigsawError, print_error
@@ -41,6 +42,7 @@ app.command()(sft)
 app.command()(report)
 app.add_typer(checkpoint, name="checkpoint")
 app.command()(merge)
+app.command()(solve)
 app.command()(doctor)
 
 

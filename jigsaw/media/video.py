@@ -41,6 +41,7 @@ _CONVERT = "convert it, for example with: ffmpeg -i VIDEO -c:v libx264 OTHER.mp4
 _TRIED = 32
 """Frames that are decoded to see whether they are shown as the packets say; decoders hold back 16 at most."""
 
+_TEMPORAL_PATCH = 2
 _LONGEST = 200
 """Times its width that a frame may be long."""
 
@@ -88,6 +89,24 @@ class Clip:
     frames: "torch.Tensor"
     indices: tuple[int, ...]
     fps: float
+
+    def metadata(self, time_embedding: str = "released") -> dict[str, Any]:
+        """What transformers takes a clip's place in time from.
+
+        Each two frames (one temporal patch) last 1 s in the mode ``released``, whatever the clip's rate; in the mode
+        ``true`` as long as they do in the video, to 1/64 s: a number that every implementation multiplies without
+        rounding, so that trainer and rollout cut the same positions to whole numbers.
+        """
+        seconds = 1.0
+        if time_embedding == "true":
+            seconds = max(round(_TEMPORAL_PATCH / self.fps * 64), 1) / 64
+        frames = len(self.frames)
+        return {
+            "fps": _TEMPORAL_PATCH / seconds,
+            "total_num_frames": frames,
+            "frames_indices": list(range(frames)),
+            "video_backend": "jigsaw",
+        }
 
 
 @dataclass(frozen=True)

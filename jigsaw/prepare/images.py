@@ -68,11 +68,11 @@ class ImageOptions(Options):
         """Number of tiles."""
         return self.grid[0] * self.grid[1]
 
-    def sources(self, media_root: Path) -> Sources:
+    def sources(self, media_root: Path, only: str | None = None) -> Sources:
         """The pictures below a folder."""
         return Sources(
             command="prepare image",
-            paths=list_pictures(media_root),
+            paths=list_pictures(media_root) if only is None else [only],
             noun="pictures",
             look=partial(check_picture, media_root=media_root.absolute(), options=self),
             row=partial(image_row, options=self),

@@ -102,8 +102,12 @@ class Options(ABC):
         return self.max_prompt_length - self.text_tokens
 
     @abstractmethod
-    def sources(self, media_root: Path) -> "Sources":
+    def sources(self, media_root: Path, only: str | None = None) -> "Sources":
         """The sources below a folder, and how they become rows.
+
+        Args:
+            media_root: the folder.
+            only: path of one source below it, where the others are of no interest; None for all.
 
         Raises:
             JigsawError: if the folder cannot be used.
@@ -245,6 +249,27 @@ def prepare_rows(
         work = partial(_look_and_hash, look=sources.look, media_root=media_root.absolute(), files=sources.files)
         run_shards(out, job, items, work, workers=workers, ray_address=ray_address, progress=progress, rejects=rejects)
         return _publish(out, job, items, sources, options, media_root, len(found))
+
+
+def rows_of(path: str, media_root: Path, options: Options) -> list[Record]:
+    """The rows of one source, which go into no file: one of a picture or a video, one a sampled frame of a scene.
+
+    Args:
+        path: of the source, relative to ``media_root``.
+        media_root: the folder.
+        options: what decides the rows.
+
+    Raises:
+        JigsawError: if an option makes no sense.
+        MediaError: if the source cannot be used.
+    """
+    options.validate()
+    sources = options.sources(media_root, only=path)
+    records = [{"path": path, **record} for record in sources.look(path)]
+    rows = [sources.row(record, 0, "val") for record in records if "reason" not in record]
+    if not rows:
+        raise MediaError(media_root / path, records[0]["reason"] if records else "holds nothing to make a puzzle of")
+    return rows
 
 
 def _check_apart(out: Path, media_root: Path) -> None:

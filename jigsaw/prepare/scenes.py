@@ -85,9 +85,9 @@ class DepthOptions(Options):
         """1, the picture."""
         return 1
 
-    def sources(self, media_root: Path) -> Sources:
+    def sources(self, media_root: Path, only: str | None = None) -> Sources:
         """The scenes below a folder."""
-        found = list_scenes(media_root)
+        found = list_scenes(media_root) if only is None else [only]
         if self.extract_frames is None and (sens := next((scene for scene in found if scene.endswith(SENS)), None)):
             raise OptionError(
                 "extract_frames",

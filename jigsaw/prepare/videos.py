@@ -124,7 +124,7 @@ class VideoOptions(Options):
         rows, columns = self.grid or (1, 1)
         return self.clips * rows * columns
 
-    def sources(self, media_root: Path) -> Sources:
+    def sources(self, media_root: Path, only: str | None = None) -> Sources:
         """The videos below a folder."""
         frames: Frames | None = None
         if self.extract_frames is not None:
@@ -133,7 +133,7 @@ class VideoOptions(Options):
             frames = Frames(self.extract_frames.absolute(), str, {"max_pixels": self.max_pixels})
         return Sources(
             command="prepare video",
-            paths=list_videos(media_root),
+            paths=list_videos(media_root) if only is None else [only],
             noun="videos",
             look=partial(check_video, media_root=media_root.absolute(), options=self, frames=frames),
             row=partial(video_row, options=self),

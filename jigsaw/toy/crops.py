@@ -50,12 +50,12 @@ class CropOptions(ImageOptions):
         """All of it but the folder as JSON values, as the manifest says it."""
         return {name: value for name, value in super().arguments().items() if name != "folder"}
 
-    def sources(self, media_root: Path) -> Sources:
+    def sources(self, media_root: Path, only: str | None = None) -> Sources:
         """The pictures below a folder."""
         drawn = {"grid": list(self.grid), "seed": self.seed, "crops": self.crops}
         frames = Frames(self.folder.absolute(), str, drawn)
         return replace(
-            super().sources(media_root),
+            super().sources(media_root, only),
             command="quickstart",
             look=partial(write_crops, pictures=media_root.absolute(), crops=frames, options=self),
             shard_size=SHARD_SIZE,

@@ -217,7 +217,7 @@ class Quickstart:
         """The share of permutations among a model's replies to training puzzles, drawn at temperature 1."""
         import torch
 
-        from jigsaw.toy.solve import scores_of, solve
+        from jigsaw.solve import scores_of, solve
 
         rows = read_rows(self.train_rows)
         plans = [plan(row, self.settings.seed) for row in rows[:: ceil(len(rows) / FORM_PUZZLES)]]
@@ -250,7 +250,7 @@ class Quickstart:
 
     def measure(self, folder: Path, *, grey: bool = False) -> list[dict[str, float]]:
         """A model's reward metrics on the held-out puzzles, answered greedily, greyed out or not."""
-        from jigsaw.toy.solve import scores_of, solve
+        from jigsaw.solve import scores_of, solve
 
         plans = self.heldout_plans()
         return scores_of(plans, solve(*load(folder), plans, self.media_root, grey=grey))
@@ -453,7 +453,7 @@ def _begin(out: Path, settings: Settings) -> None:
 
 def _show(quickstart: Quickstart, summary: dict[str, Any], measured: Measured, pictures: list[str]) -> None:
     """The closing table, one puzzle solved by the merged model, and what it all says."""
-    from jigsaw.toy.solve import solve
+    from jigsaw.solve import solve
 
     puzzle = quickstart.heldout_plans()[0]
     table = Table(

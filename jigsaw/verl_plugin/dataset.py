@@ -15,7 +15,7 @@ from jigsaw.media.video import Clip
 from jigsaw.puzzle import CutOptions, Message, media_specs
 from jigsaw.verl_plugin.plans import Plans, check_processor, word
 
-_MERGE, _TEMPORAL_PATCH = 2, 2
+_MERGE = 2
 """Of both families: patches a side of a token, frames a patch."""
 
 
@@ -77,32 +77,9 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         cutter = _cutter(readers, config.cut_time_limit)
         media = await asyncio.get_running_loop().run_in_executor(None, cutter.cut_media, messages, root, options)
         images = [item for item in media if isinstance(item, Image.Image)]
-        videos = [
-            (clip.frames, _video_metadata(clip, word(config.time_embedding)))
-            for clip in media
-            if isinstance(clip, Clip)
-        ]
+        videos = [(clip.frames, clip.metadata(word(config.time_embedding))) for clip in media if isinstance(clip, Clip)]
         return images or None, videos or None, None
 
 
 _cutter = cache(Cutter)
 """One for all prompts of a process."""
-
-
-def _video_metadata(clip: Clip, time_embedding: str) -> dict[str, Any]:
-    """What transformers takes a clip's place in time from.
-
-    Each two frames (one temporal patch) last 1 s in the mode ``released``, whatever the clip's rate; in the mode
-    ``true`` as long as they do in the video, to 1/64 s: a number that every implementation multiplies without
-    rounding, so that trainer and rollout cut the same positions to whole numbers.
-    """
-    seconds = 1.0
-    if time_embedding == "true":
-        seconds = max(round(_TEMPORAL_PATCH / clip.fps * 64), 1) / 64
-    frames = len(clip.frames)
-    return {
-        "fps": _TEMPORAL_PATCH / seconds,
-        "total_num_frames": frames,
-        "frames_indices": list(range(frames)),
-        "video_backend": "jigsaw",
-    }

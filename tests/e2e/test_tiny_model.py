@@ -13,10 +13,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.puzzle import Puzzle
+from jigsaw.solve import greyed, scores_of, solve
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy.rows import image_row
 from jigsaw.toy.sft_dataset import WarmStartDataset
-from jigsaw.toy.solve import greyed, scores_of, solve
 from jigsaw.toy.verdict import mean_scores
 from jigsaw.toy.warm_start import Example
 

@@ -19,7 +19,6 @@ from vllm.multimodal.processing.inputs import ProcessorInputs
 
 from jigsaw.media.video import Clip
 from jigsaw.toy.model import build_tiny_model
-from jigsaw.verl_plugin.dataset import _video_metadata
 from jigsaw.verl_plugin.patches import positions_of_the_rollout, video_rates_reach_vllm
 from jigsaw.verl_plugin.plans import TIME_EMBEDDINGS
 from jigsaw.verl_plugin.positions import with_stamps
@@ -38,7 +37,7 @@ def _videos(
         Clip(torch.randint(256, (count, 3, *size), dtype=torch.uint8, generator=generator), tuple(range(count)), rate)
         for count, size in zip(frames, ((2 * side, 3 * side), (side, side)), strict=True)
     ]
-    return [(clip.frames, _video_metadata(clip, mode)) for clip in clips]
+    return [(clip.frames, clip.metadata(mode)) for clip in clips]
 
 
 TEXT = "Clip 1: <|vision_start|><|video_pad|><|vision_end|>\nClip 2: <|vision_start|><|video_pad|><|vision_end|>\nGo."

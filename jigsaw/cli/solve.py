@@ -1,0 +1,250 @@
+"""``jigsaw solve``: puzzles of one's own files, asked of a model."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import factorial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jigsaw import machine
+from jigsaw.cli.progress import progress_bar
+from jigsaw.errors import JigsawError, MediaError, OptionError
+from jigsaw.media.rgbd import colour_folder
+from jigsaw.prepare.images import SUFFIXES as PICTURES
+from jigsaw.prepare.images import ImageOptions, grid_text, parse_grid
+from jigsaw.prepare.pipeline import Options, rows_of
+from jigsaw.prepare.scenes import DepthOptions
+from jigsaw.prepare.videos import SUFFIXES as VIDEOS
+from jigsaw.prepare.videos import VideoOptions
+from jigsaw.response import parse
+from jigsaw.reward import compute_score, reading
+from jigsaw.rows import AnswerFormat
+
+if TYPE_CHECKING:
+    from jigsaw.puzzle import Plan, Puzzle
+    from jigsaw.show.gallery import Card
+    from jigsaw.show.solution import Solution
+
+Ask = Callable[["Plan", "Puzzle", Path], str]
+_PAGES = (".html", ".htm")
+_DRAWN = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def solve(
+    file: Annotated[
+        Path, typer.Argument(help="A picture, a video, a scene's folder; or a folder of them.", metavar="FILE")
+    ],
+    task: Annotated[
+        Literal["image", "video", "depth"] | None,
+        typer.Option(help="What to make of it; by its suffix if not given.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub name of the model.", metavar="MODEL", show_default=False)
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of it: a server that speaks OpenAI's protocol, as vllm serve does.",
+            metavar="URL",
+            show_default=False,
+        ),
+    ] = None,
+    grid: Annotated[str, typer.Option(help="Rows x columns of tiles, of a picture.")] = grid_text(ImageOptions.grid),
+    clips: Annotated[int, typer.Option(help="Of a video.")] = VideoOptions.clips,
+    points: Annotated[int, typer.Option(help="Of a scene's frame.")] = DepthOptions.points,
+    no_think: Annotated[bool, typer.Option("--no-think", help="Ask for the order alone, without reasoning.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the order of the pieces.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Longest reply.", min=1)] = 2048,
+    limit: Annotated[int, typer.Option(help="Of a folder: so many puzzles at most.", min=1)] = 20,
+    timeout: Annotated[float, typer.Option(help="Seconds that an endpoint may take for a reply.", min=0.1)] = 300,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A picture (.png, .jpg) of what the model put together, beside the source; or a page (.html).",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead.")] = False,
+) -> None:
+    """Make a puzzle of a file, ask a model, and say what it answered, what is right and the score.
+
+    An endpoint's key is OPENAI_API_KEY, where it asks for one.
+
+    Example: [bold]jigsaw solve cat.jpg --grid 2x2 --model visual_jigsaw_image_7B --out solved.png[/]
+    """
+    if (model is None) == (endpoint is None):
+        raise JigsawError("give --model, a folder or hub name, or --endpoint, a server's address; one of them")
+    _check_out(out, file)
+    task = task or _task_of(file)
+    options = _options(task, grid, clips, points, "plain" if no_think else "answer_tag", seed)
+    options.validate()
+    ask = _endpoint(endpoint, timeout, max_tokens) if endpoint else _transformers(str(model), max_tokens)
+    found: list[Solution] = []
+    skipped: list[str] = []
+    with _counted(file) as count:
+        for puzzle in _puzzles(file, options, limit, seed, skipped):
+            found.append(_solved(*puzzle, ask))
+            count(len(found))
+    if not found:
+        raise JigsawError(f"{file}: holds nothing to make a puzzle of; {skipped[0] if skipped else 'it is empty'}")
+    if out is not None:
+        _write(found, out, file, task)
+    _print(found, skipped, out, as_json)
+
+
+def _check_out(out: Path | None, file: Path) -> None:
+    if not file.exists():
+        raise JigsawError(f"{file}: there is no such file")
+    if out is None or out.suffix.lower() in _PAGES:
+        return
+    if out.suffix.lower() not in _DRAWN:
+        raise OptionError("out", out, f"must end in {', '.join((*_DRAWN, *_PAGES))}")
+    if out.exists() and out.samefile(file):
+        raise OptionError("out", out, "is the file itself; choose another")
+
+
+def _task_of(file: Path) -> Literal["image", "video", "depth"]:
+    if file.is_file() and file.suffix.lower() in PICTURES:
+        return "image"
+    if file.is_file() and file.suffix.lower() in VIDEOS:
+        return "video"
+    raise OptionError("task", None, f"what is to be made of {file}? give image, video or depth")
+
+
+def _options(task: str, grid: str, clips: int, points: int, answer_format: AnswerFormat, seed: int) -> Options:
+    if task == "image":
+        return ImageOptions(grid=parse_grid(grid), answer_format=answer_format, seed=seed, min_side=1)
+    if task == "video":
+        return VideoOptions(clips=clips, answer_format=answer_format, seed=seed, min_seconds=0)
+    return DepthOptions(points=points, answer_format=answer_format, seed=seed, samples_per_scene=1)
+
+
+def _puzzles(
+    file: Path, options: Options, limit: int, seed: int, skipped: list[str]
+) -> Iterator[tuple[str, "Plan", "Card", "Puzzle", Path]]:
+    """The puzzle of a file, or those of the first files of a folder that are fit; why others are not is noted."""
+    from jigsaw.show.gallery import build_card
+    from jigsaw.tasks import plan
+
+    is_scene = isinstance(options, DepthOptions) and file.is_dir() and bool(colour_folder(os.listdir(file)))
+    whole = file.is_dir() and not is_scene
+    root, paths = (file, options.sources(file).paths) if whole else (file.resolve().parent, [file.resolve().name])
+    made = 0
+    for path in paths:
+        try:
+            row = rows_of(path, root, options)[0]
+            planned = plan(row, seed)
+            card, puzzle = build_card(row, planned, 0, root)
+        except MediaError as error:
+            if not whole:
+                raise
+            skipped.append(str(error))
+            continue
+        yield path, planned, card, puzzle, root
+        made += 1
+        if made == limit:
+            return
+
+
+def _solved(name: str, planned: "Plan", card: "Card", puzzle: "Puzzle", root: Path, ask: Ask) -> "Solution":
+    from jigsaw.show.solution import Solution
+
+    reply = ask(planned, puzzle, root)
+    answer_format, profile = reading("", planned.extra_info)
+    read = parse(reply, len(planned.answer), answer_format, strict=profile == "paper")
+    score = compute_score("", reply, planned.answer, planned.extra_info)["score"]
+    return Solution(name, card, puzzle, reply, read.answer, read.reason or "", score)
+
+
+def _transformers(name: str, max_tokens: int) -> Ask:
+    try:
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers.utils import logging
+
+        from jigsaw.solve import solve as ask
+    except ModuleNotFoundError as error:
+        raise JigsawError(f"{error.name} is not installed; to ask a model here: {machine.SETUP}") from error
+    logging.disable_progress_bar()
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
+    except (OSError, ValueError, KeyError) as error:
+        raise JigsawError(f"{name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device).eval()
+    return lambda planned, puzzle, root: ask(model, processor, [planned], root, max_new_tokens=max_tokens)[0]
+
+
+def _endpoint(url: str, timeout: float, max_tokens: int) -> Ask:
+    from jigsaw.solve import Endpoint
+
+    server = Endpoint(url, seconds=timeout, key=os.environ.get("OPENAI_API_KEY"))
+    return lambda planned, puzzle, root: server.ask(puzzle, max_new_tokens=max_tokens)
+
+
+@contextmanager
+def _counted(file: Path) -> Iterator[Callable[[int], None]]:
+    """Count puzzles of a folder on a bar."""
+    if not file.is_dir():
+        yield lambda done: None
+        return
+    with progress_bar("puzzles solved", "stopped") as (show, _):
+        yield lambda done: show(done, max(done, 1))
+
+
+def _write(found: list["Solution"], out: Path, file: Path, task: str) -> None:
+    from jigsaw.show.solution import write_picture, write_solutions
+
+    if out.suffix.lower() in _PAGES:
+        right = sum(solution.is_right for solution in found)
+        chance = sum(1 / factorial(len(solution.puzzle.answer)) for solution in found) / len(found)
+        summary = f"{right} of {len(found)} {task} puzzles right; a blind guess is right on {chance:.2g} of them"
+        write_solutions(found, out, title=file.resolve().name, summary=summary)
+    elif len(found) == 1:
+        write_picture(found[0], out)
+    else:
+        raise OptionError("out", out, f"is one picture, {len(found)} puzzles were solved; give a page (.html)")
+
+
+def _print(found: list["Solution"], skipped: list[str], out: Path | None, as_json: bool) -> None:
+    if as_json:
+        solved = [
+            {
+                "file": each.name,
+                "reply": each.reply,
+                "answer": each.answer,
+                "reason": each.reason or None,
+                "truth": each.puzzle.answer,
+                "right": each.is_right,
+                "score": each.score,
+            }
+            for each in found
+        ]
+        print(json.dumps({"solved": solved, "left_out": skipped}, indent=2, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    if len(found) == 1:
+        console.print(Text(found[0].reply))
+    table = Table("file", "the model", "right is", "score")
+    for each in found:
+        said = ", ".join(map(str, each.answer)) if each.answer else each.reason
+        style = "green" if each.is_right else "red"
+        table.add_row(
+            Text(each.name), Text(said, style=style), ", ".join(map(str, each.puzzle.answer)), f"{each.score:.3f}"
+        )
+    console.print(table)
+    if len(found) > 1:
+        console.print(f"{sum(each.is_right for each in found)} of {len(found)} right")
+    for line in skipped:
+        console.print(f"left out: {line}", markup=False, soft_wrap=True)
+    if out is not None:
+        console.print(f"{out}: written", markup=False, soft_wrap=True)

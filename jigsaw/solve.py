@@ -1,0 +1,212 @@
+"""Puzzles asked of a model: by plain transformers, or of a server that speaks OpenAI's protocol, such as vLLM's."""
+
+import json
+import os
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from jigsaw.errors import JigsawError
+from jigsaw.puzzle import CutOptions, Plan, Puzzle
+from jigsaw.reward import compute_score
+from jigsaw.tasks import cut_media
+
+if TYPE_CHECKING:
+    import httpx
+
+GREEDY = {"do_sample": False}
+SAMPLED = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+"""As verl's rollout draws."""
+_LARGEST_REPLY = 2**22
+_SHOWN = 200
+
+
+def solve(
+    model: Any,
+    processor: Any,
+    plans: Sequence[Plan],
+    media_root: str | os.PathLike[str],
+    *,
+    grey: bool = False,
+    sample: bool = False,
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+) -> list[str]:
+    """The model's replies to puzzles; the pixels of one batch at a time are in memory.
+
+    Args:
+        model: a Hugging Face image-text-to-text model.
+        processor: its processor.
+        plans: the puzzles.
+        media_root: folder of their media.
+        grey: whether every picture is shown as one grey: nothing left to see, all else equal.
+        sample: whether to draw the replies at temperature 1, as a rollout does, by torch's global seed; else greedily.
+        max_new_tokens: longest reply.
+        batch_size: puzzles at once.
+    """
+    import torch
+
+    processor.tokenizer.padding_side = "left"
+    maker = processor.image_processor
+    options = CutOptions(factor=maker.patch_size * maker.merge_size)
+    replies: list[str] = []
+    for start in range(0, len(plans), batch_size):
+        batch = plans[start : start + batch_size]
+        media = [item for planned in batch for item in cut_media(planned.messages, media_root, options)]
+        images = [item for item in media if isinstance(item, Image.Image)]
+        clips = [item for item in media if not isinstance(item, Image.Image)]
+        shown: dict[str, Any] = {}
+        if images:
+            shown["images"] = [greyed(image) for image in images] if grey else images
+        if clips:  # their frames are chosen and scaled already
+            shown |= {
+                "videos": [clip.frames for clip in clips],
+                "video_metadata": [clip.metadata() for clip in clips],
+                "do_sample_frames": False,
+            }
+        inputs = processor(
+            text=[
+                processor.apply_chat_template(planned.messages, add_generation_prompt=True, tokenize=False)
+                for planned in batch
+            ],
+            padding=True,
+            return_tensors="pt",
+            **shown,
+        ).to(model.device)
+        with torch.inference_mode():
+            output = model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                # verl's rollout never draws these, nor could a picture be put in their place.
+                suppress_tokens=[model.config.image_token_id, model.config.video_token_id],
+                **(SAMPLED if sample else GREEDY),
+            )
+        new = output[:, inputs["input_ids"].shape[1] :]
+        replies += processor.batch_decode(new, skip_special_tokens=True)
+    return replies
+
+
+def greyed(image: Image.Image) -> Image.Image:
+    """A picture of the same size, all mid grey."""
+    return Image.new("RGB", image.size, (128, 128, 128))
+
+
+def scores_of(plans: Sequence[Plan], replies: Sequence[str]) -> list[dict[str, float]]:
+    """The reward's metrics (:func:`jigsaw.reward.compute_score`) of each reply."""
+    return [
+        compute_score(f"visual_jigsaw_{planned.task}", reply, planned.answer, planned.extra_info)
+        for planned, reply in zip(plans, replies, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server that speaks OpenAI's protocol for chats, as ``vllm serve`` does.
+
+    Pictures go there as PNG. A clip goes as its frames, without their time: the server places them as it likes.
+
+    Attributes:
+        url: address, such as ``http://localhost:8000/v1``.
+        model: name of the model there; the first that the server lists if empty.
+        seconds: that an answer may take in all.
+        key: that the server asks for, if it does.
+    """
+
+    url: str
+    model: str = ""
+    seconds: float = 300.0
+    key: str | None = None
+
+    def ask(self, puzzle: Puzzle, *, max_new_tokens: int) -> str:
+        """The model's reply to a puzzle, greedily drawn.
+
+        Raises:
+            JigsawError: if the server cannot be reached, refuses, answers something else, more than a reply can be, or
+                takes too long.
+        """
+        asked = {
+            "model": self.model or self._first_model(),
+            "messages": [_for_server(message) for message in puzzle.messages],
+            "temperature": 0,
+            "max_tokens": max_new_tokens,
+        }
+        answer = self._ask("POST", "chat/completions", asked)
+        try:
+            reply = answer["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise self._wrong(f"answers {json.dumps(answer)[:_SHOWN]}, which holds no reply") from error
+        if not isinstance(reply, str):
+            raise self._wrong(f"answers {reply!r:.{_SHOWN}} in place of a reply")
+        return reply
+
+    def _first_model(self) -> str:
+        answer = self._ask("GET", "models")
+        try:
+            return str(answer["data"][0]["id"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise self._wrong(f"answers {json.dumps(answer)[:_SHOWN]} when asked for its models") from error
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        import httpx
+
+        end = time.monotonic() + self.seconds
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            with (
+                httpx.Client(timeout=self.seconds, headers=headers) as client,
+                client.stream(method, f"{self.url.rstrip('/')}/{path}", json=body) as response,
+            ):
+                text = b"".join(self._until(end, response))
+                if response.is_error:
+                    said = text.decode(errors="replace")[:_SHOWN]
+                    raise self._wrong(f"answers {response.status_code} {' '.join(said.split())}")
+                return json.loads(text)
+        except httpx.TimeoutException as error:
+            raise self._late() from error
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise self._wrong(f"cannot be asked ({why[:_SHOWN]})") from error
+
+    def _until(self, end: float, response: "httpx.Response") -> Iterator[bytes]:
+        """What comes of an answer, which may not go on for ever."""
+        size = 0
+        for part in response.iter_bytes():
+            size += len(part)
+            if size > _LARGEST_REPLY:
+                raise self._wrong(f"answers more than {_LARGEST_REPLY >> 20} MiB, which is no reply")
+            if time.monotonic() > end:
+                raise self._late()
+            yield part
+
+    def _late(self) -> JigsawError:
+        return self._wrong(f"has not answered within {self.seconds:g} s")
+
+    def _wrong(self, what: str) -> JigsawError:
+        return JigsawError(f"{self.url}: {what}; is it the address of an OpenAI-compatible server, /v1 at its end?")
+
+
+def _for_server(message: dict[str, Any]) -> dict[str, Any]:
+    """A chat message with its media as the protocol has them."""
+    content = []
+    for item in message["content"]:
+        if item["type"] == "text":
+            content.append(item)
+        elif item["type"] == "image":
+            url = f"data:image/png;base64,{_png(item['image'])}"
+            content.append({"type": "image_url", "image_url": {"url": url}})
+        else:
+            frames = (Image.fromarray(frame) for frame in item["video"].frames.permute(0, 2, 3, 1).numpy())
+            url = f"data:video/jpeg;base64,{','.join(map(_png, frames))}"  # vLLM's name for a list of pictures
+            content.append({"type": "video_url", "video_url": {"url": url}})
+    return {"role": message["role"], "content": content}
+
+
+def _png(image: Image.Image) -> str:
+    buffer = BytesIO()
+    image.save(buffer, format="png", compress_level=1)
+    return b64encode(buffer.getvalue()).decode()
