@@ -162,7 +162,7 @@ def clone(repository: Path, tmp_path: Path) -> Callable[..., Path]:
     def make(jigsaw: str = "exit 0", ray: str = "") -> Path:
         programs = tmp_path / "clone/.venv/bin"
         programs.mkdir(parents=True)
-        (tmp_path / "clone/train_scripts").symlink_to(repository / "train_scripts")
+        shutil.copytree(repository / "train_scripts", tmp_path / "clone/train_scripts")  # ".." of a link is elsewhere
         real = Path(sys.executable).parent
         for name, code in (
             ("jigsaw", jigsaw),
