@@ -133,7 +133,9 @@ def video_rates_reach_vllm() -> None:
         videos = mm_data.get("videos")
         if videos and isinstance(videos[0], tuple):
             frames, metadata = zip(*videos, strict=True)
-            mm_data = {**mm_data, "videos": list(frames), "video_metadata": list(metadata)}
+            # What vLLM's server makes of a request holds an option of the processor besides.
+            told = [{name: value for name, value in each.items() if name != "do_sample_frames"} for each in metadata]
+            mm_data = {**mm_data, "videos": list(frames), "video_metadata": told}
             mm_kwargs = {**mm_kwargs, "do_sample_frames": False}
         return call_processor(self, prompt, mm_data, mm_kwargs, tok_kwargs)
 
