@@ -16,6 +16,7 @@ CHAPTERS = {
         "docs/quickstart",
         "docs/data",
         "docs/training",
+        "docs/checkpoints",
         "docs/cluster",
         "docs/reward",
         "docs/tasks",

@@ -59,7 +59,10 @@ def solve(
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles, of a picture.")] = grid_text(ImageOptions.grid),
     clips: Annotated[int, typer.Option(help="Of a video.")] = VideoOptions.clips,
     points: Annotated[int, typer.Option(help="Of a scene's frame.")] = DepthOptions.points,
-    no_think: Annotated[bool, typer.Option("--no-think", help="Ask for the order alone, without reasoning.")] = False,
+    answer_format: Annotated[
+        AnswerFormat, typer.Option(help="How the prompt asks for the answer; the released models know boxed.")
+    ] = "answer_tag",
+    no_think: Annotated[bool, typer.Option("--no-think", help="Ask for the order alone: the format plain.")] = False,
     seed: Annotated[int, typer.Option(help="Of the order of the pieces.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Longest reply.", min=1)] = 2048,
     limit: Annotated[int, typer.Option(help="Of a folder: so many puzzles at most.", min=1)] = 20,
@@ -84,7 +87,7 @@ def solve(
         raise JigsawError("give --model, a folder or hub name, or --endpoint, a server's address; one of them")
     _check_out(out, file)
     task = task or _task_of(file)
-    options = _options(task, grid, clips, points, "plain" if no_think else "answer_tag", seed)
+    options = _options(task, grid, clips, points, "plain" if no_think else answer_format, seed)
     options.validate()
     ask = _endpoint(endpoint, timeout, max_tokens) if endpoint else _transformers(str(model), max_tokens)
     found: list[Solution] = []

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +148,26 @@ def test_a_job_of_rays_trains(machines: Any, ray_of_two: str, overrides: list[st
     machines[0].run(*submit, BIN / "jigsaw", "train", "quickstart", *given, log=tmp_path / "log", **RAY)
     assert "succeeded" in (tmp_path / "log").read_text()
     assert sorted(read_metrics((tmp_path / "checkpoints/metrics").glob("*.jsonl"))) == [1]
+
+
+def test_a_run_goes_on_when_a_node_that_was_lost_is_back(
+    machines: Any, ray_of_two: str, overrides: list[str], two_nodes: Trained, tmp_path: Path
+) -> None:
+    head, other = machines
+    given = [*overrides, *_places(tmp_path), "machine=cpu_cluster", f"ray_kwargs.ray_init.address={ray_of_two}"]
+    log = tmp_path / "log"
+    command = [BIN / "jigsaw", "train", "quickstart", *given, "trainer.save_freq=1", "--restarts=1"]
+    run = head.start(*command, log=log, **RAY)
+    while not read_metrics((tmp_path / "checkpoints/metrics").glob("*.jsonl")):
+        assert run.poll() is None, log.read_text()[-4000:]
+        time.sleep(0.2)
+    for process in other.all():
+        if process.pid != other.holder:
+            process.kill()
+    other.run(BIN / "ray", "start", *NODE, f"--address={ray_of_two}", log=tmp_path / "again", **RAY)
+    assert run.wait() == 0, log.read_text()[-4000:]
+    assert "restart 1 of 1: the trainer ended with exit code 1 after step " in log.read_text()
+    again = _read(tmp_path)
+    assert sorted(again.metrics) == list(range(1, STEPS + 1))
+    for name, weight in two_nodes.weights.items():
+        torch.testing.assert_close(again.weights[name], weight, rtol=0, atol=1e-6, msg=name)
