@@ -71,15 +71,24 @@ def write_card(folder: Path, title: str, step: int, base: Base, *, run: Run | No
         licence=licence,
     )
     with atomic_write(folder / CARD) as file:
-        file.write(f"---\n{data.to_yaml()}\n---\n\n{text}".encode())
+        file.write(f"---\n{data.to_yaml()}\n---\n\n{text}\n".encode())
     if run is None:
         return
     if run.trained:
         until = {at: values for at, values in run.steps.items() if at <= step}
         plot_training(until, folder / CURVE, chance=of_step or 0.0, title=title)
-    record = {name: run.record.get(name) for name in ("recipe", "started", "changed", "versions")}
+    record = {name: _without_places(run.record.get(name)) for name in ("recipe", "started", "changed", "versions")}
     metrics = run.steps.get(step, {})
     write_json(folder / RECORD, {"step": step, "base": base.name, **record, "rows": rows, "metrics": metrics})
+
+
+def _without_places(node: Any) -> Any:
+    """Plain values with the names of this machine's files alone: where they lie is nobody's business."""
+    if isinstance(node, dict):
+        return {key: _without_places(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_without_places(value) for value in node]
+    return Path(node).name if isinstance(node, str) and node.startswith("/") else node
 
 
 def card_of_rows(folder: Path) -> str:
@@ -101,7 +110,7 @@ def card_of_rows(folder: Path) -> str:
         text = render("rows.md.j2", title=folder.resolve().name, manifest=manifest, given=given)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise JigsawError(f"{file}: is broken ({error!r:.100}); make the rows again") from error
-    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+    return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
 
 
 def _given(manifest: Mapping[str, Any]) -> str:

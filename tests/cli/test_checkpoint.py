@@ -78,7 +78,10 @@ def trained(tmp_path: Path) -> Path:
         "trainer": {"total_training_steps": 8},
     }
     record = {"folder": str(tmp_path), "recipe": "image", "started": "2026-01-02T03:04:06+00:00", "config": config}
-    record |= {"versions": {"verl": "0.9.1"}, "changed": {"data.seed": [7, 0]}}
+    record |= {
+        "versions": {"verl": "0.9.1"},
+        "changed": {"data.seed": [7, 0], "data.media_root": ["/home/me/coco", None]},
+    }
     record_of(metrics).write_text(json.dumps(record))
     return folder
 
@@ -136,7 +139,8 @@ def test_the_card_says_what_was_trained_on_what_and_what_it_came_to(trained: Pat
     assert "KL loss" not in card.text
     assert (tmp_path / "mine/training.png").stat().st_size > 10_000
     record = json.loads((tmp_path / "mine/training.json").read_text())
-    assert (record["step"], record["changed"], record["metrics"][HELD_OUT]) == (4, {"data.seed": [7, 0]}, 0.75)
+    changed = {"data.seed": [7, 0], "data.media_root": ["coco", None]}
+    assert (record["step"], record["changed"], record["metrics"][HELD_OUT]) == (4, changed, 0.75)
 
 
 @pytest.mark.usefixtures("exported")
