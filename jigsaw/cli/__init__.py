@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from jigsaw import __version__
+from jigsaw.cli.bundle import bundle
 from jigsaw.cli.checkpoint import checkpoint, merge
 from jigsaw.cli.doctor import doctor
 from jigsaw.cli.plan import plan
@@ -35,6 +36,7 @@ app.command("pull-data")(pull_data)
 app.command()(verify)
 app.command()(show)
 app.command()(score)
+app.command()(bundle)
 app.command()(plan)
 app.command()(smoke)
 app.command()(train)

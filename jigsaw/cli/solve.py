@@ -92,7 +92,7 @@ def solve(
     ask = _endpoint(endpoint, timeout, max_tokens) if endpoint else _transformers(str(model), max_tokens)
     found: list[Solution] = []
     skipped: list[str] = []
-    with _counted(file) as count:
+    with _counted(file, limit) as count:
         for puzzle in _puzzles(file, options, limit, seed, skipped):
             found.append(_solved(*puzzle, ask))
             count(len(found))
@@ -195,13 +195,13 @@ def _endpoint(url: str, timeout: float, max_tokens: int) -> Ask:
 
 
 @contextmanager
-def _counted(file: Path) -> Iterator[Callable[[int], None]]:
+def _counted(file: Path, limit: int) -> Iterator[Callable[[int], None]]:
     """Count puzzles of a folder on a bar."""
     if not file.is_dir():
         yield lambda done: None
         return
     with progress_bar("puzzles solved", "stopped") as (show, _):
-        yield lambda done: show(done, max(done, 1))
+        yield lambda done: show(done, limit)
 
 
 def _write(found: list["Solution"], out: Path, file: Path, task: str) -> None:
