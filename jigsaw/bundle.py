@@ -77,6 +77,8 @@ def write_bundle(
             "grid": List(Value("int64")),
         }
     )
+    if not Path(media_root).is_dir():
+        raise JigsawError(f"{media_root}: no such folder; give the one that the rows' paths are relative to")
     table = read_table(data)
     table = table if limit is None else table.slice(0, limit)
     left_out: dict[str, str] = {}

@@ -63,7 +63,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     draft = path.with_name(f".{path.name}.tmp")  # hidden, so that it is no folder of the user's
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise JigsawError(f"{path}: cannot be made ({error.strerror}); {remedy(error)}") from error
     try:
         yield draft
         draft.rename(path)

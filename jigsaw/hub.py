@@ -31,6 +31,7 @@ RELEASED_MODELS = {
 Kind = Literal["dataset", "model"]
 _WHAT = {"dataset": "data set", "model": "model"}
 _EXAMPLE = {"dataset": RELEASED, "model": RELEASED_MODELS["image"]}
+_NAME = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", re.ASCII)
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 """Formats that a model's folder may hold beside safetensors."""
 
@@ -103,6 +104,7 @@ def pull(
     """
     from huggingface_hub import HfApi
 
+    _check_name(name, "dataset")
     hub = HfApi(endpoint=endpoint)
     with _discreet_log(), _one_line(name, "dataset", revision, hub.endpoint, out):
         found = hub.dataset_info(name, revision=revision)
@@ -135,6 +137,7 @@ def pull_model(
     """
     from huggingface_hub import HfApi
 
+    _check_name(name, "model")
     hub, folder = HfApi(endpoint=endpoint), Path(out)
     with _discreet_log(), _one_line(name, "model", revision, hub.endpoint, out):
         found = hub.model_info(name, revision=revision, files_metadata=True)
@@ -213,6 +216,7 @@ def push(
 
     folder = Path(folder)
     kind, files = to_push(folder)
+    _check_name(name, kind)
     if get_token() is None:
         raise JigsawError(
             f"{name}: no token of the hub's is here; hf auth login, or set HF_TOKEN to one that may write"
@@ -267,6 +271,14 @@ def _files_of_model(folder: Path) -> list[Path]:
     return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
 
 
+def _check_name(name: str, kind: Kind) -> None:
+    """Raise JigsawError unless it is a name of the hub's, before anything is asked."""
+    if not _NAME.fullmatch(name):
+        raise JigsawError(
+            f"{_masked(name)}: is no name of a {_WHAT[kind]}; it must be OWNER/NAME, such as {_EXAMPLE[kind]}"
+        )
+
+
 def _masked(text: str) -> str:
     """A text without what is secret in its addresses."""
     for secret, mask in _SECRETS:
@@ -312,6 +324,7 @@ def _one_line(
     name, endpoint = _masked(name), _masked(endpoint)
     at = f"{endpoint}/datasets/{name}" if kind == "dataset" else f"{endpoint}/{name}"
     what, move = _WHAT[kind], "sent to" if sends else "fetched from"
+    kept = "what arrived is not sent again" if sends else "whole files are kept"
     try:
         yield
     except errors.GatedRepoError as error:
@@ -341,7 +354,7 @@ def _one_line(
         if isinstance(error, httpx.InvalidURL):  # which quotes the part that it did not understand
             why = "is no address"
         raise JigsawError(
-            f"{name}: cannot be {move} {endpoint} ({why}); start again when it answers: whole files are kept"
+            f"{name}: cannot be {move} {endpoint} ({why}); start again when it answers: {kept}"
         ) from error
 
 

@@ -122,6 +122,10 @@ class Endpoint:
     seconds: float = 300.0
     key: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise JigsawError(f"{self.url}: is no address of a server; it must be like http://localhost:8000/v1")
+
     def ask(self, puzzle: Puzzle, *, max_new_tokens: int) -> str:
         """The model's reply to a puzzle, greedily drawn.
 

@@ -171,7 +171,13 @@ def test_whatever_a_server_does_is_one_line(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "nonsense", "http://"])
+@pytest.mark.parametrize("url", ["nonsense", "ftp://here", "localhost:8000/v1"])
+def test_what_is_no_address_is_one_line(url: str) -> None:
+    with pytest.raises(JigsawError, match=rf"^{url}: is no address of a server; it must be like http://"):
+        Endpoint(url)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://"])
 def test_an_address_that_leads_nowhere_is_one_line(puzzles: dict[str, Puzzle], url: str) -> None:
     with pytest.raises(
         JigsawError, match=rf"^{url}: cannot be asked \(.*\); is it the address of an OpenAI-compatible"

@@ -166,6 +166,8 @@ def _with_run(checkpoint: Path) -> tuple[Path, Run | None]:
 
 def _make_folder(checkpoint: Path, run: Run | None, out: Path) -> "Exported":
     """Make the folder, with a bar on stderr."""
+    if out.exists():  # before torch is loaded
+        raise JigsawError(f"{out}: is there already; remove it or choose another folder")
     if not machine.gpus():
         os.environ.update(ENVIRONMENT)
     try:
@@ -200,9 +202,17 @@ def _base(run: Run | None, actor: Path) -> "Base":
 
     name = run.setting("actor_rollout_ref.model.path") if run else None
     if name is None:
-        config = json.loads((actor / "huggingface/config.json").read_text(encoding="utf-8"))
-        name = config.get("_name_or_path") or config.get("model_type", "a model")
+        return Base(_kind(actor / "huggingface/config.json"), is_known=False)
     known = {model.name: model for model in models().values()}
     if name in known:
         return Base(name, known[name].get("licence"), on_hub=True)
-    return Base(str(name), on_hub=not Path(name).exists() and str(name).count("/") == 1)
+    on_hub = not Path(name).is_absolute() and not Path(name).exists() and str(name).count("/") == 1
+    return Base(str(name) if on_hub else Path(name).name, on_hub=on_hub)
+
+
+def _kind(config: Path) -> str:
+    """A model's kind, as its config names it."""
+    try:
+        return str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, LookupError, TypeError):  # said when the model is made
+        return "unknown"

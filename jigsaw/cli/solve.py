@@ -4,9 +4,10 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from math import factorial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -43,7 +44,7 @@ def solve(
     ],
     task: Annotated[
         Literal["image", "video", "depth"] | None,
-        typer.Option(help="What to make of it; by its suffix if not given.", show_default=False),
+        typer.Option(help="What to make of it; by a file's suffix if not given.", show_default=False),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Folder or hub name of the model.", metavar="MODEL", show_default=False)
@@ -88,7 +89,7 @@ def solve(
     _check_out(out, file)
     task = task or _task_of(file)
     options = _options(task, grid, clips, points, "plain" if no_think else answer_format, seed)
-    options.validate()
+    _check_pieces(options, task)
     ask = _endpoint(endpoint, timeout, max_tokens) if endpoint else _transformers(str(model), max_tokens)
     found: list[Solution] = []
     skipped: list[str] = []
@@ -130,6 +131,17 @@ def _options(task: str, grid: str, clips: int, points: int, answer_format: Answe
     return DepthOptions(points=points, answer_format=answer_format, seed=seed, samples_per_scene=1)
 
 
+def _check_pieces(options: Options, task: str) -> None:
+    """Raise JigsawError unless the options make sense, by the names that this command has for them."""
+    try:
+        options.validate()
+    except OptionError as error:
+        if error.option != "max_prompt_length":
+            raise
+        name = {"image": "grid", "video": "clips", "depth": "points"}[task]
+        raise OptionError(name, None, f"too many pieces for a prompt of {error.value:,} tokens; make fewer") from error
+
+
 def _puzzles(
     file: Path, options: Options, limit: int, seed: int, skipped: list[str]
 ) -> Iterator[tuple[str, "Plan", "Card", "Puzzle", Path]]:
@@ -168,23 +180,28 @@ def _solved(name: str, planned: "Plan", card: "Card", puzzle: "Puzzle", root: Pa
 
 
 def _transformers(name: str, max_tokens: int) -> Ask:
-    try:
-        import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-        from transformers.utils import logging
+    @cache  # loaded once there is a puzzle
+    def loaded() -> tuple[Any, Any]:
+        try:
+            import torch
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers.utils import logging
+        except ModuleNotFoundError as error:
+            raise JigsawError(f"{error.name} is not installed; to ask a model here: {machine.SETUP}") from error
+        logging.disable_progress_bar()
+        try:
+            processor = AutoProcessor.from_pretrained(name)
+            model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
+        except (OSError, ValueError, KeyError) as error:
+            raise JigsawError(f"{name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
-        from jigsaw.solve import solve as ask
-    except ModuleNotFoundError as error:
-        raise JigsawError(f"{error.name} is not installed; to ask a model here: {machine.SETUP}") from error
-    logging.disable_progress_bar()
-    try:
-        processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
-    except (OSError, ValueError, KeyError) as error:
-        raise JigsawError(f"{name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device).eval()
-    return lambda planned, puzzle, root: ask(model, processor, [planned], root, max_new_tokens=max_tokens)[0]
+    def ask(planned: "Plan", puzzle: "Puzzle", root: Path) -> str:
+        from jigsaw.solve import solve as reply_of
+
+        return reply_of(*loaded(), [planned], root, max_new_tokens=max_tokens)[0]
+
+    return ask
 
 
 def _endpoint(url: str, timeout: float, max_tokens: int) -> Ask:

@@ -22,14 +22,32 @@ class Base:
     """The model that was begun with.
 
     Attributes:
-        name: on the hub, or a folder's.
+        name: on the hub, or a folder's; where neither was recorded, the model's kind.
         licence: as the hub calls it, None where it is not known.
         on_hub: whether the name is one of the hub's.
+        is_known: whether its name was recorded.
     """
 
     name: str
     licence: str | None = None
     on_hub: bool = False
+    is_known: bool = True
+
+    @property
+    def in_words(self) -> str:
+        """As the card calls it."""
+        if self.on_hub:
+            return f"[{self.name}](https://huggingface.co/{self.name})"
+        return f"`{self.name}`" if self.is_known else f"A model of the kind `{self.name}`"
+
+    @property
+    def licence_in_words(self) -> str:
+        """What the card says of the licence."""
+        if not self.is_known:
+            return "Not known: the model that was begun with was not recorded."
+        return f"That of {self.in_words}" + (
+            f": {self.licence}." if self.licence else ", the model that was begun with."
+        )
 
 
 def write_card(folder: Path, title: str, step: int, base: Base, *, run: Run | None = None, adapter: int = 0) -> None:
@@ -55,12 +73,11 @@ def write_card(folder: Path, title: str, step: int, base: Base, *, run: Run | No
         pipeline_tag="image-text-to-text",
         tags=["visual-jigsaw", "grpo", "reinforcement-learning", "self-supervised"],
     )
-    licence = f"That of {base.name}" + (f": {base.licence}." if base.licence else "; see there.")
     rows = [] if run is None else _rows(run)
     text = render(
         "card.md.j2",
         title=title,
-        base=f"[{base.name}](https://huggingface.co/{base.name})" if base.on_hub else f"`{base.name}`",
+        base=base.in_words,
         step=step,
         adapter=adapter,
         results=list(found.items()),
@@ -68,7 +85,7 @@ def write_card(folder: Path, title: str, step: int, base: Base, *, run: Run | No
         curve=run is not None and bool(run.trained),
         settings=[] if run is None else _settings(run),
         rows=rows,
-        licence=licence,
+        licence=base.licence_in_words,
     )
     with atomic_write(folder / CARD) as file:
         file.write(f"---\n{data.to_yaml()}\n---\n\n{text}\n".encode())
@@ -79,7 +96,10 @@ def write_card(folder: Path, title: str, step: int, base: Base, *, run: Run | No
         plot_training(until, folder / CURVE, chance=of_step or 0.0, title=title)
     record = {name: _without_places(run.record.get(name)) for name in ("recipe", "started", "changed", "versions")}
     metrics = run.steps.get(step, {})
-    write_json(folder / RECORD, {"step": step, "base": base.name, **record, "rows": rows, "metrics": metrics})
+    write_json(
+        folder / RECORD,
+        {"step": step, "base": base.name if base.is_known else None, **record, "rows": rows, "metrics": metrics},
+    )
 
 
 def _without_places(node: Any) -> Any:

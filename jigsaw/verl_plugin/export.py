@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,10 @@ DTYPE = torch.bfloat16
 """Of the folder, as the models are published that were begun with; the trainer's is float32."""
 ADAPTER = "lora_adapter"
 """The folder, in the model's, of an adapter that was trained."""
-_BROKEN = (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError)
+_BROKEN = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, UnpicklingError)
 _PEFT = "base_model.model."
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])\.default\.weight")
+_SHOWN = 160
 _AGREES = 0.01
 """Of the largest logit: more than rounding differs by."""
 
@@ -70,7 +72,7 @@ class Trained:
             ranks = json.loads((folder / "fsdp_config.json").read_text(encoding="utf-8"))["world_size"]
         except _BROKEN as error:
             raise JigsawError(
-                f"{folder / 'fsdp_config.json'}: cannot be read ({error}); is {folder} a checkpoint?"
+                f"{folder / 'fsdp_config.json'}: cannot be read ({error}); take another checkpoint"
             ) from error
         files = [folder / f"model_world_size_{ranks}_rank_{rank}.pt" for rank in range(ranks)]
         if missing := [file.name for file in files if not file.is_file()]:
@@ -94,8 +96,7 @@ class Trained:
         try:
             found: dict[str, torch.Tensor] = torch.load(file, mmap=True, map_location="cpu", weights_only=True)
         except _BROKEN as error:
-            why = str(error).partition("\n")[0][:120]
-            raise JigsawError(f"{file}: cannot be read ({why}); it is broken, take another checkpoint") from error
+            raise JigsawError(f"{file}: cannot be read ({_short(error)}); take another checkpoint") from error
         return found
 
     @staticmethod
@@ -125,7 +126,7 @@ class Trained:
         file = self.folder / "lora_train_meta.json"
         try:
             return int(json.loads(file.read_text(encoding="utf-8"))["lora_alpha"])
-        except (*_BROKEN, TypeError) as error:
+        except _BROKEN as error:
             raise JigsawError(f"{file}: cannot be read ({error}); it says by what the adapter is scaled") from error
 
     def factor(self, module: str, part: str) -> torch.Tensor:
@@ -208,15 +209,24 @@ def export_checkpoint(
 
 
 def _model_of(folder: Path) -> Any:
-    """A model by the config in a folder, without weights."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    """A model by the config in a folder, without weights; the processor must be there, too."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    if not (folder / "config.json").is_file():
+        raise JigsawError(f"{folder / 'config.json'}: is missing, the model's config; take another checkpoint")
     try:
         with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=DTYPE)
-    except _BROKEN as error:
-        why = str(error).partition("\n")[0][:200]
-        raise JigsawError(f"{folder}: holds no model that is known here ({why})") from error
+            model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=DTYPE)
+        AutoProcessor.from_pretrained(folder)
+    except Exception as error:  # of a broken file, transformers and tokenizers raise whatever comes
+        raise JigsawError(
+            f"{folder}: holds no model and processor that are known here ({_short(error)}); take another checkpoint"
+        ) from error
+    return model
+
+
+def _short(error: Exception) -> str:
+    return shorten(" ".join(str(error).split()), _SHOWN, placeholder=" …")
 
 
 def _write(folder: Path, model: Any, trained: Trained, names: Sequence[str], on_progress: Callable[[int], Any]) -> None:

@@ -110,9 +110,8 @@ class Plans:
             The most media of each kind, image or video, that a prompt shows, at any level of a difficulty schedule.
 
         Raises:
-            JigsawError: for a row that is no puzzle, for ids that are not unique, for a source whose first rows have no
-                media, and for a reward that does not take its options or lacks what a difficulty schedule goes by; the
-                message names the file and the row.
+            JigsawError: for a row that is no puzzle, for ids that are not unique, and for a reward that does not take
+                its options or lacks what a difficulty schedule goes by; the message names the file and the row.
         """
         rows: dict[str, int] = {}
         shown: Counter[str] = Counter()
@@ -131,8 +130,6 @@ class Plans:
                 shown |= media_counts(puzzle["raw_prompt"])
             scored_alike = (item["data_source"], extra_info["task"], extra_info["answer_format"], "grid" in extra_info)
             examples.setdefault(scored_alike, item)
-        for source in self._rows:
-            self._check_files(source[:_LOOKED_AT])
         if reward.custom_reward_function.path == REWARD:  # and not one of the user's
             self._check_reward(reward.custom_reward_function.reward_kwargs, list(examples.values()))
         elif self._difficulties and not reward.reward_model.enable:
@@ -141,8 +138,12 @@ class Plans:
                 _check_says_exact(reward.custom_reward_function, item)
         return shown
 
+    def check_media(self) -> None:
+        """Raise JigsawError if of a source none of the first rows has its media, as where their folder is another."""
+        for source in self._rows:
+            self._check_files(source[:_LOOKED_AT])
+
     def _check_files(self, rows: range) -> None:
-        """Raise JigsawError if none of these rows has its media, as it is where their folder is another."""
         missing = None
         for index in rows:
             file, place = self._place(index)

@@ -164,6 +164,7 @@ def check_rows(config: DictConfig) -> Iterator[str]:
     for files, limit in ((given(data, "train_files"), "train_max_samples"), (data.val_files, "val_max_samples")):
         plans = Plans(files, data, data.get(limit, -1))
         shown |= plans.check_rows(config.reward)
+        plans.check_media()
     loop = config.actor_rollout_ref.rollout.agent.default_agent_loop
     if shown["video"] and loop != "jigsaw" and _family(config) == "qwen3_vl":
         yield f"{_ROLLOUT}.agent.default_agent_loop={loop}: vLLM takes no videos of a Qwen3-VL from it; leave it out"

@@ -131,7 +131,7 @@ def test_the_card_says_what_was_trained_on_what_and_what_it_came_to(trained: Pat
         "| seed | 7 |",
         "| versions | verl 0.9.1 |",
         "| `train.parquet`: jigsaw prepare image, grid=2x2 | `abc` |",
-        "That of Qwen/Qwen2.5-VL-7B-Instruct: apache-2.0.",
+        "That of [Qwen/Qwen2.5-VL-7B-Instruct](https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct): apache-2.0.",
         "@article{wu2025visualjigsaw,",
     ):
         assert said in card.text, said
@@ -148,8 +148,8 @@ def test_of_a_checkpoint_without_its_run_the_card_says_what_is_known(trained: Pa
     (trained / "checkpoints/global_step_4").rename(tmp_path / "global_step_4")
     run("merge", tmp_path / "global_step_4", tmp_path / "mine")
     text = (tmp_path / "mine/README.md").read_text()
-    assert "`qwen2_5_vl` after 4 steps" in text
-    assert "That of qwen2_5_vl; see there." in text
+    assert "A model of the kind `qwen2_5_vl` after 4 steps" in text
+    assert "Not known: the model that was begun with was not recorded." in text
     assert "## Training" not in text
     assert not (tmp_path / "mine/training.json").exists()
 

@@ -137,6 +137,7 @@ def test_the_order_alone_can_be_asked_for(files: Path, says: Callable[[Say], Non
         ([".", "--task", "depth", "--out", "a.gif"], r"out a\.gif: must end in \.png"),
         (["picture.jpg", "--out", "picture.jpg"], r"out picture\.jpg: is the file itself"),
         (["picture.jpg", "--grid", "1x1"], "grid"),
+        (["picture.jpg", "--grid", "50x50"], "grid: too many pieces for a prompt of 8,192 tokens; make fewer"),
         (["film.mp4", "--task", "image"], r"film\.mp4: is not a picture that can be read"),
         (["picture.jpg", "--task", "video"], r"picture\.jpg: "),
         (["picture.jpg", "--task", "depth"], r"picture\.jpg: "),

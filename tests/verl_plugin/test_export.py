@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,6 +164,18 @@ def _be_unknown(checkpoint: Path) -> None:
     (checkpoint / "actor/huggingface/config.json").write_text('{"model_type": "no_such"}')
 
 
+def _be_garbage(checkpoint: Path, name: str, text: str) -> None:
+    (checkpoint / "actor" / name).write_text(text)
+
+
+def _lose_config(checkpoint: Path) -> None:
+    (checkpoint / "actor/huggingface/config.json").unlink()
+
+
+def _lose_processor(checkpoint: Path) -> None:
+    (checkpoint / "actor/huggingface/processor_config.json").unlink()
+
+
 def _be_half(checkpoint: Path) -> None:
     (checkpoint / "WHOLE").unlink()
 
@@ -180,11 +193,16 @@ class _Code:
     ("spoil", "said"),
     [
         (_drop_rank, r"actor: model_world_size_2_rank_1\.pt is missing, of 2 ranks; where machines share no disk"),
-        (_truncate, r"model_world_size_2_rank_1\.pt: cannot be read \(.*; it is broken, take another checkpoint"),
+        (_truncate, r"model_world_size_2_rank_1\.pt: cannot be read \(.*\); take another checkpoint"),
         (_hold_code, r"model_world_size_2_rank_1\.pt: cannot be read \("),
-        (_forget_ranks, r"fsdp_config\.json: cannot be read \('world_size'\); is .*actor a checkpoint\?"),
+        (_forget_ranks, r"fsdp_config\.json: cannot be read \('world_size'\); take another checkpoint"),
         (_be_another, r"weights are the checkpoint's or the model's alone, such as model\.language_model\.layers"),
-        (_be_unknown, r"huggingface: holds no model that is known here \("),
+        (_be_unknown, r"huggingface: holds no model and processor that are known here \("),
+        (partial(_be_garbage, name="fsdp_config.json", text="[]"), r"fsdp_config\.json: cannot be read"),
+        (partial(_be_garbage, name="huggingface/config.json", text="{garbage"), "holds no model and processor that"),
+        (partial(_be_garbage, name="huggingface/tokenizer.json", text="hello"), "holds no model and processor that"),
+        (_lose_config, r"huggingface/config\.json: is missing, the model's config; take another checkpoint"),
+        (_lose_processor, "holds no model and processor that are known here"),
         (_be_half, "is not complete, its save was cut off; take an earlier one"),
     ],
 )
