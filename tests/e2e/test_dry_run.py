@@ -35,6 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Rows of all tasks, media folders and a model's files, on a machine of eight GPUs."""
     for task, row in ROWS.items():
         (tmp_path / MEDIA[task]).mkdir(parents=True)
+        (tmp_path / MEDIA[task] / ("a.mp4" if task == "video" else "a.png")).touch()
         (tmp_path / "data" / task).mkdir(parents=True, exist_ok=True)
         for split, count in (("train", 256), ("val", 8)):
             rows = [row(f"{task} {split} {number}") for number in range(count)]
@@ -49,6 +50,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(doctor, "check_gpu_software", list)
     monkeypatch.setattr(machine, "gpus", lambda: 8)
     monkeypatch.setattr(machine, "gpu_memory", lambda: 80 * 2**30)
+    monkeypatch.setattr(machine, "memory", lambda: 2**40)
     monkeypatch.setattr(machine, "cores", lambda: 64)
     monkeypatch.setattr(machine, "last_cluster", lambda: "")
     monkeypatch.setattr(machine, "cluster", lambda address: "A")
