@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import torch
 import typer
 from rich.console import Console
@@ -77,9 +76,8 @@ def run(way: str, checkpoint: Path, out: Path) -> tuple[float, int]:
     }[way]
     begun, most = time.monotonic(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    watched = psutil.Process(process.pid)
     while process.poll() is None:
-        status = Path(f"/proc/{watched.pid}/status")
+        status = Path(f"/proc/{process.pid}/status")
         lines = status.read_text().splitlines() if status.exists() else []
         most = max([most, *(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))])
         time.sleep(LOOK_S)

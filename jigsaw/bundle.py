@@ -4,7 +4,6 @@ tools, which need nothing of this package to show or ask them."""
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 from jigsaw.cutter import Cutter
 from jigsaw.errors import JigsawError, MediaError, RowError
 from jigsaw.files import atomic_write
+from jigsaw.media.image import encoded
 from jigsaw.media.video import Clip
 from jigsaw.rows import each_row, read_table
 from jigsaw.tasks import TASKS, plan
@@ -118,7 +118,7 @@ def _examples(
                 "task": planned.task,
                 "prompt": "".join(text),
                 "images": [_png(one) for one in media if not isinstance(one, Clip)],
-                "videos": [[_png(Image.fromarray(frame)) for frame in _frames(clip)] for clip in clips],
+                "videos": [[_png(picture) for picture in clip.pictures()] for clip in clips],
                 "fps": [clip.fps for clip in clips],
                 "answer": list(planned.answer),
                 "answer_format": planned.answer_format,
@@ -127,11 +127,5 @@ def _examples(
         on_row(index + 1)
 
 
-def _frames(clip: Clip) -> Any:
-    return clip.frames.permute(0, 2, 3, 1).numpy()
-
-
 def _png(picture: Image.Image) -> dict[str, Any]:
-    buffer = BytesIO()
-    picture.save(buffer, format="png")
-    return {"bytes": buffer.getvalue(), "path": None}
+    return {"bytes": encoded(picture, "png"), "path": None}

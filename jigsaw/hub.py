@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
 
 RELEASED = "craigwu/visual_jigsaw_training_data"
 """The hub's name of the released training data."""
-RELEASED_MODELS = {
-    task: f"craigwu/visual_jigsaw_{name}_7B" for task, name in (("image", "image"), ("video", "video"), ("depth", "3D"))
-}
-"""Those of the released checkpoints, by the task that they were trained on."""
+RELEASED_MODEL = "craigwu/visual_jigsaw_image_7B"
+"""That of a released checkpoint."""
 Kind = Literal["dataset", "model"]
 _WHAT = {"dataset": "data set", "model": "model"}
-_EXAMPLE = {"dataset": RELEASED, "model": RELEASED_MODELS["image"]}
+_EXAMPLE = {"dataset": RELEASED, "model": RELEASED_MODEL}
 _NAME = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", re.ASCII)
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 """Formats that a model's folder may hold beside safetensors."""
@@ -192,7 +190,7 @@ def push(
     *,
     private: bool = False,
     endpoint: str | None = None,
-    card: str | None = None,
+    card: Callable[[Path], str] | None = None,
 ) -> str:
     """Put a model's folder, or one of rows, on the hub, in one commit; its repository is made if it is not there.
 
@@ -203,7 +201,7 @@ def push(
         name: ``owner/name`` on the hub.
         private: whether a repository that is made is seen by its owner alone.
         endpoint: address of the hub if it is not the usual one.
-        card: ``README.md``, where the folder has none.
+        card: makes the text of ``README.md``, for a folder of rows that has none.
 
     Returns:
         The address of the commit.
@@ -215,7 +213,7 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
     folder = Path(folder)
-    kind, files = to_push(folder)
+    kind, files = _to_push(folder)
     _check_name(name, kind)
     if get_token() is None:
         raise JigsawError(
@@ -223,15 +221,15 @@ def push(
         )
     hub = HfApi(endpoint=endpoint)
     added = [CommitOperationAdd(str(file.relative_to(folder)), file) for file in files]
-    if card is not None and folder / "README.md" not in files:
-        added.append(CommitOperationAdd("README.md", card.encode()))
+    if kind == "dataset" and card is not None and folder / "README.md" not in files:
+        added.append(CommitOperationAdd("README.md", card(folder).encode()))
     with _discreet_log(), _one_line(name, kind, None, hub.endpoint, folder, sends=True):
         hub.create_repo(name, repo_type=kind, private=private or None, exist_ok=True)
         done = hub.create_commit(name, added, commit_message="Visual Jigsaw", repo_type=kind)
     return _masked(str(done.commit_url))
 
 
-def to_push(folder: Path) -> tuple[Kind, list[Path]]:
+def _to_push(folder: Path) -> tuple[Kind, list[Path]]:
     """What a folder is, and its files that go to the hub.
 
     Raises:

@@ -6,12 +6,12 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from jigsaw.errors import JigsawError
+from jigsaw.media.image import encoded
 from jigsaw.puzzle import CutOptions, Plan, Puzzle
 from jigsaw.reward import compute_score
 from jigsaw.tasks import cut_media
@@ -204,13 +204,11 @@ def _for_server(message: dict[str, Any]) -> dict[str, Any]:
             url = f"data:image/png;base64,{_png(item['image'])}"
             content.append({"type": "image_url", "image_url": {"url": url}})
         else:
-            frames = (Image.fromarray(frame) for frame in item["video"].frames.permute(0, 2, 3, 1).numpy())
-            url = f"data:video/jpeg;base64,{','.join(map(_png, frames))}"  # vLLM's name for a list of pictures
+            frames = ",".join(map(_png, item["video"].pictures()))
+            url = f"data:video/jpeg;base64,{frames}"  # vLLM's name for a list of pictures
             content.append({"type": "video_url", "video_url": {"url": url}})
     return {"role": message["role"], "content": content}
 
 
 def _png(image: Image.Image) -> str:
-    buffer = BytesIO()
-    image.save(buffer, format="png", compress_level=1)
-    return b64encode(buffer.getvalue()).decode()
+    return b64encode(encoded(image, "png", compress_level=1)).decode()

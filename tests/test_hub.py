@@ -481,12 +481,12 @@ def test_rows_are_pushed_with_their_manifest_and_a_card(hub, tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "train.parquet").write_bytes(parquet(image_row()))
     (tmp_path / "rejected.jsonl").write_text("")
-    push(tmp_path, "me/rows", endpoint=hub.url, card="# Rows")
+    push(tmp_path, "me/rows", endpoint=hub.url, card=lambda folder: "# Rows")
     pushed = hub.pushed["dataset", "me/rows"]
     assert sorted(pushed) == ["README.md", "manifest.json", "train.parquet"]
     assert pushed["README.md"] == b"# Rows"
     (tmp_path / "README.md").write_text("# My own")
-    push(tmp_path, "me/rows", endpoint=hub.url, card="# Rows")
+    push(tmp_path, "me/rows", endpoint=hub.url, card=lambda folder: "# Rows")
     assert pushed["README.md"] == b"# My own"
 
 

@@ -115,9 +115,7 @@ def push(
     from jigsaw import hub
     from jigsaw.show.card import card_of_rows
 
-    kind, _ = hub.to_push(folder)
-    card = card_of_rows(folder) if kind == "dataset" else None
-    print(hub.push(folder, name, private=private, endpoint=endpoint, card=card))
+    print(hub.push(folder, name, private=private, endpoint=endpoint, card=card_of_rows))
 
 
 def merge(

@@ -24,8 +24,7 @@ from jigsaw.prepare.pipeline import Options, rows_of
 from jigsaw.prepare.scenes import DepthOptions
 from jigsaw.prepare.videos import SUFFIXES as VIDEOS
 from jigsaw.prepare.videos import VideoOptions
-from jigsaw.response import parse
-from jigsaw.reward import compute_score, reading
+from jigsaw.reward import compute_score
 from jigsaw.rows import AnswerFormat
 
 if TYPE_CHECKING:
@@ -170,11 +169,11 @@ def _puzzles(
 
 
 def _solved(name: str, planned: "Plan", card: "Card", puzzle: "Puzzle", root: Path, ask: Ask) -> "Solution":
+    from jigsaw.show.samples import reader
     from jigsaw.show.solution import Solution
 
     reply = ask(planned, puzzle, root)
-    answer_format, profile = reading("", planned.extra_info)
-    read = parse(reply, len(planned.answer), answer_format, strict=profile == "paper")
+    read = reader("", planned, {})(reply)
     score = compute_score("", reply, planned.answer, planned.extra_info)["score"]
     return Solution(name, card, puzzle, reply, read.answer, read.reason or "", score)
 

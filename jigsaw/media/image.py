@@ -6,7 +6,9 @@ import zlib
 from bisect import bisect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -183,3 +185,10 @@ def tile_boxes(size: tuple[int, int], rows: int, columns: int) -> list[Box]:
 def _edges(length: int, parts: int) -> list[int]:
     base, extra = divmod(length, parts)
     return [i * base + min(i, extra) for i in range(parts + 1)]
+
+
+def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
+    """A picture as the bytes of a file, by Pillow's name of the format and its options."""
+    buffer = BytesIO()
+    picture.save(buffer, format=format, **options)
+    return buffer.getvalue()

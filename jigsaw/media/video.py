@@ -90,6 +90,10 @@ class Clip:
     indices: tuple[int, ...]
     fps: float
 
+    def pictures(self) -> list[Image.Image]:
+        """The frames as RGB pictures."""
+        return [Image.fromarray(frame) for frame in self.frames.permute(0, 2, 3, 1).numpy()]
+
     def metadata(self, time_embedding: str = "released") -> dict[str, Any]:
         """What transformers takes a clip's place in time from.
 

@@ -4,7 +4,6 @@ import os
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from io import BytesIO
 from math import factorial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from PIL import Image
 from jigsaw.cutter import Cutter
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.files import atomic_write
+from jigsaw.media.image import encoded
 from jigsaw.puzzle import Plan, Puzzle
 from jigsaw.rows import Row, each_row, read_table, row_id
 from jigsaw.tasks import TASKS, plan, with_media
@@ -239,7 +239,7 @@ def image_figure(image: Image.Image) -> Figure:
 
 def video_figure(clip: "Clip") -> Figure:
     """A clip as a figure that plays, over and over, with its strip."""
-    frames = [Image.fromarray(frame) for frame in clip.frames.permute(0, 2, 3, 1).numpy()]
+    frames = clip.pictures()
     first, *others = [_fitted(frame, _CLIP_SIDE) for frame in frames]
     moving = {"save_all": True, "append_images": others, "duration": _PLAYED_MS, "loop": 0}
     source = _data_uri(first, "webp", **moving, quality=75, method=2)
@@ -265,9 +265,7 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
 
 
 def _data_uri(image: Image.Image, format: str, **options: Any) -> str:
-    buffer = BytesIO()
-    image.save(buffer, format=format, **options)
-    return f"data:image/{format};base64,{b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/{format};base64,{b64encode(encoded(image, format, **options)).decode()}"
 
 
 FIGURES: dict[str, Callable[[Any], Figure]] = {"image": image_figure, "video": video_figure}

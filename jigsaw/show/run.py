@@ -170,7 +170,10 @@ def read_run(folder: Path) -> Run:
         where = next(metrics for metrics in looked if metrics.is_dir())
         raise JigsawError(f"{where}: no step is written yet, verl takes minutes to its first; try again later")
     if any(_SUPERVISED in values for start in starts for values in start.steps.values()):
-        raise JigsawError(f"{folder}: is a run of the supervised baseline; a report is made of GRPO's, see {files[-1]}")
+        raise JigsawError(
+            f"{folder}: is a run of the supervised baseline, not of GRPO; its losses are in {files[-1]}, and a "
+            "checkpoint of it is exported by its own folder, global_step_N"
+        )
     below = folder / _CHECKPOINTS
     return Run(folder, below if below.is_dir() else folder, tuple(starts))
 

@@ -220,7 +220,7 @@ def _sample(step: int, replies: list[Reply], rows: Rows | str, options: Mapping[
         groups = _alike(replies, lambda reply: reply["output"])
         plain = [Answered(len(group), _score(group), text) for text, group in groups.items()]
         return replace(sample, answered=_most(plain), why=str(error))
-    read = _reader(str(row["data_source"]), planned, options)
+    read = reader(str(row["data_source"]), planned, options)
     found = []
     for answer, group in _alike(replies, lambda reply: read(reply["output"]).answer).items():
         text = group[0]["output"]
@@ -233,7 +233,7 @@ def _most(answered: list[Answered]) -> tuple[Answered, ...]:
     return tuple(sorted(answered, key=lambda each: -each.count)[:SHOWN])
 
 
-def _reader(source: str, planned: Plan, options: Mapping[str, Any]) -> Callable[[str], Parsed]:
+def reader(source: str, planned: Plan, options: Mapping[str, Any]) -> Callable[[str], Parsed]:
     """How the reward reads a reply to a puzzle."""
     chosen = {**options, **(options.get("tasks") or {}).get(planned.task, {})}
     said = {name: chosen.get(name) for name in ("answer_format", "profile")}

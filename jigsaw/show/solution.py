@@ -48,25 +48,18 @@ class Solution:
 
 def write_picture(solution: Solution, out: Path) -> None:
     """Draw the source, beside it what the model put together, and write it as the suffix says."""
-    panels = [
-        ("the source", _arranged(solution.puzzle, solution.puzzle.answer)),
-        (
-            "the model: right"
-            if solution.is_right
-            else "the model: wrong"
-            if solution.answer
-            else "the model: no answer",
-            None if solution.answer is None else _arranged(solution.puzzle, solution.answer),
-        ),
-    ]
-    size = panels[0][1].size if panels[0][1] else (_SIDE, _SIDE)
+    source = _arranged(solution.puzzle, solution.puzzle.answer)
+    said, made = "no answer", None
+    if solution.answer is not None:
+        said, made = "right" if solution.is_right else "wrong", _arranged(solution.puzzle, solution.answer)
+    size = source.size
     font = ImageFont.load_default(18)
     # Clips are wide: below one another.
     below = size[0] > 2 * size[1]
     step = (0, size[1] + _HEAD + _GAP) if below else (size[0] + _GAP, 0)
     whole = Image.new("RGB", (size[0] + step[0] + 2 * _GAP, size[1] + step[1] + _HEAD + _GAP), _PAPER)
     draw = ImageDraw.Draw(whole)
-    for place, (title, picture) in enumerate(panels):
+    for place, (title, picture) in enumerate((("the source", source), (f"the model: {said}", made))):
         x, y = _GAP + place * step[0], place * step[1]
         draw.text((x, y + _HEAD / 2), title, _INK, font, anchor="lm")
         if picture is None:
@@ -85,12 +78,8 @@ def _arranged(puzzle: Puzzle, answer: Sequence[int]) -> Image.Image:
         picture = puzzle.media[0].copy()
         draw_discs(picture, [puzzle.pieces[place - 1] for place in answer])  # over those of the puzzle
         return _fitted(picture, _SIDE)
-    frames = []
-    for place in answer:
-        clip = puzzle.pieces[place - 1]
-        frames.append(
-            _fitted(Image.fromarray(clip.frames[len(clip.frames) // 2].permute(1, 2, 0).numpy()), _FRAME_SIDE)
-        )
+    clips = [puzzle.pieces[place - 1].pictures() for place in answer]
+    frames = [_fitted(clip[len(clip) // 2], _FRAME_SIDE) for clip in clips]
     row = Image.new("RGB", (sum(frame.width for frame in frames) + 4 * (len(frames) - 1), frames[0].height), _PAPER)
     x = 0
     for frame in frames:

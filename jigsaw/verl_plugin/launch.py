@@ -300,7 +300,7 @@ def _own(recipe: str) -> tuple[Path, str]:
         raise JigsawError(f"{recipe}: is no YAML that can be read ({' '.join(str(error).split()):.200})") from error
     builds_on = found.get("defaults") if isinstance(found, DictConfig) else None
     if not isinstance(builds_on, ListConfig):
-        raise JigsawError(f"{recipe}: is no recipe; begin it with defaults: [base, machine: gpu_8, _self_]")
+        raise JigsawError(f"{recipe}: is no recipe; begin it with defaults: [NAME, _self_], NAME one of {CONFIGS}")
     if file.stem in builds_on:
         raise JigsawError(f"{recipe}: builds on {file.stem}, its own name; rename the file")
     return file.parent, file.stem

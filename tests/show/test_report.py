@@ -346,7 +346,7 @@ def test_a_run_of_nothing_is_one_line(
 def test_a_supervised_run_is_told_to_be_one(tmp_path: Path) -> None:
     log(tmp_path / "metrics/20260102T030405.jsonl", {1: {"train/loss": 2.5}})
     with pytest.raises(
-        JigsawError, match=r"is a run of the supervised baseline; a report is made of GRPO's, see .*jsonl"
+        JigsawError, match=r"is a run of the supervised baseline, not of GRPO; its losses are in .*jsonl"
     ):
         write_report(tmp_path, now=0)
 
