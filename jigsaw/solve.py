@@ -6,15 +6,22 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
+from jigsaw import machine
 from jigsaw.errors import JigsawError
 from jigsaw.media.image import encoded
+from jigsaw.prepare.images import ImageOptions
+from jigsaw.prepare.pipeline import Options
+from jigsaw.prepare.scenes import DepthOptions
+from jigsaw.prepare.videos import VideoOptions
 from jigsaw.puzzle import CutOptions, Plan, Puzzle
 from jigsaw.reward import compute_score
-from jigsaw.tasks import cut_media
+from jigsaw.rows import AnswerFormat
+from jigsaw.tasks import cut
 
 if TYPE_CHECKING:
     import httpx
@@ -24,6 +31,32 @@ SAMPLED = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 """As verl's rollout draws."""
 _LARGEST_REPLY = 2**22
 _SHOWN = 200
+
+
+def options_of(
+    task: str,
+    *,
+    grid: tuple[int, int] = ImageOptions.grid,
+    clips: int = VideoOptions.clips,
+    points: int = DepthOptions.points,
+    answer_format: AnswerFormat = "answer_tag",
+    seed: int = 0,
+) -> Options:
+    """How rows are made of a file of one's own: whatever its size, one puzzle of it.
+
+    Args:
+        task: ``image``, ``video`` or ``depth``.
+        grid: (rows, columns) of a picture's tiles.
+        clips: of a video.
+        points: of a scene's frame.
+        answer_format: in which the prompt asks for the answer.
+        seed: of what is drawn while rows are made.
+    """
+    if task == "image":
+        return ImageOptions(grid=grid, answer_format=answer_format, seed=seed, min_side=1)
+    if task == "video":
+        return VideoOptions(clips=clips, answer_format=answer_format, seed=seed, min_seconds=0)
+    return DepthOptions(points=points, answer_format=answer_format, seed=seed, samples_per_scene=1)
 
 
 def solve(
@@ -49,45 +82,56 @@ def solve(
         max_new_tokens: longest reply.
         batch_size: puzzles at once.
     """
+    options = _cut_options(processor)
+    replies: list[str] = []
+    for start in range(0, len(plans), batch_size):
+        puzzles = [cut(planned, media_root, options) for planned in plans[start : start + batch_size]]
+        replies += _replies(model, processor, puzzles, grey=grey, sample=sample, max_new_tokens=max_new_tokens)
+    return replies
+
+
+def _cut_options(processor: Any) -> CutOptions:
+    maker = processor.image_processor
+    return CutOptions(factor=maker.patch_size * maker.merge_size)
+
+
+def _replies(
+    model: Any, processor: Any, puzzles: Sequence[Puzzle], *, grey: bool, sample: bool, max_new_tokens: int
+) -> list[str]:
+    """The model's replies to one batch."""
     import torch
 
     processor.tokenizer.padding_side = "left"
-    maker = processor.image_processor
-    options = CutOptions(factor=maker.patch_size * maker.merge_size)
-    replies: list[str] = []
-    for start in range(0, len(plans), batch_size):
-        batch = plans[start : start + batch_size]
-        media = [item for planned in batch for item in cut_media(planned.messages, media_root, options)]
-        images = [item for item in media if isinstance(item, Image.Image)]
-        clips = [item for item in media if not isinstance(item, Image.Image)]
-        shown: dict[str, Any] = {}
-        if images:
-            shown["images"] = [greyed(image) for image in images] if grey else images
-        if clips:  # their frames are chosen and scaled already
-            shown |= {
-                "videos": [clip.frames for clip in clips],
-                "video_metadata": [clip.metadata() for clip in clips],
-                "do_sample_frames": False,
-            }
-        inputs = processor(
-            text=[
-                processor.apply_chat_template(planned.messages, add_generation_prompt=True, tokenize=False)
-                for planned in batch
-            ],
-            padding=True,
-            return_tensors="pt",
-            **shown,
-        ).to(model.device)
-        with torch.inference_mode():
-            output = model.generate(
-                **inputs,
-                max_new_tokens=max_new_tokens,
-                # verl's rollout never draws these, nor could a picture be put in their place.
-                suppress_tokens=[model.config.image_token_id, model.config.video_token_id],
-                **(SAMPLED if sample else GREEDY),
-            )
-        new = output[:, inputs["input_ids"].shape[1] :]
-        replies += processor.batch_decode(new, skip_special_tokens=True)
+    media = [item for puzzle in puzzles for item in puzzle.media]
+    images = [item for item in media if isinstance(item, Image.Image)]
+    clips = [item for item in media if not isinstance(item, Image.Image)]
+    shown: dict[str, Any] = {}
+    if images:
+        shown["images"] = [greyed(image) for image in images] if grey else images
+    if clips:  # their frames are chosen and scaled already
+        shown |= {
+            "videos": [clip.frames for clip in clips],
+            "video_metadata": [clip.metadata() for clip in clips],
+            "do_sample_frames": False,
+        }
+    inputs = processor(
+        text=[
+            processor.apply_chat_template(puzzle.messages, add_generation_prompt=True, tokenize=False)
+            for puzzle in puzzles
+        ],
+        padding=True,
+        return_tensors="pt",
+        **shown,
+    ).to(model.device)
+    with torch.inference_mode():
+        output = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            # verl's rollout never draws these, nor could a picture be put in their place.
+            suppress_tokens=[model.config.image_token_id, model.config.video_token_id],
+            **(SAMPLED if sample else GREEDY),
+        )
+    replies: list[str] = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return replies
 
 
@@ -102,6 +146,65 @@ def scores_of(plans: Sequence[Plan], replies: Sequence[str]) -> list[dict[str, f
         compute_score(f"visual_jigsaw_{planned.task}", reply, planned.answer, planned.extra_info)
         for planned, reply in zip(plans, replies, strict=True)
     ]
+
+
+class Model(Protocol):
+    """Who can be asked."""
+
+    @property
+    def options(self) -> CutOptions:
+        """How its puzzles are cut."""
+
+    def ask(self, puzzle: Puzzle, *, max_new_tokens: int) -> str:
+        """Its reply to a puzzle, greedily drawn.
+
+        Raises:
+            JigsawError: if there is none.
+        """
+
+
+class LocalModel:
+    """A model that transformers runs here, loaded when it is first needed; on the GPU if there is one.
+
+    Args:
+        name: its folder, or its name on the hub.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        try:
+            import torch
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers.utils import logging
+        except ModuleNotFoundError as error:
+            raise JigsawError(f"{error.name} is not installed; to ask a model here: {machine.SETUP}") from error
+        logging.disable_progress_bar()
+        try:
+            processor = AutoProcessor.from_pretrained(self._name)
+            model = AutoModelForImageTextToText.from_pretrained(self._name, dtype="auto")
+        except (OSError, ValueError, KeyError) as error:
+            raise JigsawError(f"{self._name}: cannot be loaded ({' '.join(str(error).split())[:_SHOWN]})") from error
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+    @property
+    def options(self) -> CutOptions:
+        """Frames of a multiple of its tokens' size.
+
+        Raises:
+            JigsawError: if it cannot be loaded.
+        """
+        return _cut_options(self._loaded[1])
+
+    def ask(self, puzzle: Puzzle, *, max_new_tokens: int) -> str:
+        """Its reply to a puzzle, greedily drawn.
+
+        Raises:
+            JigsawError: if it cannot be loaded.
+        """
+        return _replies(*self._loaded, [puzzle], grey=False, sample=False, max_new_tokens=max_new_tokens)[0]
 
 
 @dataclass(frozen=True)
@@ -125,6 +228,11 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise JigsawError(f"{self.url}: is no address of a server; it must be like http://localhost:8000/v1")
+
+    @property
+    def options(self) -> CutOptions:
+        """As for Qwen2.5-VL: a server does not tell how large its model's tokens are."""
+        return CutOptions()
 
     def ask(self, puzzle: Puzzle, *, max_new_tokens: int) -> str:
         """The model's reply to a puzzle, greedily drawn.

@@ -4,17 +4,15 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from math import factorial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jigsaw import machine
 from jigsaw.cli.progress import progress_bar
 from jigsaw.errors import JigsawError, MediaError, OptionError
 from jigsaw.media.rgbd import colour_folder
@@ -26,13 +24,13 @@ from jigsaw.prepare.videos import SUFFIXES as VIDEOS
 from jigsaw.prepare.videos import VideoOptions
 from jigsaw.reward import compute_score
 from jigsaw.rows import AnswerFormat
+from jigsaw.solve import Endpoint, LocalModel, Model, options_of
 
 if TYPE_CHECKING:
     from jigsaw.puzzle import Plan, Puzzle
     from jigsaw.show.gallery import Card
     from jigsaw.show.solution import Solution
 
-Ask = Callable[["Plan", "Puzzle", Path], str]
 _PAGES = (".html", ".htm")
 _DRAWN = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -83,18 +81,17 @@ def solve(
 
     Example: [bold]jigsaw solve cat.jpg --grid 2x2 --model visual_jigsaw_image_7B --out solved.png[/]
     """
-    if (model is None) == (endpoint is None):
-        raise JigsawError("give --model, a folder or hub name, or --endpoint, a server's address; one of them")
     _check_out(out, file)
     task = task or _task_of(file)
-    options = _options(task, grid, clips, points, "plain" if no_think else answer_format, seed)
+    form: AnswerFormat = "plain" if no_think else answer_format
+    options = options_of(task, grid=parse_grid(grid), clips=clips, points=points, answer_format=form, seed=seed)
     _check_pieces(options, task)
-    ask = _endpoint(endpoint, timeout, max_tokens) if endpoint else _transformers(str(model), max_tokens)
+    asked = model_of(model, endpoint, timeout)
     found: list[Solution] = []
     skipped: list[str] = []
     with _counted(file, limit) as count:
-        for puzzle in _puzzles(file, options, limit, seed, skipped):
-            found.append(_solved(*puzzle, ask))
+        for name, planned, card, puzzle in _puzzles(file, options, limit, seed, asked, skipped):
+            found.append(_solved(name, planned, card, puzzle, asked.ask(puzzle, max_new_tokens=max_tokens)))
             count(len(found))
     if not found:
         raise JigsawError(f"{file}: holds nothing to make a puzzle of; {skipped[0] if skipped else 'it is empty'}")
@@ -122,14 +119,6 @@ def _task_of(file: Path) -> Literal["image", "video", "depth"]:
     raise OptionError("task", None, f"what is to be made of {file}? give image, video or depth")
 
 
-def _options(task: str, grid: str, clips: int, points: int, answer_format: AnswerFormat, seed: int) -> Options:
-    if task == "image":
-        return ImageOptions(grid=parse_grid(grid), answer_format=answer_format, seed=seed, min_side=1)
-    if task == "video":
-        return VideoOptions(clips=clips, answer_format=answer_format, seed=seed, min_seconds=0)
-    return DepthOptions(points=points, answer_format=answer_format, seed=seed, samples_per_scene=1)
-
-
 def _check_pieces(options: Options, task: str) -> None:
     """Raise JigsawError unless the options make sense, by the names that this command has for them."""
     try:
@@ -141,9 +130,22 @@ def _check_pieces(options: Options, task: str) -> None:
         raise OptionError(name, None, f"too many pieces for a prompt of {error.value:,} tokens; make fewer") from error
 
 
+def model_of(model: str | None, endpoint: str | None, timeout: float) -> Model:
+    """Who is asked.
+
+    Raises:
+        JigsawError: unless one of both is given, or the endpoint is no address.
+    """
+    if model is not None and endpoint is None:
+        return LocalModel(model)
+    if endpoint is not None and model is None:
+        return Endpoint(endpoint, seconds=timeout, key=os.environ.get("OPENAI_API_KEY"))
+    raise JigsawError("give --model, a folder or hub name, or --endpoint, a server's address; one of them")
+
+
 def _puzzles(
-    file: Path, options: Options, limit: int, seed: int, skipped: list[str]
-) -> Iterator[tuple[str, "Plan", "Card", "Puzzle", Path]]:
+    file: Path, options: Options, limit: int, seed: int, asked: Model, skipped: list[str]
+) -> Iterator[tuple[str, "Plan", "Card", "Puzzle"]]:
     """The puzzle of a file, or those of the first files of a folder that are fit; why others are not is noted."""
     from jigsaw.show.gallery import build_card
     from jigsaw.tasks import plan
@@ -156,58 +158,25 @@ def _puzzles(
         try:
             row = rows_of(path, root, options)[0]
             planned = plan(row, seed)
-            card, puzzle = build_card(row, planned, 0, root)
+            card, puzzle = build_card(row, planned, 0, root, asked.options)
         except MediaError as error:
             if not whole:
                 raise
             skipped.append(str(error))
             continue
-        yield path, planned, card, puzzle, root
+        yield path, planned, card, puzzle
         made += 1
         if made == limit:
             return
 
 
-def _solved(name: str, planned: "Plan", card: "Card", puzzle: "Puzzle", root: Path, ask: Ask) -> "Solution":
+def _solved(name: str, planned: "Plan", card: "Card", puzzle: "Puzzle", reply: str) -> "Solution":
     from jigsaw.show.samples import reader
     from jigsaw.show.solution import Solution
 
-    reply = ask(planned, puzzle, root)
     read = reader("", planned, {})(reply)
     score = compute_score("", reply, planned.answer, planned.extra_info)["score"]
     return Solution(name, card, puzzle, reply, read.answer, read.reason or "", score)
-
-
-def _transformers(name: str, max_tokens: int) -> Ask:
-    @cache  # loaded once there is a puzzle
-    def loaded() -> tuple[Any, Any]:
-        try:
-            import torch
-            from transformers import AutoModelForImageTextToText, AutoProcessor
-            from transformers.utils import logging
-        except ModuleNotFoundError as error:
-            raise JigsawError(f"{error.name} is not installed; to ask a model here: {machine.SETUP}") from error
-        logging.disable_progress_bar()
-        try:
-            processor = AutoProcessor.from_pretrained(name)
-            model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
-        except (OSError, ValueError, KeyError) as error:
-            raise JigsawError(f"{name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
-
-    def ask(planned: "Plan", puzzle: "Puzzle", root: Path) -> str:
-        from jigsaw.solve import solve as reply_of
-
-        return reply_of(*loaded(), [planned], root, max_new_tokens=max_tokens)[0]
-
-    return ask
-
-
-def _endpoint(url: str, timeout: float, max_tokens: int) -> Ask:
-    from jigsaw.solve import Endpoint
-
-    server = Endpoint(url, seconds=timeout, key=os.environ.get("OPENAI_API_KEY"))
-    return lambda planned, puzzle, root: server.ask(puzzle, max_new_tokens=max_tokens)
 
 
 @contextmanager

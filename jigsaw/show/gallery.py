@@ -14,9 +14,9 @@ from jigsaw.cutter import Cutter
 from jigsaw.errors import JigsawError, RowError
 from jigsaw.files import atomic_write
 from jigsaw.media.image import encoded
-from jigsaw.puzzle import Plan, Puzzle
+from jigsaw.puzzle import CutOptions, Plan, Puzzle
 from jigsaw.rows import Row, each_row, read_table, row_id
-from jigsaw.tasks import TASKS, plan, with_media
+from jigsaw.tasks import DEFAULTS, TASKS, plan, with_media
 from jigsaw.tasks.base import Mark
 
 if TYPE_CHECKING:
@@ -181,13 +181,15 @@ def make_card(row: Row, index: int, media_root: str | os.PathLike[str], *, seed:
         return Card(index=index, id=_name(row, index), error=str(error))
 
 
-def build_card(row: Row, planned: Plan, index: int, media_root: str | os.PathLike[str]) -> tuple[Card, Puzzle]:
+def build_card(
+    row: Row, planned: Plan, index: int, media_root: str | os.PathLike[str], options: CutOptions = DEFAULTS
+) -> tuple[Card, Puzzle]:
     """A row's plan laid out, and its puzzle.
 
     Raises:
         MediaError: if its media cannot be used.
     """
-    puzzle = with_media(planned, _cutter.cut_media(planned.messages, media_root))
+    puzzle = with_media(planned, _cutter.cut_media(planned.messages, media_root, options))
     prompt, figures = _lay_out(puzzle)
     task = TASKS[puzzle.task]
     card = Card(
