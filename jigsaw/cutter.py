@@ -2,7 +2,6 @@
 
 import os
 from math import prod
-from queue import LifoQueue
 from typing import Any
 
 from PIL import Image
@@ -10,7 +9,7 @@ from PIL import Image
 from jigsaw.errors import MediaError
 from jigsaw.media.video import Clip
 from jigsaw.puzzle import CutOptions, Message, media_specs
-from jigsaw.reader import Reader, ReaderDied, Record
+from jigsaw.reader import ReaderDied, Readers, Record
 from jigsaw.tasks import DEFAULTS, cut_media
 
 
@@ -23,10 +22,7 @@ class Cutter:
     """
 
     def __init__(self, readers: int, time_limit: float) -> None:
-        self._time_limit = time_limit
-        self._free: LifoQueue[Reader] = LifoQueue()
-        for _ in range(readers):
-            self._free.put(Reader())
+        self._readers = Readers(readers, time_limit)
 
     def cut_media(
         self, messages: list[Message], media_root: str | os.PathLike[str], options: CutOptions = DEFAULTS
@@ -36,14 +32,11 @@ class Cutter:
         Raises:
             MediaError: if a file is missing, outside the media root or cannot be used, or no process survives it.
         """
-        reader = self._free.get()
         try:
-            record, pixels = reader.make(_cut, (messages, os.fspath(media_root), options), self._time_limit)
+            record, pixels = self._readers.make(_cut, (messages, os.fspath(media_root), options))
         except ReaderDied as error:
             paths = dict.fromkeys(str(spec["path"]) for spec in media_specs(messages))
             raise MediaError(", ".join(paths), f"{error}; remove or replace it") from error
-        finally:
-            self._free.put(reader)
         if "reason" in record:
             raise MediaError(record["path"], record["reason"])
         media: list[Any] = []

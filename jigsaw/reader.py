@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from queue import LifoQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +194,29 @@ class Reader:
         if process.stdin is not None:
             process.stdin.close()
         return process.returncode
+
+
+class Readers:
+    """Several of them, for any number of threads.
+
+    Args:
+        count: processes at most; each is started when all others are at work, and kept.
+        time_limit: seconds of wall time that an item may take.
+    """
+
+    def __init__(self, count: int, time_limit: float) -> None:
+        self._time_limit = time_limit
+        self._free: LifoQueue[Reader] = LifoQueue()
+        for _ in range(count):
+            self._free.put(Reader())
+
+    def make(self, work: Making, item: Any) -> tuple[Record, "npt.NDArray[np.uint8]"]:
+        """See :meth:`Reader.make`; waits for a process that is free."""
+        reader = self._free.get()
+        try:
+            return reader.make(work, item, self._time_limit)
+        finally:
+            self._free.put(reader)
 
 
 class _EndedByItself(ReaderDied):

@@ -18,7 +18,7 @@ from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import Options
 from jigsaw.prepare.scenes import DepthOptions
 from jigsaw.prepare.videos import VideoOptions
-from jigsaw.puzzle import CutOptions, Plan, Puzzle
+from jigsaw.puzzle import CutOptions, Message, Plan, Puzzle
 from jigsaw.reward import compute_score
 from jigsaw.rows import AnswerFormat
 from jigsaw.tasks import cut
@@ -243,7 +243,7 @@ class Endpoint:
         """
         asked = {
             "model": self.model or self._first_model(),
-            "messages": [_for_server(message) for message in puzzle.messages],
+            "messages": chat_messages(puzzle),
             "temperature": 0,
             "max_tokens": max_new_tokens,
         }
@@ -302,8 +302,15 @@ class Endpoint:
         return JigsawError(f"{self.url}: {what}; is it the address of an OpenAI-compatible server, /v1 at its end?")
 
 
-def _for_server(message: dict[str, Any]) -> dict[str, Any]:
-    """A chat message with its media as the protocol has them."""
+def chat_messages(puzzle: Puzzle) -> list[dict[str, Any]]:
+    """A puzzle's messages as OpenAI's protocol for chats has them, its media inside.
+
+    A picture is an ``image_url``. A clip is a ``video_url``, which vLLM knows: its frames, one behind the other.
+    """
+    return [{"role": message["role"], "content": _content(message)} for message in puzzle.messages]
+
+
+def _content(message: Message) -> list[dict[str, Any]]:
     content = []
     for item in message["content"]:
         if item["type"] == "text":
@@ -315,7 +322,7 @@ def _for_server(message: dict[str, Any]) -> dict[str, Any]:
             frames = ",".join(map(_png, item["video"].pictures()))
             url = f"data:video/jpeg;base64,{frames}"  # vLLM's name for a list of pictures
             content.append({"type": "video_url", "video_url": {"url": url}})
-    return {"role": message["role"], "content": content}
+    return content
 
 
 def _png(image: Image.Image) -> str:

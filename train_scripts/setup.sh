@@ -63,7 +63,7 @@ log=.venv/setup.log
     fail "could not install uv; is the package index reachable? The end of $log says why: $(tail -n 1 "$log")"
 # Compiled here once: processes that start without byte code compile it anew each time (vLLM: minutes).
 UV_HTTP_TIMEOUT=300 .venv/bin/uv pip install --python .venv/bin/python --compile-bytecode \
-    --constraints train_scripts/constraints/"$machine".txt --editable ".[$machine,eval,dev]" >>"$log" 2>&1 || {
+    --constraints train_scripts/constraints/"$machine".txt --editable ".[$machine,play,eval,dev]" >>"$log" 2>&1 || {
     tail -n 15 "$log" >&2
     fail "the install failed, see above and $log. Often: no network, a full disk, or a mirror that lacks a version. Run it again to go on."
 }

@@ -10,6 +10,7 @@ from jigsaw.cli.bundle import bundle
 from jigsaw.cli.checkpoint import checkpoint, merge
 from jigsaw.cli.doctor import doctor
 from jigsaw.cli.plan import plan
+from jigsaw.cli.play import play
 from jigsaw.cli.prepare import prepare
 from jigsaw.cli.pull import pull_data
 from jigsaw.cli.quickstart import quickstart
@@ -45,6 +46,7 @@ app.command()(report)
 app.add_typer(checkpoint, name="checkpoint")
 app.command()(merge)
 app.command()(solve)
+app.command()(play)
 app.command()(doctor)
 
 

@@ -289,12 +289,12 @@ def render_page(cards: list[Card], *, title: str, rows: int, seed: int, epoch: i
     return render("gallery.html.j2", cards=cards, title=title, rows=rows, headlines=headlines, seed=seed, epoch=epoch)
 
 
-def render(template: str, **values: Any) -> str:
-    """A page by a template of this folder; what is put into HTML is text, never markup, unless it is ``Markup``."""
+def render(template: str, /, package: str = "jigsaw.show", **values: Any) -> str:
+    """A page by a template of a package; what is put into HTML is text, never markup, unless it is ``Markup``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("jigsaw.show", ""),
+        loader=PackageLoader(package, ""),
         autoescape=template.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,

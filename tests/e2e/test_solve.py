@@ -1,4 +1,4 @@
-"""``jigsaw solve`` with the tiny model: here by transformers, and behind vLLM's own server on the CPU."""
+"""The tiny model asked here by transformers, and behind vLLM's own server on the CPU: ``jigsaw solve``, verifiers."""
 
 import json
 import os
@@ -13,11 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
+from jigsaw.reward import compute_score
 from jigsaw.toy.rows import write_puzzles
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow("training"), pytest.mark.timeout(900)]
 
-SERVE = ["--max-model-len=512", "--max-num-seqs=4", "--dtype=float32", "--enforce-eager"]
+SERVE = ["--served-model-name=tiny", "--max-model-len=512", "--max-num-seqs=4", "--dtype=float32", "--enforce-eager"]
 FILES = {"picture.jpg": ["--grid=2x1"], "film.mp4": ["--clips=2"]}
 
 
@@ -74,3 +75,47 @@ def test_a_server_is_shown_what_the_model_is_shown_here(
         assert here["reply"] == there["reply"]
     assert there["reply"]
     assert (tmp_path / "solved.png").is_file()
+
+
+def test_verifiers_asks_and_scores_its_puzzles(server: str, repository: Path, scenes: Path, tmp_path: Path) -> None:
+    """The real library, in a virtual environment of its own: it asks for another ``openai`` than vLLM does."""
+    uv = Path(sys.executable).with_name("uv")
+    prepare = [
+        sys.executable,
+        "-m",
+        "jigsaw",
+        "prepare",
+        "image",
+        "--grid=2x1",
+        "--val=4",
+        f"--out={tmp_path / 'rows'}",
+    ]
+    subprocess.run([*prepare, f"--media-root={scenes}"], check=True, capture_output=True)
+    own = tmp_path / "own"
+    subprocess.run([uv, "venv", own, "--python", sys.executable], check=True, capture_output=True)
+    install = [uv, "pip", "install", "--python", own / "bin/python"]
+    subprocess.run([*install, repository, repository / "examples/verifiers"], check=True, capture_output=True)
+    taskset = ["--env.taskset.data", tmp_path / "rows/val.parquet", "--env.taskset.media-root", scenes]
+    agent = ["--env.agent.harness.id", "null", "--env.agent.runtime.type", "subprocess", "--model", "tiny"]
+    client = ["--client.base-url", server, "--client.api-key-var", "OPENAI_API_KEY", "--sampling.max-tokens", "12"]
+    environment = {**os.environ, "OPENAI_API_KEY": "none", "PATH": f"{own / 'bin'}:{uv.parent}:{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    ended = subprocess.run(
+        [own / "bin/vf-eval", "visual-jigsaw-env", *taskset, *agent, *client, "-n", "3", "--no-push"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (file,) = tmp_path.glob("outputs/*/traces.jsonl")
+    episodes = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(episodes) == 3
+    for episode in episodes:
+        (trace,) = episode["traces"]
+        assert trace["errors"] == []
+        reply = trace["nodes"][-1]["message"]["content"]
+        scored = compute_score("", reply, trace["task"]["data"]["answer"], trace["task"]["data"]["extra_info"])
+        assert trace["rewards"]["jigsaw_reward"]["score"] == scored["score"]
+        assert trace["metrics"] == {name: scored[name] for name in ("exact", "position_accuracy")}

@@ -1,0 +1,95 @@
+"""``jigsaw play``: a page to play on, and the files that put it up as a Space."""
+
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jigsaw import machine
+from jigsaw.errors import JigsawError, OptionError
+from jigsaw.rows import AnswerFormat
+
+_LOOPBACK = "127.0.0.1"
+
+
+def play(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub name of the model that plays beside.", metavar="MODEL", show_default=False),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of it: a server that speaks OpenAI's protocol, as vllm serve does.",
+            metavar="URL",
+            show_default=False,
+        ),
+    ] = None,
+    answer_format: Annotated[
+        AnswerFormat, typer.Option(help="How the model is asked for the answer; the released models know boxed.")
+    ] = "answer_tag",
+    max_tokens: Annotated[int, typer.Option(help="Longest reply of the model.", min=1)] = 2048,
+    timeout: Annotated[float, typer.Option(help="Seconds that an endpoint may take for a reply.", min=0.1)] = 300,
+    max_upload: Annotated[int, typer.Option(help="MiB of the files of a puzzle, at most.", min=1)] = 200,
+    port: Annotated[int, typer.Option(help="Where the page is; 0 for any that is free.", min=0, max=65535)] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to be asked at; 0.0.0.0 for all who can reach this machine.")
+    ] = _LOOPBACK,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of orders and drawings; each visit's own if not given.", show_default=False),
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the files of a Hugging Face Space with this page into a new folder, and end.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Open a page on this machine where one puts pictures, films and rooms together, and a model the same ones.
+
+    What is uploaded is deleted once it is cut. An endpoint's key is OPENAI_API_KEY, where it asks for one.
+
+    Example: [bold]jigsaw play --model visual_jigsaw_image_7B[/]
+    """
+    from jigsaw.cli.solve import model_of
+
+    if space is not None:
+        from jigsaw.play.space import write_space
+
+        if model is None or endpoint is not None:
+            raise OptionError("space", space, "needs --model, the name on the hub of the model that plays there")
+        write_space(space, model, answer_format=answer_format, max_tokens=max_tokens)
+        print(f"{space}: written; put it up with: hf upload --repo-type space OWNER/NAME {space}")
+        return
+    asked = None if model is None and endpoint is None else model_of(model, endpoint, timeout)
+    try:
+        import uvicorn
+
+        from jigsaw.play.app import application
+        from jigsaw.play.table import Table
+    except ModuleNotFoundError as error:
+        raise JigsawError(f"{error.name} is not installed; to play: {machine.SETUP}") from error
+    try:
+        place = socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OptionError("port", port, f"cannot be opened on {host} ({why}); choose another") from error
+    name = None
+    if asked is not None:
+        _ = asked.options  # a model that cannot be loaded is told now
+        name = Path(model).name if model else "the model"
+    with place:
+        table = Table(asked, seed=seed, answer_format=answer_format, max_tokens=max_tokens)
+        hosts = [_LOOPBACK, "localhost"] if host == _LOOPBACK else ["*"]
+        app = application(table, model=name, most_bytes=max_upload << 20, hosts=hosts)
+        Console(highlight=False, soft_wrap=True).print(
+            f"play at http://{host}:{place.getsockname()[1]} · Ctrl-C ends it", style="bold"
+        )
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[place])
