@@ -84,7 +84,7 @@ def application(table: Table, *, model: str | None, most_bytes: int, hosts: list
             *(Route(f"/{run.__name__}", run, methods=["POST"]) for run in (enter, begin, answer, ask)),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
-        exception_handlers={JigsawError: _refuse, HTTPException: _turn_away},
+        exception_handlers={JigsawError: _refuse, HTTPException: _turn_away, Exception: _fail},
     )
 
 
@@ -146,3 +146,7 @@ def _refuse(request: Request, error: Exception) -> Response:
 def _turn_away(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code)
+
+
+def _fail(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "this went wrong on the server; where it was started, it says how"}, 500)

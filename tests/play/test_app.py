@@ -108,3 +108,12 @@ def test_what_is_no_form_is_told(client: TestClient) -> None:
     assert "cannot be read" in begin(client, visit, many).json()["error"]
     assert begin(client, visit, task="audio").json() == {"error": "audio 2x2: there is no such puzzle"}
     assert client.post("/ask", headers=visit).json()["error"].startswith("there is no puzzle on the table")
+
+
+def test_what_goes_wrong_inside_is_told_without_its_trace(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = TestClient(client.app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+    visit = enter(quiet)
+    monkeypatch.setattr(Table, "begin", lambda *asked: 1 / 0)
+    refused = begin(quiet, visit)
+    assert refused.status_code == 500
+    assert refused.json() == {"error": "this went wrong on the server; where it was started, it says how"}

@@ -13,8 +13,8 @@ async function ask(path, body) {
   } catch {
     throw new Error("The server does not answer.");
   }
-  const said = await answer.json();
-  if (!answer.ok) throw new Error(said.error);
+  const said = await answer.json().catch(() => ({ error: `The server answers ${answer.status}.` }));
+  if (!answer.ok || said.error) throw new Error(said.error);
   return said;
 }
 
