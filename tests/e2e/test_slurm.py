@@ -185,12 +185,12 @@ def _ray_of(machine: Any) -> list[psutil.Process]:
     ]
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_a_tiny_model_trains(slurm: Slurm, repository: Path, tiny_model: Path, tmp_path: Path, nodes: int) -> None:
+@pytest.fixture
+def training(tiny_model: Path, tmp_path: Path) -> list[str]:
+    """Arguments of a small training, whose places are in the test's folder."""
     write_scenes(tmp_path / "scenes", 16, seed=3)
     prepare_rows(tmp_path / "scenes", tmp_path / "rows", ImageOptions(grid=(2, 1), val=4), progress=lambda *_: None)
-    ended = slurm.run(
-        repository,
+    return [
         "quickstart",
         "machine=cpu_cluster",
         f"data.train_files={tmp_path}/rows/train.parquet",
@@ -201,18 +201,43 @@ def test_a_tiny_model_trains(slurm: Slurm, repository: Path, tiny_model: Path, t
         f"actor_rollout_ref.model.path={tiny_model}",
         f"hydra.run.dir={tmp_path}/hydra",
         f"trainer.default_local_dir={tmp_path}/checkpoints",
-        "trainer.total_training_steps=1",
         "trainer.val_before_train=false",
         "trainer.test_freq=-1",
         "trainer.save_freq=-1",
-        nodes=nodes,
-    )
+    ]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_tiny_model_trains(slurm: Slurm, repository: Path, training: list[str], tmp_path: Path, nodes: int) -> None:
+    ended = slurm.run(repository, *training, "trainer.total_training_steps=1", nodes=nodes)
     assert ended.code == 0, ended.output
     assert sorted(read_metrics((tmp_path / "checkpoints/metrics").glob("*.jsonl"))) == [1]
     names = [f"node{number}" for number in range(1, nodes + 1)]
     assert {f"{name}.log" for name in names} | {"train.log"} <= {path.name for path in ended.logs.iterdir()}
     assert (ended.logs / "train.log").read_text() in ended.output
     shutil.rmtree(ended.logs)
+
+
+def test_a_training_at_its_time_limit_saves_and_goes_on_when_submitted_again(
+    slurm: Slurm, repository: Path, training: list[str], tmp_path: Path
+) -> None:
+    job = slurm.submit(repository, *training, "trainer.total_training_steps=500", nodes=1)
+    slurm.wait_for("step:2 ", job)
+    slurm.ask("scancel", "--batch", "--signal=TERM", str(job))  # what Slurm sends 300 s before the limit
+    ended = slurm.wait(job, repository)
+    assert ended.code == 143
+    told = re.search(
+        r"error: stopped by SIGTERM after step (\d+) of 500; it is saved as global_step_\1$", ended.output, re.M
+    )
+    assert told, ended.output
+    for machine in slurm.machines:
+        assert _ray_of(machine) == []
+    last = int(told[1]) + 1
+    again = slurm.run(repository, *training, f"trainer.total_training_steps={last}", nodes=1)
+    assert again.code == 0, again.output
+    assert sorted(read_metrics((tmp_path / "checkpoints/metrics").glob("*.jsonl"))) == list(range(1, last + 1))
+    for logs in (ended.logs, again.logs):
+        shutil.rmtree(logs)
 
 
 def test_the_exit_code_is_the_runs_and_nothing_is_left(slurm: Slurm, clone: Callable[..., Path]) -> None:
