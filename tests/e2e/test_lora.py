@@ -1,6 +1,7 @@
 """GRPO of an adapter alone, with verl, Ray and vLLM on the CPU: it learns, resumes, and merges into its base."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,8 @@ def test_it_merges_into_its_base_and_is_there_by_itself(run: Any, kind: str, tmp
     moved = 0
     for name, weight in found.items():
         # A saved model leaves out a part of the name that a loaded one's layers have.
-        layer = (
-            f"base_model.model.{name.removesuffix('.weight').replace('model.layers', 'model.language_model.layers')}"
-        )
+        loaded = re.sub(r"^visual\b", "model.visual", name).replace("model.layers", "model.language_model.layers")
+        layer = f"base_model.model.{loaded.removesuffix('.weight')}"
         expected = base[name].float()
         if f"{layer}.lora_A.weight" in adapter:
             moved += 1
