@@ -203,7 +203,7 @@ def training(tiny_model: Path, tmp_path: Path) -> list[str]:
         f"trainer.default_local_dir={tmp_path}/checkpoints",
         "trainer.val_before_train=false",
         "trainer.test_freq=-1",
-        "trainer.save_freq=-1",
+        "trainer.save_freq=100",
     ]
 
 
