@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
@@ -155,6 +157,13 @@ class Model(Protocol):
     def options(self) -> CutOptions:
         """How its puzzles are cut."""
 
+    def get_ready(self) -> None:
+        """Do what takes long once.
+
+        Raises:
+            JigsawError: if it cannot be asked.
+        """
+
     def ask(self, puzzle: Puzzle, *, max_new_tokens: int) -> str:
         """Its reply to a puzzle, greedily drawn.
 
@@ -175,6 +184,8 @@ class LocalModel:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
+        if not Path(self._name).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", self._name):
+            raise JigsawError(f"{self._name}: is no folder here, and no name on the hub, OWNER/NAME")
         try:
             import torch
             from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -197,6 +208,14 @@ class LocalModel:
             JigsawError: if it cannot be loaded.
         """
         return _cut_options(self._loaded[1])
+
+    def get_ready(self) -> None:
+        """Load it.
+
+        Raises:
+            JigsawError: if it cannot be loaded.
+        """
+        _ = self._loaded
 
     def ask(self, puzzle: Puzzle, *, max_new_tokens: int) -> str:
         """Its reply to a puzzle, greedily drawn.
@@ -233,6 +252,14 @@ class Endpoint:
     def options(self) -> CutOptions:
         """As for Qwen2.5-VL: a server does not tell how large its model's tokens are."""
         return CutOptions()
+
+    def get_ready(self) -> None:
+        """Ask the server for its models.
+
+        Raises:
+            JigsawError: see :meth:`ask`.
+        """
+        self._first_model()
 
     def ask(self, puzzle: Puzzle, *, max_new_tokens: int) -> str:
         """The model's reply to a puzzle, greedily drawn.

@@ -1,7 +1,6 @@
 """``jigsaw play``: a page to play on, and the files that put it up as a Space."""
 
-import socket
-from contextlib import suppress
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from jigsaw.errors import JigsawError, OptionError
 from jigsaw.rows import AnswerFormat
 
 _LOOPBACK = "127.0.0.1"
+_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def play(
@@ -62,34 +62,25 @@ def play(
     if space is not None:
         from jigsaw.play.space import write_space
 
-        if model is None or endpoint is not None:
-            raise OptionError("space", space, "needs --model, the name on the hub of the model that plays there")
+        if model is None or endpoint is not None or not _ON_HUB.fullmatch(model):
+            raise OptionError("space", space, "needs --model, the name on the hub of the model that plays, OWNER/NAME")
         write_space(space, model, answer_format=answer_format, max_tokens=max_tokens)
         print(f"{space}: written; put it up with: hf upload --repo-type space OWNER/NAME {space}")
         return
     asked = None if model is None and endpoint is None else model_of(model, endpoint, timeout)
     try:
-        import uvicorn
-
         from jigsaw.play.app import application
+        from jigsaw.play.server import opened, serve, uploads, where
         from jigsaw.play.table import Table
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; to play: {machine.SETUP}") from error
-    try:
-        place = socket.create_server((host, port))
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OptionError("port", port, f"cannot be opened on {host} ({why}); choose another") from error
-    name = None
-    if asked is not None:
-        _ = asked.options  # a model that cannot be loaded is told now
-        name = Path(model).name if model else "the model"
-    with place:
-        table = Table(asked, seed=seed, answer_format=answer_format, max_tokens=max_tokens)
-        hosts = [_LOOPBACK, "localhost"] if host == _LOOPBACK else ["*"]
+    with opened(host, port) as place, uploads() as folder:
+        name = None
+        if asked is not None:
+            asked.get_ready()  # one that cannot be asked is told now
+            name = Path(model).resolve().name if model else "the model"
+        table = Table(asked, seed=seed, answer_format=answer_format, max_tokens=max_tokens, folder=folder)
+        address, hosts = where(place)
         app = application(table, model=name, most_bytes=max_upload << 20, hosts=hosts)
-        Console(highlight=False, soft_wrap=True).print(
-            f"play at http://{host}:{place.getsockname()[1]} · Ctrl-C ends it", style="bold"
-        )
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[place])
+        Console(highlight=False, soft_wrap=True).print(f"play at {address} · Ctrl-C ends it", style="bold")
+        serve(app, place, folder)

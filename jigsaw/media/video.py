@@ -38,6 +38,15 @@ FRAME_NAME = "{:06d}.jpg"
 
 _CONVERT = "convert it, for example with: ffmpeg -i VIDEO -c:v libx264 OTHER.mp4"
 
+FORMATS = (
+    *("mov", "matroska", "webm", "avi", "flv", "asf", "mpeg", "mpegvideo", "mpegts", "ogg", "mxf", "nut", "gif"),
+    *("h264", "hevc", "m4v", "ivf", "yuv4mpegpipe"),
+)
+"""FFmpeg's names of the formats that are read, whatever a file's suffix says. The list is closed because others name
+further files to read: a playlist could show any film that this process may read."""
+
+_FILE_ALONE = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+
 _TRIED = 32
 """Frames that are decoded to see whether they are shown as the packets say; decoders hold back 16 at most."""
 
@@ -402,7 +411,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     import av
 
     try:
-        with av.open(os.fspath(path), metadata_errors="ignore") as container:
+        # Not `options`, with which PyAV crashes on files whose streams come without a header.
+        with av.open(os.fspath(path), metadata_errors="ignore", container_options=_FILE_ALONE) as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise MediaError(path, "holds no video; remove it")

@@ -5,14 +5,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import factorial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from jigsaw.cutter import Cutter
-from jigsaw.errors import JigsawError, MediaError
+from jigsaw.errors import JigsawError, MediaError, print_error
 from jigsaw.media.video import probe
 from jigsaw.permutation import is_answer
 from jigsaw.prepare.images import parse_grid
@@ -116,13 +116,14 @@ class Tally:
 
 @dataclass
 class Played:
-    """A puzzle on a table: its pixels, and what was made of it."""
+    """A puzzle on a table: its number in the visit, its pixels, and what was made of it."""
 
-    name: str
+    number: int
     puzzle: Puzzle
     person: Try | None = None
     model: Try | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    is_asked: bool = False
+    is_shown: bool = False
 
 
 class Visit:
@@ -144,41 +145,55 @@ class Visit:
 
 
 class Table:
-    """All visits, and the model that plays; for several threads.
+    """All visits, and the model that plays; for several threads, of which one at a time has the model asked.
 
     Args:
         asked: the model; None if nobody plays beside.
         seed: of the orders and of what is drawn; None to begin each visit with another.
         answer_format: in which the model is asked.
         max_tokens: longest reply of the model.
+        folder: for what visitors bring, while it is cut; the system's if not given.
     """
 
     def __init__(
-        self, asked: Model | None, *, seed: int | None, answer_format: AnswerFormat, max_tokens: int = 2048
+        self,
+        asked: Model | None,
+        *,
+        seed: int | None,
+        answer_format: AnswerFormat,
+        max_tokens: int = 2048,
+        folder: Path | None = None,
     ) -> None:
         self._asked, self._seed = asked, seed
         self._format, self._max_tokens = answer_format, max_tokens
         self._visits: OrderedDict[str, Visit] = OrderedDict()
         self._lock = threading.Lock()
-        self._asking = threading.Lock()  # the model sees one puzzle at a time
-        self._making = threading.Semaphore(AT_ONCE)
+        self._folder = folder
         self._readers, self._cutter = Readers(AT_ONCE, TIME_LIMIT), Cutter(AT_ONCE, TIME_LIMIT)
 
-    def enter(self, token: str) -> tuple[str, Visit]:
-        """The visit of a token, or a new one with its token where there is none, or none any more."""
+    def find(self, token: str) -> Visit | None:
+        """The visit of a token; None where there is none, or none any more."""
         now = time.monotonic()
         with self._lock:
-            for old in [name for name, visit in self._visits.items() if now - visit.last > LONGEST_REST]:
-                del self._visits[old]
-            if token not in self._visits:
-                token = secrets.token_urlsafe(16)
-                self._visits[token] = Visit(secrets.randbits(32) if self._seed is None else self._seed)
-                while len(self._visits) > MOST_VISITS:
-                    self._visits.popitem(last=False)
-            visit = self._visits[token]
+            visit = self._visits.get(token)
+            if visit is None or now - visit.last > LONGEST_REST:
+                return None
             visit.last = now
             self._visits.move_to_end(token)
+            return visit
+
+    def enter(self, token: str) -> tuple[str, Visit]:
+        """The visit of a token, or a new one with its token; one that has begun nothing makes room for it first."""
+        if visit := self.find(token):
             return token, visit
+        token = secrets.token_urlsafe(16)
+        visit = Visit(secrets.randbits(32) if self._seed is None else self._seed)
+        with self._lock:
+            while len(self._visits) >= MOST_VISITS:
+                idle = (name for name, old in self._visits.items() if not old.begun)
+                del self._visits[next(idle, next(iter(self._visits)))]
+            self._visits[token] = visit
+        return token, visit
 
     def begin(self, visit: Visit, task: str, level: str, fill: Callable[[Path], Mapping[str, tuple[str, Path]]]) -> Any:
         """A new puzzle for a visit, as the page is told it.
@@ -197,20 +212,20 @@ class Table:
             raise JigsawError(f"{task} {level}: there is no such puzzle")
         with visit.lock:
             visit.begun += 1
-            epoch = visit.begun
+            number = visit.begun
         count = parse_grid(level) if task == "image" else int(level)
         pieces = {{"image": "grid", "video": "clips", "depth": "points"}[task]: count}
         options = options_of(task, **pieces, answer_format=self._format, seed=visit.seed)  # type: ignore[arg-type]
-        with self._making, TemporaryDirectory(prefix="jigsaw-play-") as folder:
+        with TemporaryDirectory(dir=self._folder) as folder:
             root = Path(folder)
             brought = fill(root)
             if not brought:
-                brought = _drawn(root, task, visit.seed, epoch)
-            puzzle = self._puzzle(task, root, brought, options, visit.seed, epoch)
-        name = next(iter(brought.values()))[0]
+                brought = _drawn(root, task, visit.seed, number)
+            puzzle = self._puzzle(task, root, brought, options, visit.seed, number)
         with visit.lock:
-            visit.played = Played(name, puzzle)
-        return _laid_out(name, puzzle)
+            if number == visit.begun:  # else another was begun meanwhile
+                visit.played = Played(number, puzzle)
+        return {"puzzle": number, "name": next(iter(brought.values()))[0], **_laid_out(puzzle)}
 
     def _puzzle(
         self, task: str, root: Path, brought: Mapping[str, tuple[str, Path]], options: Options, seed: int, epoch: int
@@ -221,6 +236,9 @@ class Table:
         try:
             record, _ = self._readers.make(_look, (task, path.name, root, options, LONGEST_FILM))
             if "reason" in record:
+                part, _, why = record["reason"].partition(": ")
+                if task == "depth" and part in _PLACES:  # which of the two files is at fault
+                    raise JigsawError(f"{brought[_PLACES[part]][0]}: {why}")
                 raise MediaError(None, record["reason"])
             planned = plan(record["row"], seed, epoch)
             cut_options = self._asked.options if self._asked else CutOptions()
@@ -230,13 +248,18 @@ class Table:
         except MediaError as error:
             raise JigsawError(f"{name}: {error.why}") from error
 
-    def answer(self, visit: Visit, answer: Sequence[int]) -> Any:
+    def answer(self, visit: Visit, number: int, answer: Sequence[int]) -> Any:
         """What a person's answer is worth; the first to a puzzle counts.
 
+        Args:
+            visit: whose.
+            number: of the puzzle.
+            answer: 1-based.
+
         Raises:
-            JigsawError: if there is no puzzle, or it is no answer to it.
+            JigsawError: if the puzzle is not on the table, or it is no answer to it.
         """
-        played = _on_table(visit)
+        played = _on_table(visit, number)
         if not is_answer(answer, len(played.puzzle.answer)):
             raise JigsawError(f"an answer to this puzzle names each of its {len(played.puzzle.answer)} pieces once")
         tried = _tried(played.puzzle, reply_of(answer, played.puzzle.answer_format))
@@ -246,35 +269,51 @@ class Table:
                 played.person = tried
                 visit.person.add(tried)
                 visit.chance += 1 / factorial(len(answer))
-            model = played.model and played.model.said()
-        return {**tried.said(), "first": is_first, "truth": played.puzzle.answer, "model": model, "tally": visit.said()}
+            model = _shown(visit, played)
+            tally = visit.said()
+        return {**tried.said(), "first": is_first, "truth": played.puzzle.answer, "model": model, "tally": tally}
 
-    def ask(self, visit: Visit) -> Any:
-        """The model's try at the visitor's puzzle, which is told once the visitor has answered.
+    def ask(self, visit: Visit, number: int) -> Any:
+        """The model's try at a visit's puzzle, which is told, and counts, once the visitor has answered.
 
         Raises:
-            JigsawError: if there is no puzzle, no model, or no reply of it.
+            JigsawError: if the puzzle is not on the table, or there is no model, or no reply of it now.
         """
-        played = _on_table(visit)
+        played = _on_table(visit, number)
         if self._asked is None:
             raise JigsawError("no model plays here: start jigsaw play with --model or --endpoint")
-        with played.lock:  # asked twice, it answers once
-            if played.model is None:
-                with self._asking:
-                    reply = self._asked.ask(played.puzzle, max_new_tokens=self._max_tokens)
-                tried = _tried(played.puzzle, reply)
-                with visit.lock:
-                    played.model = tried
-                    visit.model.add(tried)
         with visit.lock:
-            model = played.model.said() if played.person else None
-        return {"model": model, "tally": visit.said()}
+            if played.is_asked and played.model is None:
+                raise JigsawError("the model looks at it already")
+            played.is_asked = True
+        try:
+            if played.model is None:
+                played.model = _tried(played.puzzle, self._asked.ask(played.puzzle, max_new_tokens=self._max_tokens))
+        except JigsawError as error:
+            print_error(error)  # where the server was started; a visitor need not know whom it asks
+            raise JigsawError("the model gives no reply now; try again later") from error
+        finally:
+            played.is_asked = played.model is not None
+        with visit.lock:
+            return {"model": _shown(visit, played), "tally": visit.said()}
 
 
-def _on_table(visit: Visit) -> Played:
+def _shown(visit: Visit, played: Played) -> dict[str, Any] | None:
+    """The model's try, if there is one that may be shown; when it first is, it counts."""
+    if played.model is None or played.person is None:
+        return None
+    if not played.is_shown:
+        played.is_shown = True
+        visit.model.add(played.model)
+    return played.model.said()
+
+
+def _on_table(visit: Visit, number: int) -> Played:
     with visit.lock:
         if visit.played is None:
             raise JigsawError("there is no puzzle on the table; begin a new one")
+        if visit.played.number != number:
+            raise JigsawError("another puzzle was begun, perhaps on another page; begin a new one here")
         return visit.played
 
 
@@ -292,12 +331,16 @@ def _drawn(root: Path, task: str, seed: int, number: int) -> dict[str, tuple[str
     return {"picture": (name, root / "room/rgb/0.jpg"), "depth map": (name, root / "room/depth/0.png")}
 
 
+_PLACES = {"rgb": "picture", "depth": "depth map"}
+"""What lies in the folders of a scene."""
+
+
 def _scene(root: Path, brought: Mapping[str, tuple[str, Path]]) -> tuple[str, Path]:
     """A picture and its depth map as a scene's folder."""
     scene = root / "scene"
-    for part, place in (("picture", "rgb/0.png"), ("depth map", "depth/0.png")):
-        (scene / place).parent.mkdir(parents=True)
-        brought[part][1].rename(scene / place)  # what a picture is, is read from it, not from its name
+    for place, part in _PLACES.items():
+        (scene / place).mkdir(parents=True)
+        brought[part][1].rename(scene / place / "0.png")  # what a picture is, is read from it, not from its name
     return brought["picture"][0], scene
 
 
@@ -319,7 +362,7 @@ def _tried(puzzle: Puzzle, reply: str) -> Try:
     return Try(reply, read.answer, read.reason or "", metrics, places)
 
 
-def _laid_out(name: str, puzzle: Puzzle) -> dict[str, Any]:
+def _laid_out(puzzle: Puzzle) -> dict[str, Any]:
     """A puzzle as the page is told it, without what is right."""
     figures = [FIGURES[kind](medium) for kind, medium in _media(puzzle)]
     shown = [
@@ -333,7 +376,6 @@ def _laid_out(name: str, puzzle: Puzzle) -> dict[str, Any]:
     one_picture = puzzle.task == "depth"
     pieces = len(puzzle.answer)
     return {
-        "name": name,
         "task": puzzle.task,
         "grid": puzzle.grid if puzzle.task == "image" else None,
         "pieces": [None] * pieces if one_picture else shown,

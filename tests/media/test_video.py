@@ -282,7 +282,7 @@ def bad_files(films, tmp_path_factory):
         ("header.mp4", "holds no frames"),
         ("half.mp4", "cannot be read as a video"),
         ("half.mkv", "ends after"),
-        ("picture.mp4", "single frame"),
+        ("picture.mp4", "cannot be read as a video"),
         ("sound.mp4", "holds no video"),
         ("no_frames.avi", "holds no frames"),
         ("no_frames.mkv", "cannot be read as a video"),
@@ -384,3 +384,19 @@ def test_toy_videos_are_the_same_in_every_run_and_no_two_frames_are_alike(tmp_pa
     frames = all_frames(first[0]).astype(int)
     assert frames.shape == (30, 48, 64, 3)
     assert min(np.abs(a - b).mean() for a, b in combinations(frames, 2)) > 1
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4", "list.ffconcat", "list.mpd", "list.sdp"])
+def test_a_playlist_is_no_video_whatever_it_names(tmp_path, name):
+    """FFmpeg would follow it to any file that this process may read."""
+    secret = write_video(tmp_path / "secret.ts", seconds=2)
+    parts = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:2.0,\n{}\n#EXT-X-ENDLIST\n"
+    concat = "ffconcat version 1.0\nfile {}\n"
+    (tmp_path / name).write_text((concat if "concat" in name else parts).format(secret))
+    with pytest.raises(MediaError, match="cannot be read as a video"):
+        probe(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["flv", "mpg", "ts", "mkv", "avi", "wmv", "3gp", "mov"])
+def test_formats_that_people_have_are_read(tmp_path, suffix):
+    assert probe(write_video(tmp_path / f"film.{suffix}", seconds=2, fps=8)).frames == 16

@@ -1,6 +1,5 @@
 """What is played, without the page: puzzles of what a visitor brings, tries and tallies."""
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -24,6 +23,9 @@ class Asked:
     """A model that says what a function makes of a puzzle."""
 
     options = CutOptions()
+
+    def get_ready(self) -> None:
+        pass
 
     def __init__(self, say: Callable[[Puzzle], str]) -> None:
         self.say = say
@@ -74,7 +76,7 @@ def test_what_is_drawn_can_be_played(task: str, level: str, pieces: int) -> None
     assert len(shown["pieces"]) == pieces
     assert "truth" not in shown
     assert (shown["picture"] is not None) == (task == "depth")
-    told = tables.answer(visit, on(visit).answer)
+    told = tables.answer(visit, visit.begun, on(visit).answer)
     assert (told["right"], told["score"], told["places"]) == (True, 1.2, (True,) * pieces)
 
 
@@ -116,10 +118,10 @@ def test_the_first_answer_counts_and_later_ones_are_told() -> None:
     tables.begin(visit, "image", "2x2", nothing)
     right = on(visit).answer
     wrong = (right[1], right[0], *right[2:])
-    told = tables.answer(visit, wrong)
+    told = tables.answer(visit, visit.begun, wrong)
     assert (told["right"], told["first"], told["truth"]) == (False, True, right)
     assert told["places"] == (False, False, True, True)
-    told = tables.answer(visit, right)
+    told = tables.answer(visit, visit.begun, right)
     assert (told["right"], told["first"]) == (True, False)
     assert told["tally"]["person"] == {"tried": 1, "right": 0, "places": 0.5}
     assert told["tally"]["chance"] == pytest.approx(1 / 24)
@@ -130,11 +132,13 @@ def test_the_model_answers_once_and_is_told_after_the_person() -> None:
     tables = table(asked)
     visit = entered(tables)
     tables.begin(visit, "image", "2x2", nothing)
-    told = tables.ask(visit)
+    told = tables.ask(visit, visit.begun)
     assert told["model"] is None
+    assert told["tally"]["model"] == {"tried": 0, "right": 0, "places": 0}
+    told = tables.answer(visit, visit.begun, (1, 2, 3, 4))
+    assert told["model"]["right"]
     assert told["tally"]["model"] == {"tried": 1, "right": 1, "places": 1}
-    assert tables.answer(visit, (1, 2, 3, 4))["model"]["right"]
-    assert tables.ask(visit)["model"]["answer"] == on(visit).answer
+    assert tables.ask(visit, visit.begun)["model"]["answer"] == on(visit).answer
     assert asked.asked == 1
 
 
@@ -142,8 +146,8 @@ def test_a_reply_without_an_answer_says_why() -> None:
     tables = table(Asked(lambda puzzle: "I cannot tell."))
     visit = entered(tables)
     tables.begin(visit, "image", "2x2", nothing)
-    tables.answer(visit, on(visit).answer)
-    model = tables.ask(visit)["model"]
+    tables.answer(visit, visit.begun, on(visit).answer)
+    model = tables.ask(visit, visit.begun)["model"]
     assert (model["answer"], model["right"], model["score"], model["places"]) == (None, False, 0, ())
     assert "expected <think>" in model["reason"]
 
@@ -167,9 +171,57 @@ def test_visits_are_kept_apart_and_the_oldest_end(monkeypatch: pytest.MonkeyPatc
     assert tables.enter(first)[1] is one
     tables.enter("")
     assert tables.enter(second)[0] != second
+    assert tables.find("nonsense") is None
     monkeypatch.setattr(module, "LONGEST_REST", -1)
-    time.sleep(0.01)
-    assert tables.enter(first)[0] != first
+    assert tables.find(first) is None
+
+
+def test_those_who_only_look_in_put_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_VISITS", 3)
+    tables = table()
+    token, visit = tables.enter("")
+    tables.begin(visit, "image", "2x2", nothing)
+    for _ in range(9):
+        tables.enter("")
+    assert tables.find(token) is visit
+
+
+def test_what_is_meant_for_another_puzzle_is_refused() -> None:
+    tables = table(Asked(lambda puzzle: "?"))
+    visit = entered(tables)
+    first = tables.begin(visit, "image", "2x2", nothing)["puzzle"]
+    second = tables.begin(visit, "image", "2x2", nothing)["puzzle"]
+    for do in (lambda: tables.answer(visit, first, (1, 2, 3, 4)), lambda: tables.ask(visit, first)):
+        with pytest.raises(JigsawError, match="another puzzle was begun"):
+            do()
+    assert visit.person.tried == 0
+    assert tables.answer(visit, second, (1, 2, 3, 4))["first"]
+
+
+def test_the_puzzle_that_was_begun_last_stays_whichever_is_made_first() -> None:
+    tables = table()
+    visit = entered(tables)
+
+    def slowly(folder: Path) -> Brought:
+        tables.begin(visit, "image", "3x3", nothing)
+        return {}
+
+    tables.begin(visit, "image", "2x2", slowly)
+    assert len(on(visit).answer) == 9
+
+
+def test_a_model_that_fails_is_told_without_its_address(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(puzzle: Puzzle) -> str:
+        raise JigsawError("http://secret.example: has not answered within 300 s")
+
+    tables = table(Asked(fail))
+    visit = entered(tables)
+    tables.begin(visit, "image", "2x2", nothing)
+    with pytest.raises(JigsawError, match=r"^the model gives no reply now; try again later$"):
+        tables.ask(visit, 1)
+    assert "secret.example" in capsys.readouterr().err
+    with pytest.raises(JigsawError, match="the model gives no reply now"):  # it is asked again
+        tables.ask(visit, 1)
 
 
 @pytest.mark.parametrize("answer", [(), (1, 2), (1, 1, 2, 3), (0, 1, 2, 3), (1, 2, 3, 4, 5)])
@@ -177,10 +229,10 @@ def test_what_is_no_answer_counts_nothing(answer: tuple[int, ...]) -> None:
     tables = table()
     visit = entered(tables)
     with pytest.raises(JigsawError, match="there is no puzzle on the table"):
-        tables.answer(visit, answer)
+        tables.answer(visit, visit.begun, answer)
     tables.begin(visit, "image", "2x2", nothing)
     with pytest.raises(JigsawError, match="names each of its 4 pieces once"):
-        tables.answer(visit, answer)
+        tables.answer(visit, visit.begun, answer)
     assert visit.person.tried == 0
 
 
@@ -217,7 +269,8 @@ def bare(path: Path) -> Path:
         ("depth", {"picture": ("room.png", bomb)}, r"^the depth map is missing; bring it too, or neither"),
         ("depth", {"depth_map": ("map.png", bare)}, r"^the picture is missing"),
         ("depth", {"picture": ("room.png", thin), "depth_map": ("map.png", bare)}, r"^room\.png: "),
-        ("depth", {"picture": ("room.png", bomb), "depth_map": ("map.png", bomb)}, r"^room\.png: "),
+        ("depth", {"picture": ("room.png", bomb), "depth_map": ("map.png", bomb)}, r"^room\.png: has more than"),
+        ("depth", {"picture": ("room.png", text), "depth_map": ("map.png", bare)}, r"^room\.png: is not a picture"),
     ],
 )
 def test_a_file_that_is_of_no_use_is_one_line(

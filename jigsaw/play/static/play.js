@@ -37,12 +37,16 @@ class Board {
   }
 
   begin(puzzle) {
+    this.letGo?.();
     this.puzzle = puzzle;
     this.order = puzzle.pieces.map((_, index) => index + 1);
     this.held = null;
     layOut(this.list, puzzle);
     this.draw();
   }
+
+  /** Called when the order is another than the one that was checked. */
+  onMove() {}
 
   /** Draw the pieces; places is known once they were checked. */
   draw(places = null, focused = null) {
@@ -90,6 +94,7 @@ class Board {
       this.order.splice(place, 0, number);
     }
     this.held = held;
+    this.onMove();
     this.draw(null, number);
     tell(`Piece ${number} is now ${placeName(this.puzzle, place)}.`);
   }
@@ -105,7 +110,7 @@ class Board {
 
   key(event) {
     const number = this.numberOf(event.target);
-    if (number === null) return;
+    if (number === null || event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === "Escape" && this.held !== null) return this.putBack(number);
     const columns = this.puzzle.grid?.[1] ?? this.order.length;
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
@@ -121,32 +126,34 @@ class Board {
 
   press(event) {
     const piece = event.target.closest(".piece");
-    if (!piece || event.button !== 0) return;
-    const start = [event.clientX, event.clientY];
+    if (!piece || event.button !== 0 || this.letGo) return; // one finger at a time
+    const { pointerId, clientX, clientY } = event;
     let isDragged = false;
     const follow = (moved) => {
-      const [x, y] = [moved.clientX - start[0], moved.clientY - start[1]];
+      if (moved.pointerId !== pointerId) return;
+      const [x, y] = [moved.clientX - clientX, moved.clientY - clientY];
       isDragged ||= Math.hypot(x, y) > DRAG;
       if (!isDragged) return;
       piece.classList.add("dragged");
       piece.style.transform = `translate(${x}px, ${y}px)`;
     };
     const end = (ended) => {
-      for (const [name, what] of [["pointermove", follow], ["pointerup", end], ["pointercancel", end]]) {
-        window.removeEventListener(name, what);
-      }
+      if (ended.pointerId !== pointerId) return;
+      this.letGo();
       if (!isDragged) return;
       const number = Number(piece.dataset.number);
-      const slots = [...this.list.children];
       const under = document.elementsFromPoint(ended.clientX, ended.clientY).map((found) => found.closest("li"));
-      const place = slots.findIndex((found) => under.includes(found) && found !== piece.parentElement);
+      const place = [...this.list.children].findIndex((found) => under.includes(found) && found !== piece.parentElement);
       // Either draws all pieces anew, so that the click that ends a drag finds none to pick up.
       if (ended.type === "pointerup" && place >= 0) this.move(number, place);
       else this.putBack(number);
     };
-    window.addEventListener("pointermove", follow);
-    window.addEventListener("pointerup", end);
-    window.addEventListener("pointercancel", end);
+    const watched = [["pointermove", follow], ["pointerup", end], ["pointercancel", end]];
+    for (const [name, what] of watched) window.addEventListener(name, what);
+    this.letGo = () => {
+      for (const [name, what] of watched) window.removeEventListener(name, what);
+      this.letGo = null;
+    };
   }
 }
 
@@ -233,7 +240,9 @@ function count(tally) {
 }
 
 const board = new Board(find("board"));
-let begun = 0; // puzzles: what is told of one that is gone is not shown
+board.onMove = () => {
+  find("yours").textContent = "";
+};
 
 function showModel(tried) {
   const place = find("model");
@@ -250,7 +259,6 @@ function showModel(tried) {
 }
 
 function showPuzzle(puzzle) {
-  begun += 1;
   find("table").hidden = false;
   const picture = find("picture");
   picture.hidden = !puzzle.picture;
@@ -262,22 +270,26 @@ function showPuzzle(puzzle) {
   find("solve").hidden = true;
   find("yours").textContent = "";
   if (find("model")) showModel(null);
-  if (find("ask")) find("ask").disabled = false;
+  if (find("ask")) {
+    find("ask").dataset.run = Number(find("ask").dataset.run ?? 0) + 1; // what is asked of the last puzzle goes on
+    find("ask").disabled = false;
+  }
   board.begin(puzzle);
   tell(`${puzzle.name}: ${puzzle.pieces.length} pieces, one of ${puzzle.orders.toLocaleString("en")} orders is right.`);
 }
 
-/** Do what a button says, and say what is wrong; the button waits meanwhile. */
+/** Do what a button says, and say what is wrong; the button waits meanwhile, or until it is told not to. */
 async function busy(button, words, work) {
   if (button.disabled) return;
   button.disabled = true;
+  const run = (button.dataset.run = String(Number(button.dataset.run ?? 0) + 1));
   tell(words);
   try {
     await work();
   } catch (error) {
     tell(error.message, true);
   } finally {
-    button.disabled = false;
+    if (button.dataset.run === run) button.disabled = false;
   }
 }
 
@@ -301,14 +313,18 @@ find("new").addEventListener("submit", (event) => {
 
 find("check").addEventListener("click", (event) =>
   busy(event.target, "Checking …", async () => {
-    const answered = await ask("answer", JSON.stringify({ answer: board.order }));
+    const puzzle = board.puzzle;
+    const order = [...board.order];
+    const answered = await ask("answer", JSON.stringify({ puzzle: puzzle.puzzle, answer: order }));
+    count(answered.tally);
+    if (puzzle !== board.puzzle) return;
+    board.order = order;
     board.held = null;
-    board.draw(answered.places);
     board.truth = answered.truth;
+    board.draw(answered.places);
     find("solve").hidden = answered.right;
     judge(find("yours"), answered);
     if (find("model")) showModel(answered.model);
-    count(answered.tally);
     tell(`${verdict(answered)}${answered.first ? "" : " Only your first answer counts."}`);
   }),
 );
@@ -316,16 +332,17 @@ find("check").addEventListener("click", (event) =>
 find("solve").addEventListener("click", () => {
   board.order = [...board.truth];
   board.held = null;
+  board.onMove();
   board.draw(board.order.map(() => true));
   tell(`The right order is ${board.truth.join(", ")}.`);
 });
 
 find("ask")?.addEventListener("click", (event) => {
-  const puzzle = begun;
+  const puzzle = board.puzzle;
   busy(event.target, "The model looks at it …", async () => {
-    const { model, tally } = await ask("ask");
+    const { model, tally } = await ask("ask", JSON.stringify({ puzzle: puzzle.puzzle }));
     count(tally);
-    if (puzzle !== begun) return;
+    if (puzzle !== board.puzzle) return;
     if (model) {
       showModel(model);
       tell(`The model: ${verdict(model)}`);
@@ -333,6 +350,7 @@ find("ask")?.addEventListener("click", (event) => {
   });
 });
 
+window.addEventListener("pageshow", choose);
 choose();
 ask("enter").then(
   ({ visit, tally }) => {
