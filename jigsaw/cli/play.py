@@ -83,4 +83,4 @@ def play(
         address, hosts = where(place)
         app = application(table, model=name, most_bytes=max_upload << 20, hosts=hosts)
         Console(highlight=False, soft_wrap=True).print(f"play at {address} · Ctrl-C ends it", style="bold")
-        serve(app, place, folder)
+        serve(app, place)

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
@@ -54,31 +54,37 @@ def where(place: socket.socket) -> tuple[str, Collection[str] | None]:
 
 @contextmanager
 def uploads() -> Iterator[Path]:
-    """A folder for what visitors bring; gone afterwards, as are those of servers that were killed."""
+    """A folder for what visitors bring, which is gone afterwards, as are those of servers that were killed.
+
+    Ctrl-C and SIGTERM end the process at once, whoever is waiting: a model may take minutes for a reply, and its thread
+    cannot be stopped.
+    """
     for left in Path(gettempdir()).glob(f"{_PREFIX}*"):
         owner = left.name.removeprefix(_PREFIX).partition("-")[0]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+
+    def end(number: int, frame: FrameType | None) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(0 if number == signal.SIGINT else 128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield folder
     finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Server(uvicorn.Server):
-    """Ends at once, whoever is waiting: a model may take minutes for a reply, and its thread cannot be stopped."""
-
-    def __init__(self, app: Starlette, folder: Path) -> None:
-        super().__init__(uvicorn.Config(app, log_level="warning"))
-        self._folder = folder
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """What uvicorn calls at a signal."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        os._exit(0 if sig == signal.SIGINT else 128 + sig)
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals to :func:`uploads`."""
+        yield
 
 
-def serve(app: Starlette, place: socket.socket, folder: Path) -> None:
-    """Serve until Ctrl-C or SIGTERM, which end this process; of the folder nothing is left."""
-    _Server(app, folder).run(sockets=[place])
+def serve(app: Starlette, place: socket.socket) -> None:
+    """Serve for good."""
+    _Server(uvicorn.Config(app, log_level="warning")).run(sockets=[place])

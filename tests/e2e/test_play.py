@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -266,7 +267,7 @@ def test_files_that_are_of_no_use_are_told_and_gone(opened: Opened, tmp_path: Pa
     page.locator(".of:not([hidden])").get_by_label("Your picture").set_input_files(tmp_path / "mine.png")
     page.get_by_role("button", name="Begin").click()
     expect(page.get_by_role("status")).to_contain_text("mine.png: 4 pieces")
-    assert list(temporary.glob("jigsaw-play-*")) == []
+    assert list(temporary.glob("jigsaw-play-*/*")) == []
 
 
 def test_two_visitors_play_apart(opened: Opened) -> None:
@@ -279,6 +280,95 @@ def test_two_visitors_play_apart(opened: Opened) -> None:
     check(other)
     for page in (one, other):
         assert page.locator("[data-who=person] td").first.inner_text() == "1"
+
+
+def test_an_answer_that_comes_late_is_not_painted_on_the_next_puzzle(opened: Opened) -> None:
+    page = opened()
+    begin(page)
+    held: list[Route] = []
+    page.route("**/answer", lambda route: held.append(route))
+    page.get_by_role("button", name="Check").click()
+    begin(page, "Picture", "3 × 3 tiles", 9)
+    for route in held:
+        route.continue_()
+    expect(page.get_by_role("button", name="Check")).to_be_enabled()
+    assert held
+    assert sorted(order(page)) == list(range(1, 10))
+    expect(page.locator("#yours")).to_be_empty()
+    assert page.locator("#board .mark").count() == 0
+
+
+def test_a_drag_ends_where_a_new_puzzle_comes(opened: Opened) -> None:
+    page = opened()
+    begin(page, "Picture", "4 × 4 tiles", 16)
+    page.evaluate("document.querySelector('#board').scrollIntoView({block: 'center'})")
+    box = page.locator("#board [data-number='12']").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 9, box["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(box["x"] - 40, box["y"] - 40, steps=3)
+    page.evaluate("document.querySelector('select').value = '2x2'; document.querySelector('#new').requestSubmit()")
+    expect(page.locator("#board .piece")).to_have_count(4)
+    page.mouse.up()
+    assert order(page) == [1, 2, 3, 4]
+    check(page)
+
+
+def test_two_pages_of_one_visit_do_not_answer_for_each_other(opened: Opened) -> None:
+    page = opened()
+    begin(page)
+    with page.context.expect_page() as opening:
+        page.evaluate("window.open(location.href)")
+    other = opening.value
+    begin(other, "Picture", "3 × 3 tiles", 9)
+    page.get_by_role("button", name="Check").click()
+    expect(page.get_by_role("status")).to_contain_text("another puzzle was begun, perhaps on another page")
+    check(other)
+    expect(other.locator("[data-who=person] td").first).to_have_text("1")
+
+
+def test_what_was_checked_is_forgotten_once_a_piece_is_moved(opened: Opened) -> None:
+    page = opened()
+    begin(page)
+    check(page)
+    page.locator("#board .piece").first.click()
+    page.locator("#board .piece").last.click()
+    expect(page.locator("#yours")).to_be_empty()
+    assert page.locator("#board .mark").count() == 0
+
+
+def test_coming_back_to_the_page_shows_what_is_chosen(opened: Opened, address: str) -> None:
+    page = opened()
+    page.get_by_label("Film", exact=True).check()
+    page.goto(f"{address}/static/play.css")
+    page.go_back()
+    chosen = page.locator("input[name=task]:checked").get_attribute("value")
+    expect(page.locator(f".of[data-task={chosen}]")).to_be_visible()
+    expect(page.locator(".of:not([hidden])")).to_have_count(1)
+
+
+def test_who_wants_no_motion_sees_the_frames_large(opened: Opened) -> None:
+    page = opened(**PHONE, reduced_motion="reduce")
+    begin(page, "Film", "3 clips", 3)
+    box = page.locator("#board .piece").first.bounding_box()
+    assert box is not None
+    assert box["width"] > 300
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_at_once_and_nothing_is_left(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    left = tmp_path / "jigsaw-play-999999999-of-one-that-was-killed"
+    left.mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(START, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None
+        assert "play at" in server.stdout.readline()
+        assert not left.exists()
+        assert len(list(tmp_path.glob("jigsaw-play-*"))) == 1
+        server.send_signal(sent)
+        _, said = server.communicate(timeout=10)
+    assert (server.returncode, said) == (code, "")
+    assert list(tmp_path.glob("jigsaw-play-*")) == []
 
 
 def test_a_phone_plays_by_taps_and_needs_no_scrolling_sideways(opened: Opened) -> None:
