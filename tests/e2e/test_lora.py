@@ -75,7 +75,7 @@ def test_it_merges_into_its_base_and_is_there_by_itself(run: Any, kind: str, tmp
     moved = 0
     for name, weight in found.items():
         # A saved model leaves out a part of the name that a loaded one's layers have.
-        loaded = re.sub(r"^visual\b", "model.visual", name).replace("model.layers", "model.language_model.layers")
+        loaded = re.sub(r"^visual\b", "model.visual", re.sub(r"^model.layers\b", "model.language_model.layers", name))
         layer = f"base_model.model.{loaded.removesuffix('.weight')}"
         expected = base[name].float()
         if f"{layer}.lora_A.weight" in adapter:
