@@ -1,0 +1,302 @@
+"""The film benchmarks of letters: what is asked of each layout of their data, and how a reply is scored."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jigsaw.errors import JigsawError
+from jigsaw.evaluation.questions import Question, documents, messages, read_rows, score, score_carefully
+
+D = "\nAnswer with the option letter directly."
+DG = "\nAnswer with the option's letter from the given choices directly."
+
+# benchmark -> folder, then of each layout: its files, and the questions: prompt, film, answer, category
+CASES: dict[str, tuple[str, dict[str, tuple[dict[str, Any], list[tuple[str, str, str, str]]]]]] = {
+    "vj_tvbench": (
+        "TVBench",
+        {
+            "converted": (
+                {
+                    "all_data.json": [
+                        {"video": "count/a.mp4", "question": "How?\nA. x\nB. y", "answer": "B", "task": "count"}
+                    ]
+                },
+                [(f"<video>\nHow?\nA. x\nB. y{D}", "video/count/a.mp4", "B", "count")],
+            ),
+            "official": (
+                {
+                    "json/order.json": [
+                        {"video": "b.mp4", "question": "First?", "candidates": ["x", "y"], "answer": "x"}
+                    ],
+                    "json/count.json": [
+                        {"video": "a.mp4", "question": "How?", "candidates": ["x", "y"], "answer": "y"}
+                    ],
+                },
+                [
+                    (f"<video>\nHow?\nA. x\nB. y{D}", "video/count/a.mp4", "B", "count"),
+                    (f"<video>\nFirst?\nA. x\nB. y{D}", "video/order/b.mp4", "A", "order"),
+                ],
+            ),
+        },
+    ),
+    "vj_tomato": (
+        "TOMATO",
+        {
+            "converted": (
+                {
+                    "all_data.json": [
+                        {"video": "v/a.mp4", "question": "Watch <video> now.", "answer": "C", "type": "shape"}
+                    ]
+                },
+                [("Watch <video> now.", "v/a.mp4", "C", "shape")],
+            ),
+            "official": (
+                {
+                    "data/count.json": {
+                        "7": {
+                            "question": "How?",
+                            "options": ["1", "2", "3"],
+                            "answer": 2,
+                            "key": "k",
+                            "demonstration_type": "human",
+                            "motion_type": "m",
+                        }
+                    }
+                },
+                [(f"<video>\nHow?\nA. 1\nB. 2\nC. 3{D}", "videos/human/k.mp4", "C", "count")],
+            ),
+        },
+    ),
+    "vj_favor_bench": (
+        "FAVOR",
+        {
+            "official": (
+                {
+                    "question_perspective.json": [
+                        {
+                            "video_name": "x.mp4",
+                            "question": "Then?",
+                            "options": list("pqrst"),
+                            "correct_answer": "t",
+                            "task_type": "AS",
+                        }
+                    ]
+                },
+                [(f"<video>\nThen?\nA. p\nB. q\nC. r\nD. s\nE. t{D}", "videos/x.mp4", "E", "AS")],
+            )
+        },
+    ),
+    "vj_tuna_bench": (
+        "TUNA",
+        {
+            "converted": (
+                {
+                    "TUNA-MCQ.json": [
+                        {"video": "x", "question": "Where?", "candidates": ["p", "q"], "answer": "A", "task": "scene"}
+                    ]
+                },
+                [(f"<video>\nWhere?\nA. p\nB. q{D}", "video/x.mp4", "A", "scene")],
+            )
+        },
+    ),
+    "vj_lvbench": (
+        "LVBench",
+        {
+            "converted": (
+                {
+                    "all_data.json": [
+                        {"video": "k.mp4", "question": "Who?\n(A) p", "answer": "A", "question_type": ["er", "ki"]}
+                    ]
+                },
+                [(f"<video>\nWho?\n(A) p{D}", "all_videos/k.mp4", "A", "er, ki")],
+            ),
+            "official": (
+                {
+                    "video_info.meta.jsonl": [
+                        {
+                            "key": "k",
+                            "qa": [
+                                {"uid": "1", "question": "Who?\n(A) p", "answer": "A", "question_type": ["er"]},
+                                {"uid": "2", "question": "When?\n(A) p", "answer": "D", "question_type": ["tg", "ki"]},
+                            ],
+                        }
+                    ]
+                },
+                [
+                    (f"<video>\nWho?\n(A) p{D}", "all_videos/k.mp4", "A", "er"),
+                    (f"<video>\nWhen?\n(A) p{D}", "all_videos/k.mp4", "D", "tg, ki"),
+                ],
+            ),
+        },
+    ),
+    "vj_motionbench": (
+        "MotionBench",
+        {
+            "converted": (
+                {
+                    "motionbench_val.json": [
+                        {
+                            "video": f"MotionBench/self-collected/{name}.mp4",
+                            "question": "How?",
+                            "answer": "B",
+                            "question_type": "MR",
+                        }
+                        for name in ("a", "CWBOtkJ7M6uDG75t")
+                    ]
+                },
+                [(f"<video>\nHow?{DG}", "MotionBench/self-collected/a.mp4", "B", "MR")],
+            ),
+            "official": (
+                {
+                    "video_info.meta.jsonl": [
+                        {
+                            "video_path": f"{name}.mp4",
+                            "question_type": "MR",
+                            "qa": [
+                                {"uid": f"{name}1", "question": "How?", "answer": "B"},
+                                {"uid": f"{name}2", "question": "Secret?", "answer": "NA"},
+                            ],
+                        }
+                        for name in ("a", "YV3ezdj2HwiA2Zwb")
+                    ],
+                    "MotionBench/self-collected/a.mp4": None,
+                },
+                [(f"<video>\nHow?{DG}", "MotionBench/self-collected/a.mp4", "B", "MR")],
+            ),
+        },
+    ),
+    "vj_aotbench": (
+        "AoTBench",
+        {
+            "converted": (
+                {
+                    "valid_data.json": [
+                        {"video_name": "videos/x.mp4", "question": "Which?", "ans": "A", "question_type": "QA"}
+                    ]
+                },
+                [("<video>\nWhich?", "videos/x.mp4", "A", "QA")],
+            )
+        },
+    ),
+}
+LAYOUTS = [(task, layout) for task, (_, layouts) in CASES.items() for layout in layouts]
+
+
+def put(folder: Path, files: dict[str, Any]) -> None:
+    """Write a benchmark's files; None is a film."""
+    for name, value in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = "\n".join(map(json.dumps, value)) if "jsonl" in name else json.dumps(value)
+        path.write_text("" if value is None else lines)
+
+
+def asked(repository: Path, task: str, folder: Path) -> list[Question]:
+    """The questions of a task."""
+    spec = importlib.util.spec_from_file_location(task, repository / f"eval/tasks/{task}/{task}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return list(module.questions(folder))
+
+
+@pytest.mark.parametrize(("task", "layout"), LAYOUTS)
+def test_what_is_asked(repository: Path, tmp_path: Path, task: str, layout: str) -> None:
+    files, expected = CASES[task][1][layout]
+    put(tmp_path, files)
+    found = asked(repository, task, tmp_path)
+    assert [
+        (one.prompt, str(Path(one.media[0]).relative_to(tmp_path)), one.answer, one.category) for one in found
+    ] == expected
+    assert len({one.id for one in found}) == len(found)
+    assert {one.reader for one in found} == {"L+"}
+
+
+@pytest.mark.parametrize("task", [task for task, (_, layouts) in CASES.items() if len(layouts) == 2])
+def test_the_converted_file_comes_first(repository: Path, tmp_path: Path, task: str) -> None:
+    layouts = CASES[task][1]
+    for files, _ in layouts.values():
+        put(tmp_path, files)
+    assert [one.prompt for one in asked(repository, task, tmp_path)] == [said[0] for said in layouts["converted"][1]]
+
+
+@pytest.mark.parametrize(("task", "layout"), LAYOUTS)
+def test_a_file_with_other_fields_is_named(repository: Path, tmp_path: Path, task: str, layout: str) -> None:
+    files, _ = CASES[task][1][layout]
+    name = next(iter(files))
+    put(tmp_path, {**files, name: [{"unknown": 1}]})
+    with pytest.raises(JigsawError, match=rf"{name}.*: has no field \w+, but unknown; is it another file"):
+        asked(repository, task, tmp_path)
+    (tmp_path / name).write_text("{")
+    with pytest.raises(JigsawError, match=rf"{name}: cannot be read as JSON"):
+        asked(repository, task, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reply", "paper", "careful", "unread"),
+    [
+        ("B", 1, 1, 0),
+        ("The answer is B", 0, 1, 0),
+        ("But no", 1, 0, 0),
+        ("<think>A</think><answer>B</answer>", 1, 1, 0),
+        ("<think>B", 0, 0, 0),
+        ("A", 0, 0, 0),
+        ("", 0, 0, 1),
+        ("42", 0, 0, 1),
+    ],
+)
+def test_a_reply_is_scored_as_the_paper_did_and_as_a_careful_reader_would(
+    reply: str, paper: float, careful: float, unread: float
+) -> None:
+    doc = {"answer": "b", "reader": "L+", "letters": "AB"}
+    assert score(doc, [reply]) == {"acc": paper, "unreadable": unread}
+    assert score_carefully(doc, [reply])["acc"] == careful
+
+
+def test_yes_and_no_are_scored_whole() -> None:
+    doc = {"answer": "Yes", "reader": "W", "letters": ""}
+    assert score(doc, ["yes."]) == {"acc": 1, "unreadable": 0}
+    assert score(doc, ["Yes, it does."])["acc"] == 0
+    assert score_carefully(doc, ["Yes, it does."]) == {"acc": 1, "unreadable": 0}
+    assert score_carefully(doc, ["Who knows?"]) == {"acc": 0, "unreadable": 1}
+
+
+def test_media_stand_where_their_marks_do_and_must_be_there(tmp_path: Path) -> None:
+    films = [tmp_path / name for name in ("a.mp4", "b.mp4")]
+    doc = {"prompt": "<video>\n<video>\nWhich?", "media": list(map(str, films))}
+    films[0].touch()
+    with pytest.raises(FileNotFoundError, match=r"b\.mp4: no such file"):
+        messages(doc)
+    films[1].touch()
+    (message,) = messages(doc)
+    assert message["content"] == [
+        {"type": "video", "url": str(films[0])},
+        {"type": "text", "text": "\n"},
+        {"type": "video", "url": str(films[1])},
+        {"type": "text", "text": "\nWhich?"},
+    ]
+
+
+def test_where_the_data_are_must_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Callable[[Path], list[Question]] = lambda folder: []  # noqa: E731
+    docs = documents("TVBench", nothing)
+    monkeypatch.delenv("VJ_DATA", raising=False)
+    with pytest.raises(JigsawError, match=r"^VJ_DATA is not set"):
+        docs(None)  # type: ignore[arg-type]
+    monkeypatch.setenv("VJ_DATA", str(tmp_path))
+    with pytest.raises(JigsawError, match="TVBench: no such folder; VJ_DATA must hold one"):
+        docs(None)  # type: ignore[arg-type]
+    (tmp_path / "TVBench").mkdir()
+    with pytest.raises(JigsawError, match="TVBench: holds no questions"):
+        docs(None)  # type: ignore[arg-type]
+
+
+def test_rows_that_are_none_are_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text("[3]")
+    with pytest.raises(JigsawError, match=r"rows\.json, row 0: is 3 where an object is expected"):
+        list(read_rows(tmp_path / "rows.json"))
