@@ -27,7 +27,6 @@ ROOT = "VJ_DATA"
 
 # Appended to a question, as the paper's scripts have it.
 LETTER = "\nAnswer with the option letter directly."
-LETTER_IN_PARENTHESES = "\nAnswer with the option letter with parenthesis directly."
 LETTER_OF_CHOICES = "\nAnswer with the option's letter from the given choices directly."
 
 _MARK = re.compile("<(image|video)>")
@@ -45,7 +44,6 @@ class Question:
         reader: its name, a key of :data:`jigsaw.evaluation.replies.READERS`.
         letters: of the options; empty where the answer is yes or no.
         category: of the question, as the benchmark names it.
-        group: questions that count together.
     """
 
     id: str
@@ -55,7 +53,6 @@ class Question:
     reader: str
     letters: str = ""
     category: str = ""
-    group: str = ""
 
 
 Questions = Callable[[Path], Iterable[Question]]
@@ -189,15 +186,3 @@ def place(options: Sequence[Any], answer: Any, where: str) -> str:
     if answer not in options:
         raise JigsawError(f"{where}: its answer {answer!r:.60} is none of its options")
     return ascii_uppercase[options.index(answer)]
-
-
-def one_of(folder: Path, *names: str) -> Path:
-    """The first file or folder of these names that is there.
-
-    Raises:
-        FileNotFoundError: if none is.
-    """
-    for name in names:
-        if (folder / name).exists():
-            return folder / name
-    raise FileNotFoundError(f"{folder}: holds none of {', '.join(names)}; download the benchmark's data again")

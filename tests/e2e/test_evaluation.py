@@ -11,7 +11,7 @@ from jigsaw.toy.videos import write_video
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-TASKS = ("aotbench", "favor_bench", "lvbench", "motionbench", "tomato", "tuna_bench", "tvbench")
+TASKS = ("all_angles", "aotbench", "favor_bench", "lvbench", "motionbench", "tomato", "tuna_bench", "tvbench", "vsr")
 LOADS = """
 import sys
 from lmms_eval.tasks import TaskManager, get_task_dict

@@ -195,6 +195,31 @@ def put(folder: Path, files: dict[str, Any]) -> None:
         path.write_text("" if value is None else lines)
 
 
+def test_captions_are_asked_of_the_picture_where_it_lies(repository: Path, tmp_path: Path) -> None:
+    rows = [
+        {"image": name, "caption": f"A cat, {name}.", "label": label, "relation": "under"}
+        for name, label in (("v.jpg", 1), ("t.jpg", 0), ("gone.jpg", 0))
+    ]
+    put(tmp_path, {"vsr/test.jsonl": rows, "coco/val2017/v.jpg": None, "coco/train2017/t.jpg": None})
+    found = asked(repository, "vj_vsr", tmp_path / "vsr")
+    assert found[0].prompt == (
+        "<image>\nDecide whether the caption correctly describes the image. Caption: A cat, v.jpg."
+        "\nAnswer Yes or No directly."
+    )
+    places = [str(Path(one.media[0]).relative_to(tmp_path / "coco")) for one in found]
+    assert places == ["val2017/v.jpg", "train2017/t.jpg", "train2017/gone.jpg"]
+    assert [(one.answer, one.reader, one.letters) for one in found] == [("Yes", "W", ""), *[("No", "W", "")] * 2]
+
+
+def test_several_pictures_stand_before_their_question(repository: Path, tmp_path: Path) -> None:
+    row = {"image_path": ["s/1.jpg", "s/2.jpg"], "question": "How many?", "A": "1", "B": "2", "C": "3"}
+    put(tmp_path, {"data.json": [{**row, "answer": "C", "category": "counting"}]})
+    (found,) = asked(repository, "vj_all_angles", tmp_path)
+    assert found.prompt == f"<image>\n<image>\nHow many?\nA. 1\nB. 2\nC. 3{D}"
+    assert found.media == (str(tmp_path / "s/1.jpg"), str(tmp_path / "s/2.jpg"))
+    assert (found.answer, found.reader, found.letters) == ("C", "L+", "ABC")
+
+
 def asked(repository: Path, task: str, folder: Path) -> list[Question]:
     """The questions of a task."""
     spec = importlib.util.spec_from_file_location(task, repository / f"eval/tasks/{task}/{task}.py")
