@@ -223,7 +223,7 @@ class Table:
                 brought = _drawn(root, task, visit.seed, number)
             puzzle = self._puzzle(task, root, brought, options, visit.seed, number)
         with visit.lock:
-            if number == visit.begun:  # else another was begun meanwhile
+            if visit.played is None or visit.played.number < number:  # else a later one was made meanwhile
                 visit.played = Played(number, puzzle)
         return {"puzzle": number, "name": next(iter(brought.values()))[0], **_laid_out(puzzle)}
 
