@@ -122,7 +122,7 @@ def test_prompts_of_several_threads_share_the_readers(prompts, cutter):
     with ThreadPoolExecutor(4) as threads:
         cut = list(threads.map(cutter.cut_media, repeat(messages["image"], 12), repeat(root)))
     assert len({tuple(map(comparable, media)) for media in cut}) == 1
-    assert len({reader._process.pid for reader in cutter._free.queue if reader._process}) <= 2
+    assert len({reader._process.pid for reader in cutter._readers._free.queue if reader._process}) <= 2
 
 
 def test_a_file_that_cannot_be_used_is_named_as_ever(prompts, cutter, tmp_path):
