@@ -13,6 +13,8 @@ from jigsaw.play.app import VISIT, application
 from jigsaw.play.table import Table
 from jigsaw.puzzle import CutOptions, Puzzle
 
+pytestmark = pytest.mark.seconds  # each table has readers, processes of their own
+
 
 @pytest.fixture
 def client() -> TestClient:

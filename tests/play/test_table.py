@@ -18,6 +18,8 @@ from jigsaw.toy.videos import write_video
 Brought = Mapping[str, tuple[str, Path]]
 Fill = Callable[[Path], Brought]
 
+pytestmark = pytest.mark.seconds  # each table has readers, processes of their own
+
 
 class Asked:
     """A model that says what a function makes of a puzzle."""
@@ -67,7 +69,6 @@ def on(visit: Visit) -> Puzzle:
     return visit.played.puzzle
 
 
-@pytest.mark.seconds
 @pytest.mark.parametrize(("task", "level", "pieces"), [("image", "2x3", 6), ("video", "4", 4), ("depth", "5", 5)])
 def test_what_is_drawn_can_be_played(task: str, level: str, pieces: int) -> None:
     tables = table()
@@ -80,7 +81,6 @@ def test_what_is_drawn_can_be_played(task: str, level: str, pieces: int) -> None
     assert (told["right"], told["score"], told["places"]) == (True, 1.2, (True,) * pieces)
 
 
-@pytest.mark.seconds
 @pytest.mark.parametrize("task", ["image", "depth"])
 def test_every_level_can_be_played(task: str) -> None:
     tables = table()
@@ -88,7 +88,6 @@ def test_every_level_can_be_played(task: str) -> None:
         assert tables.begin(entered(tables), task, level, nothing)["pieces"]
 
 
-@pytest.mark.seconds
 def test_what_a_visitor_brings_is_played_and_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = tmp_path / "cat.png"
     Image.effect_noise((90, 60), 50).convert("RGB").save(picture)
@@ -258,7 +257,6 @@ def bare(path: Path) -> Path:
     return path
 
 
-@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("task", "parts", "said"),
     [
@@ -287,7 +285,6 @@ def test_a_file_that_is_of_no_use_is_one_line(
     assert on(visit) is before  # what was on the table stays there
 
 
-@pytest.mark.seconds
 def test_a_long_film_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film = write_video(tmp_path / "film.mp4", seconds=90, fps=10)
     monkeypatch.setattr(module, "LONGEST_FILM", 60)
@@ -296,7 +293,6 @@ def test_a_long_film_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch
         tables.begin(entered(tables), "video", "3", bringing(film=film))
 
 
-@pytest.mark.seconds
 def test_a_file_that_takes_too_long_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film = write_video(tmp_path / "film.mp4", seconds=60, fps=25)
     monkeypatch.setattr(module, "TIME_LIMIT", 0.01)
