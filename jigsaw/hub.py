@@ -29,7 +29,8 @@ RELEASED_MODEL = "craigwu/visual_jigsaw_image_7B"
 Kind = Literal["dataset", "model"]
 _WHAT = {"dataset": "data set", "model": "model"}
 _EXAMPLE = {"dataset": RELEASED, "model": RELEASED_MODEL}
-_NAME = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", re.ASCII)
+NAME = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", re.ASCII)
+"""Of what lies on the hub: ``OWNER/NAME``."""
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 """Formats that a model's folder may hold beside safetensors."""
 
@@ -271,7 +272,7 @@ def _files_of_model(folder: Path) -> list[Path]:
 
 def _check_name(name: str, kind: Kind) -> None:
     """Raise JigsawError unless it is a name of the hub's, before anything is asked."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise JigsawError(
             f"{_masked(name)}: is no name of a {_WHAT[kind]}; it must be OWNER/NAME, such as {_EXAMPLE[kind]}"
         )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 
 from jigsaw import machine
 from jigsaw.errors import JigsawError
+from jigsaw.hub import NAME
 from jigsaw.media.image import encoded
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import Options
@@ -33,6 +33,10 @@ SAMPLED = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 """As verl's rollout draws."""
 _LARGEST_REPLY = 2**22
 _SHOWN = 200
+
+
+CUT_INTO = {"image": "grid", "video": "clips", "depth": "points"}
+"""What says how a task's source is cut, by its name in :func:`options_of`."""
 
 
 def options_of(
@@ -184,7 +188,7 @@ class LocalModel:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        if not Path(self._name).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", self._name):
+        if not Path(self._name).exists() and not NAME.fullmatch(self._name):
             raise JigsawError(f"{self._name}: is no folder here, and no name on the hub, OWNER/NAME")
         try:
             import torch

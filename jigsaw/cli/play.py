@@ -1,6 +1,5 @@
 """``jigsaw play``: a page to play on, and the files that put it up as a Space."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -8,31 +7,19 @@ import typer
 from rich.console import Console
 
 from jigsaw import machine
+from jigsaw.cli.asked import MAX_TOKENS, TIMEOUT, Address, Format, MaxTokens, ModelName, Timeout, model_of
 from jigsaw.errors import JigsawError, OptionError
-from jigsaw.rows import AnswerFormat
+from jigsaw.hub import NAME
 
 _LOOPBACK = "127.0.0.1"
-_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def play(
-    model: Annotated[
-        str | None,
-        typer.Option(help="Folder or hub name of the model that plays beside.", metavar="MODEL", show_default=False),
-    ] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="In place of it: a server that speaks OpenAI's protocol, as vllm serve does.",
-            metavar="URL",
-            show_default=False,
-        ),
-    ] = None,
-    answer_format: Annotated[
-        AnswerFormat, typer.Option(help="How the model is asked for the answer; the released models know boxed.")
-    ] = "answer_tag",
-    max_tokens: Annotated[int, typer.Option(help="Longest reply of the model.", min=1)] = 2048,
-    timeout: Annotated[float, typer.Option(help="Seconds that an endpoint may take for a reply.", min=0.1)] = 300,
+    model: ModelName = None,
+    endpoint: Address = None,
+    answer_format: Format = "answer_tag",
+    max_tokens: MaxTokens = MAX_TOKENS,
+    timeout: Timeout = TIMEOUT,
     max_upload: Annotated[int, typer.Option(help="MiB of the files of a puzzle, at most.", min=1)] = 200,
     port: Annotated[int, typer.Option(help="Where the page is; 0 for any that is free.", min=0, max=65535)] = 7860,
     host: Annotated[
@@ -57,12 +44,10 @@ def play(
 
     Example: [bold]jigsaw play --model visual_jigsaw_image_7B[/]
     """
-    from jigsaw.cli.solve import model_of
-
     if space is not None:
         from jigsaw.play.space import write_space
 
-        if model is None or endpoint is not None or not _ON_HUB.fullmatch(model):
+        if model is None or endpoint is not None or not NAME.fullmatch(model):
             raise OptionError("space", space, "needs --model, the name on the hub of the model that plays, OWNER/NAME")
         write_space(space, model, answer_format=answer_format, max_tokens=max_tokens)
         print(f"{space}: written; put it up with: hf upload --repo-type space OWNER/NAME {space}")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jigsaw.cli.asked import MAX_TOKENS, TIMEOUT, Address, Format, MaxTokens, ModelName, Timeout, model_of
 from jigsaw.cli.progress import progress_bar
 from jigsaw.errors import JigsawError, MediaError, OptionError
 from jigsaw.media.rgbd import colour_folder
@@ -24,7 +25,7 @@ from jigsaw.prepare.videos import SUFFIXES as VIDEOS
 from jigsaw.prepare.videos import VideoOptions
 from jigsaw.reward import compute_score
 from jigsaw.rows import AnswerFormat
-from jigsaw.solve import Endpoint, LocalModel, Model, options_of
+from jigsaw.solve import CUT_INTO, Model, options_of
 
 if TYPE_CHECKING:
     from jigsaw.puzzle import Plan, Puzzle
@@ -43,28 +44,17 @@ def solve(
         Literal["image", "video", "depth"] | None,
         typer.Option(help="What to make of it; by a file's suffix if not given.", show_default=False),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub name of the model.", metavar="MODEL", show_default=False)
-    ] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="In place of it: a server that speaks OpenAI's protocol, as vllm serve does.",
-            metavar="URL",
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelName = None,
+    endpoint: Address = None,
     grid: Annotated[str, typer.Option(help="Rows x columns of tiles, of a picture.")] = grid_text(ImageOptions.grid),
     clips: Annotated[int, typer.Option(help="Of a video.")] = VideoOptions.clips,
     points: Annotated[int, typer.Option(help="Of a scene's frame.")] = DepthOptions.points,
-    answer_format: Annotated[
-        AnswerFormat, typer.Option(help="How the prompt asks for the answer; the released models know boxed.")
-    ] = "answer_tag",
+    answer_format: Format = "answer_tag",
     no_think: Annotated[bool, typer.Option("--no-think", help="Ask for the order alone: the format plain.")] = False,
     seed: Annotated[int, typer.Option(help="Of the order of the pieces.")] = 0,
-    max_tokens: Annotated[int, typer.Option(help="Longest reply.", min=1)] = 2048,
+    max_tokens: MaxTokens = MAX_TOKENS,
     limit: Annotated[int, typer.Option(help="Of a folder: so many puzzles at most.", min=1)] = 20,
-    timeout: Annotated[float, typer.Option(help="Seconds that an endpoint may take for a reply.", min=0.1)] = 300,
+    timeout: Timeout = TIMEOUT,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -126,21 +116,9 @@ def _check_pieces(options: Options, task: str) -> None:
     except OptionError as error:
         if error.option != "max_prompt_length":
             raise
-        name = {"image": "grid", "video": "clips", "depth": "points"}[task]
-        raise OptionError(name, None, f"too many pieces for a prompt of {error.value:,} tokens; make fewer") from error
-
-
-def model_of(model: str | None, endpoint: str | None, timeout: float) -> Model:
-    """Who is asked.
-
-    Raises:
-        JigsawError: unless one of both is given, or the endpoint is no address.
-    """
-    if model is not None and endpoint is None:
-        return LocalModel(model)
-    if endpoint is not None and model is None:
-        return Endpoint(endpoint, seconds=timeout, key=os.environ.get("OPENAI_API_KEY"))
-    raise JigsawError("give --model, a folder or hub name, or --endpoint, a server's address; one of them")
+        raise OptionError(
+            CUT_INTO[task], None, f"too many pieces for a prompt of {error.value:,} tokens; make fewer"
+        ) from error
 
 
 def _puzzles(

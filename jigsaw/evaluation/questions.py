@@ -156,7 +156,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """
     text = file.read_text(encoding="utf-8")
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line] if "jsonl" in file.suffix else json.loads(text)
+        rows = [json.loads(line) for line in text.splitlines() if line] if file.suffix == ".jsonl" else json.loads(text)
     except ValueError as error:
         raise JigsawError(f"{file}: cannot be read as JSON ({error}); download it again") from error
     for number, row in enumerate(rows if isinstance(rows, list) else [rows]):

@@ -108,10 +108,12 @@ class _Door:
         if scope["type"] == "http":
             request = Request(scope)
             host, origin = request.headers.get("host", ""), request.headers.get("origin")
+            # A proxy, such as that of a Space, may ask by another name; no page elsewhere can set what it says then.
+            names = (host, request.headers.get("x-forwarded-host"))
             why = None
             if self._hosts is not None and _host_name(host) not in self._hosts:
                 why = "this page is not known by that name"
-            elif origin is not None and urlsplit(origin).netloc != host:
+            elif origin is not None and urlsplit(origin).netloc not in names:
                 why = "another page may not play here"
             if why:
                 await JSONResponse({"error": why}, 403)(scope, receive, send)

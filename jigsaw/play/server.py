@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
+from errno import EACCES, EADDRINUSE
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from types import FrameType
@@ -37,11 +38,10 @@ def opened(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        if isinstance(error, OSError) and error.errno in (98, 13, 48):  # in use, not permitted
-            raise OptionError("port", port, f"{os.strerror(error.errno)}; choose another") from error
-        raise OptionError(
-            "host", host, f"{os.strerror(error.errno or 0)}; is it an address of this machine?"
-        ) from error
+        why = os.strerror(error.errno or 0)
+        if error.errno in (EADDRINUSE, EACCES):
+            raise OptionError("port", port, f"{why}; choose another") from error
+        raise OptionError("host", host, f"{why}; is it an address of this machine?") from error
 
 
 def where(place: socket.socket) -> tuple[str, Collection[str] | None]:

@@ -24,8 +24,8 @@ from jigsaw.reward import compute_score
 from jigsaw.rows import AnswerFormat
 from jigsaw.show.gallery import FIGURES
 from jigsaw.show.samples import reader
-from jigsaw.solve import Model, options_of
-from jigsaw.tasks import plan, with_media
+from jigsaw.solve import CUT_INTO, Model, options_of
+from jigsaw.tasks import TASKS, plan, with_media
 from jigsaw.toy.rgbd import render_views, write_scene
 from jigsaw.toy.scenes import render_scene
 from jigsaw.toy.videos import write_video
@@ -214,7 +214,7 @@ class Table:
             visit.begun += 1
             number = visit.begun
         count = parse_grid(level) if task == "image" else int(level)
-        pieces = {{"image": "grid", "video": "clips", "depth": "points"}[task]: count}
+        pieces = {CUT_INTO[task]: count}
         options = options_of(task, **pieces, answer_format=self._format, seed=visit.seed)  # type: ignore[arg-type]
         with TemporaryDirectory(dir=self._folder) as folder:
             root = Path(folder)
@@ -364,7 +364,7 @@ def _tried(puzzle: Puzzle, reply: str) -> Try:
 
 def _laid_out(puzzle: Puzzle) -> dict[str, Any]:
     """A puzzle as the page is told it, without what is right."""
-    figures = [FIGURES[kind](medium) for kind, medium in _media(puzzle)]
+    figures = list(map(FIGURES[TASKS[puzzle.task].media_type], puzzle.media))
     shown = [
         {
             "source": figure.source,
@@ -376,15 +376,8 @@ def _laid_out(puzzle: Puzzle) -> dict[str, Any]:
     one_picture = puzzle.task == "depth"
     pieces = len(puzzle.answer)
     return {
-        "task": puzzle.task,
-        "grid": puzzle.grid if puzzle.task == "image" else None,
+        "grid": puzzle.grid,
         "pieces": [None] * pieces if one_picture else shown,
         "picture": shown[0] if one_picture else None,
         "orders": factorial(pieces),
     }
-
-
-def _media(puzzle: Puzzle) -> list[tuple[str, Any]]:
-    """The kind of each medium of a puzzle, and the medium."""
-    kind = "video" if puzzle.task == "video" else "image"
-    return [(kind, medium) for medium in puzzle.media]

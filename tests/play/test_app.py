@@ -68,6 +68,8 @@ def test_another_page_may_not_play_here(client: TestClient) -> None:
     refused = client.post("/enter", headers={"Origin": "http://elsewhere.example"})
     assert (refused.status_code, refused.json()) == (403, {"error": "another page may not play here"})
     assert client.post("/enter", headers={"Origin": "http://127.0.0.1"}).status_code == 200
+    proxied = {"Origin": "https://me.example", "X-Forwarded-Host": "me.example"}
+    assert client.post("/enter", headers=proxied).status_code == 200
 
 
 def test_whoever_has_no_visit_puts_nobody_out(client: TestClient) -> None:
