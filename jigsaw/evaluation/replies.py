@@ -96,7 +96,7 @@ def careful_letter(reply: str, letters: Collection[str]) -> str | None:
     >>> careful_letter("A dog, so (C)", "ABCD")
     'C'
     """
-    text = _said(reply)
+    text = said(reply)
     if text is None:
         return None
     bare = text.strip("\"'.,:;()[]* \n\t").upper()
@@ -117,14 +117,14 @@ def careful_yes(reply: str) -> bool | None:
     >>> careful_yes("Yes, it does.")
     True
     """
-    text = _said(reply)
+    text = said(reply)
     if text is None:
         return None
-    said = {word for word in _WORD.findall(text.lower()) if word in ("yes", "no")}
-    return said == {"yes"} if len(said) == 1 else None
+    words = {word for word in _WORD.findall(text.lower()) if word in ("yes", "no")}
+    return words == {"yes"} if len(words) == 1 else None
 
 
-def _said(reply: str) -> str | None:
+def said(reply: str) -> str | None:
     """What a reply says once it has thought, of that the last answer that is marked as one; None in mid-thought."""
     text = reply.rpartition("</think>")[2]
     if "<think>" in text:

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from jigsaw.evaluation.questions import LETTER, Question, documents, fields, letters, options, read_rows
+from jigsaw.evaluation.questions import (
+    LETTER,
+    Question,
+    documents,
+    fields,
+    letters,
+    options,
+    picture_question,
+    read_rows,
+)
 
 
 def questions(folder: Path) -> Iterator[Question]:
@@ -12,11 +21,11 @@ def questions(folder: Path) -> Iterator[Question]:
         pictures, text, *texts, answer, kind = fields(
             row, where, "image_path", "question", "A", "B", "C", "answer", "category"
         )
-        yield Question(
-            id=str(number),
-            prompt="<image>\n" * len(pictures) + text + options(texts) + LETTER,
-            media=tuple(str(folder / picture) for picture in pictures),
-            answer=answer,
+        yield picture_question(
+            str(number),
+            [str(folder / picture) for picture in pictures],
+            text + options(texts) + LETTER,
+            answer,
             reader="L+",
             letters=letters(len(texts)),
             category=kind,
