@@ -5,7 +5,7 @@ from typing import Any
 project = "Visual Jigsaw"
 extensions = ["myst_parser", "sphinxcontrib.mermaid"]
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "eval/*.md"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "eval/*.md", "eval/tasks/*/README.md"]
 html_theme = "furo"
 myst_heading_anchors = 3
 myst_fence_as_directive = ["mermaid"]
@@ -32,6 +32,8 @@ def _add_contents(app: Any, name: str, source: list[str]) -> None:
     if name == root_doc:
         for caption, pages in CHAPTERS.items():
             source[0] += "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
+    if name.startswith("eval/tasks/"):
+        source[0] = f"---\norphan: true\n---\n{source[0]}"  # eval/eval.md leads to them
 
 
 def setup(app: Any) -> None:

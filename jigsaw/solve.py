@@ -196,12 +196,15 @@ class LocalModel:
             from transformers.utils import logging
         except ModuleNotFoundError as error:
             raise JigsawError(f"{error.name} is not installed; to ask a model here: {machine.SETUP}") from error
+        from jigsaw.prompt_tokens import place_as_vllm
+
         logging.disable_progress_bar()
         try:
             processor = AutoProcessor.from_pretrained(self._name)
             model = AutoModelForImageTextToText.from_pretrained(self._name, dtype="auto")
         except (OSError, ValueError, KeyError) as error:
             raise JigsawError(f"{self._name}: cannot be loaded ({' '.join(str(error).split())[:_SHOWN]})") from error
+        place_as_vllm(model)
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
     @property

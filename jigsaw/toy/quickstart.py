@@ -331,7 +331,11 @@ def load(folder: Path) -> tuple[Any, Any]:
     """(model, processor) of a Hugging Face folder, by plain transformers."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    return AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    from jigsaw.prompt_tokens import place_as_vllm
+
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    place_as_vllm(model)
+    return model, AutoProcessor.from_pretrained(folder)
 
 
 def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) -> dict[str, Any]:

@@ -34,13 +34,13 @@ from verl.utils.tensordict_utils import index_select_tensor_dict, list_of_dict_t
 from verl.utils.tokenizer.chat_template import apply_chat_template
 
 from jigsaw.errors import JigsawError
+from jigsaw.prompt_tokens import has_stamps, with_media
 from jigsaw.response import parse
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.difficulty import Schedule, item_at_level
 from jigsaw.verl_plugin.features import encode, put, reference
 from jigsaw.verl_plugin.patches import positions_of_the_rollout, responses_are_put_by
 from jigsaw.verl_plugin.plans import POSITION
-from jigsaw.verl_plugin.positions import has_stamps, with_stamps
 from jigsaw.verl_plugin.queue_watch import end_with_the_queue
 from jigsaw.verl_plugin.seeds import reply_seed
 
@@ -189,7 +189,7 @@ class JigsawAgentLoop(SingleTurnAgentLoop):  # type: ignore[misc]
             if media.get("videos") and has_stamps(self.processor):
                 shared.marked = await self.loop.run_in_executor(None, self._marked, messages)
                 metadata = [of_video for _, of_video in media["videos"]]
-                tokens = with_stamps(shared.marked, features, metadata, self.processor)
+                tokens = with_media(shared.marked, features, metadata, self.processor)
             shared.features, shared.positions = await self.loop.run_in_executor(
                 None, _for_trainer, features, tokens, self.processor, shared.validate
             )

@@ -18,10 +18,10 @@ from vllm.multimodal.processing.context import TimingContext
 from vllm.multimodal.processing.inputs import ProcessorInputs
 
 from jigsaw.media.video import Clip
+from jigsaw.prompt_tokens import place_as_vllm, with_media
 from jigsaw.toy.model import build_tiny_model
 from jigsaw.verl_plugin.patches import positions_of_the_rollout, video_rates_reach_vllm
 from jigsaw.verl_plugin.plans import TIME_EMBEDDINGS
-from jigsaw.verl_plugin.positions import with_stamps
 
 pytestmark = pytest.mark.e2e
 
@@ -40,6 +40,7 @@ def _videos(
     return [(clip.frames, clip.metadata(mode)) for clip in clips]
 
 
+TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
 TEXT = "Clip 1: <|vision_start|><|video_pad|><|vision_end|>\nClip 2: <|vision_start|><|video_pad|><|vision_end|>\nGo."
 
 
@@ -94,6 +95,15 @@ def test_trainer_and_rollout_place_every_token_alike(
 
     assert given["prompt_token_ids"] == inputs["input_ids"][0].tolist()
     assert torch.equal(ours[:, 0], theirs)
+    evaluated = AutoModelForImageTextToText.from_pretrained(tiny_model)
+    place_as_vllm(evaluated)
+    timed = torch.tensor([2 / metadata["fps"] for _, metadata in videos])
+    padded = {name: torch.cat([torch.zeros(1, 3).long(), inputs[name]], 1) for name in TOKENS}  # as in a batch
+    places, beyond = evaluated.model.get_rope_index(
+        **padded, video_grid_thw=inputs["video_grid_thw"], second_per_grid_ts=timed
+    )
+    assert torch.equal(places[:, 0, 3:], theirs)
+    assert beyond.item() == theirs.max() + 1 - theirs.shape[1]
     seconds = 1.0 if mode == "released" else 2 / rate
     first_frames = ours[0, 0][inputs["input_ids"][0] == processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")]
     assert (first_frames[:36:6] - first_frames[0]).tolist() == pytest.approx(
@@ -200,7 +210,7 @@ def test_trainer_and_rollout_have_the_same_tokens_at_the_same_places(
         )
     )
     marked = processor.tokenizer(STAMPED)["input_ids"]
-    ours = with_stamps(marked, features, [metadata for _, metadata in videos], processor)
+    ours = with_media(marked, features, [metadata for _, metadata in videos], processor)
     if mode == "released":
         assert ours != features["input_ids"][0].tolist()  # transformers joins the first stamp with the text before it
         assert processor.decode(ours) == processor.decode(features["input_ids"][0])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -239,6 +240,56 @@ def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 
 
 _Blocks.add_representer(str, _represent)
+
+
+GROUPS = ("vj_image", "vj_video", "vj_3d")
+
+
+def test_groups_hold_the_papers_tables(repository: Path) -> None:
+    from lmms_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(repository / "eval/tasks"))
+    members = {
+        name: yaml.safe_load((repository / f"eval/tasks/groups/{name}.yaml").read_text())["task"]
+        for name in (*GROUPS, "vj_all")
+    }
+    assert set(members) <= set(manager.all_groups)
+    everything = [task for name in GROUPS for task in members[name]]
+    assert members["vj_all"] == list(dict.fromkeys(everything))
+    assert set(everything) <= set(manager.all_tasks)
+    assert {task for task in everything if task.startswith("vj_")} == set(MAKERS)
+
+
+def test_a_group_is_a_name_like_any_other(
+    all_layouts: dict[Layout, Benchmarks], repository: Path, tmp_path: Path
+) -> None:
+    """The form of our groups, without the tasks that need the hub."""
+    from lmms_eval.tasks import TaskManager, get_task_dict
+
+    (tmp_path / "vj_few.yaml").write_text("group: vj_few\ntask:\n  - vj_vsr\n  - vj_mmvp\n")
+    manager = TaskManager(include_path=[str(repository / "eval/tasks"), str(tmp_path)], include_defaults=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VJ_DATA", str(all_layouts["official"].root))
+        (tasks,) = get_task_dict(["vj_few"], manager, task_type="chat").values()
+    assert set(tasks) == {"vj_vsr", "vj_mmvp"}
+
+
+def test_ten_thousand_rows_load_in_seconds(repository: Path, tmp_path: Path) -> None:
+    """The pictures need not even be there; no pixel is held."""
+    from lmms_eval.tasks import TaskManager, get_task_dict
+
+    rows = [{"image": f"{number}.jpg", "caption": "A cat.", "label": 1, "relation": "at"} for number in range(10_000)]
+    (tmp_path / "vsr").mkdir()
+    (tmp_path / "vsr/test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    manager = TaskManager(include_path=str(repository / "eval/tasks"), include_defaults=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VJ_DATA", str(tmp_path))
+        tracemalloc.start()
+        docs = get_task_dict(["vj_vsr"], manager, task_type="chat")["vj_vsr"].test_docs()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert len(docs) == 10_000
+    assert peak < 100 << 20
 
 
 if __name__ == "__main__":

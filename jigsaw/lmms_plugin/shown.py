@@ -1,0 +1,192 @@
+"""What a model is shown of a question: its text, its pictures, and frames of its films as the paper samples them."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import torch
+from PIL import Image
+from qwen_vl_utils.vision_process import IMAGE_MAX_TOKEN_NUM, fetch_image, smart_nframes, smart_resize
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
+
+from jigsaw.errors import MediaError
+from jigsaw.media.video import Clip
+
+LEAST_TOKENS, MOST_TOKENS = 128, 256
+"""Of a frame of a film; each two frames share theirs."""
+
+_KEPT = 8  # media that follow each other in questions are read once
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How media are shown.
+
+    Attributes:
+        max_frames: of the films of a question, unless it says that each has a part of them.
+        fps: frames a second, where that gives fewer.
+        time_embedding: ``released``, each two frames last 1 s, as in the paper; or ``true``.
+    """
+
+    max_frames: int = 16
+    fps: float = 2.0
+    time_embedding: str = "released"
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A question as it is shown.
+
+    Attributes:
+        text: by the chat template, one mark a medium.
+        images: RGB, scaled.
+        videos: of each film its frames, uint8 (T, C, H, W), scaled, and what says when they are.
+    """
+
+    text: str
+    images: tuple[Image.Image, ...] = ()
+    videos: tuple[tuple[torch.Tensor, dict[str, Any]], ...] = ()
+
+
+@dataclass
+class Seconds:
+    """What was spent, in all threads together."""
+
+    decoding: float = 0.0
+    preparing: float = 0.0
+    asking: float = 0.0
+    lock: Lock = field(default_factory=Lock, repr=False)
+
+    def add(self, what: str, since: float) -> None:
+        """Add what has passed since a moment of ``time.perf_counter``."""
+        with self.lock:
+            setattr(self, what, getattr(self, what) + time.perf_counter() - since)
+
+
+@dataclass
+class _Entry:
+    """A medium on the shelf, made when it is first asked for."""
+
+    lock: Lock = field(default_factory=Lock)
+    made: list[Any] = field(default_factory=list)
+
+
+class Shelf:
+    """The last media that were made, so that questions about the same one share it; safe in threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes; of several that ask for one key at a time, one makes it and the others wait."""
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+            while len(self._entries) > _KEPT:
+                self._entries.popitem(last=False)
+        with entry.lock:
+            if not entry.made:
+                entry.made.append(make())
+            return entry.made[0]
+
+
+class Show:
+    """Makes of lmms-eval's messages what a model is shown.
+
+    Args:
+        processor: Qwen2.5-VL's or Qwen3-VL's.
+        policy: of its media.
+    """
+
+    def __init__(self, processor: Any, policy: Policy) -> None:
+        self._processor = processor
+        self._policy = policy
+        self._patch = processor.image_processor.patch_size
+        self._factor = self._patch * processor.image_processor.merge_size
+        self._shelf = Shelf()
+        self.seconds = Seconds()
+
+    def __call__(self, messages: Sequence[Mapping[str, Any]], share: int = 1) -> Shown:
+        """What is shown of a question.
+
+        Args:
+            messages: lmms-eval's; a medium is a path or, a picture, an image.
+            share: each film has this part of the frames: ``max_frames // share``.
+
+        Raises:
+            MediaError: if a medium cannot be read.
+        """
+        parts = [part for message in messages for part in message["content"]]
+        pictures = [part["url"] for part in parts if part["type"] == "image"]
+        films = [part["url"] for part in parts if part["type"] == "video"]
+        most = round(IMAGE_MAX_TOKEN_NUM * self._factor**2 / max(len(pictures), 1))
+        frames = self._policy.max_frames // share
+        clips = [self._shelf.get((film, frames), partial(self._clip, film, frames)) for film in films]
+        return Shown(
+            self._processor.apply_chat_template(_marked(messages), tokenize=False, add_generation_prompt=True),
+            tuple(self._picture(picture, most) for picture in pictures),
+            tuple((clip.frames, clip.metadata(self._policy.time_embedding)) for clip in clips),
+        )
+
+    def _picture(self, picture: Any, max_pixels: int) -> Image.Image:
+        if isinstance(picture, Image.Image):
+            return self._scaled(picture, max_pixels)
+
+        def read() -> Image.Image:
+            try:
+                with Image.open(picture) as opened:
+                    return self._scaled(opened, max_pixels)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise MediaError(picture, f"cannot be read as a picture ({error}); download it again") from error
+
+        shown: Image.Image = self._shelf.get((picture, max_pixels), read)
+        return shown
+
+    def _scaled(self, picture: Image.Image, max_pixels: int) -> Image.Image:
+        begin = time.perf_counter()
+        picture = picture.convert("RGB")
+        self.seconds.add("decoding", begin)
+        begin = time.perf_counter()
+        scaled: Image.Image = fetch_image({"image": picture, "max_pixels": max_pixels}, image_patch_size=self._patch)
+        self.seconds.add("preparing", begin)
+        return scaled
+
+    def _clip(self, film: str, max_frames: int) -> Clip:
+        """Frames of a film as qwen-vl-utils samples and scales them, decoded by decord."""
+        from decord import DECORDError, VideoReader
+
+        begin = time.perf_counter()
+        try:
+            reader = VideoReader(film)
+            total, rate = len(reader), reader.get_avg_fps()
+            count = smart_nframes({"fps": self._policy.fps, "max_frames": max_frames}, total, rate)
+            indices = torch.linspace(0, total - 1, count).round().long().tolist()
+            frames = torch.from_numpy(reader.get_batch(indices).asnumpy()).permute(0, 3, 1, 2)
+        except (DECORDError, RuntimeError, ValueError) as error:
+            said = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise MediaError(film, f"cannot be read as a film ({said[0]}); download it again") from error
+        self.seconds.add("decoding", begin)
+        begin = time.perf_counter()
+        tokens = self._factor**2
+        size = smart_resize(*frames.shape[2:], self._factor, LEAST_TOKENS * tokens, MOST_TOKENS * tokens)
+        scaled = [resize(frame, list(size), InterpolationMode.BICUBIC, antialias=True) for frame in frames]
+        clip = Clip(torch.stack(scaled), tuple(indices), count / total * rate)
+        self.seconds.add("preparing", begin)
+        return clip
+
+
+def _marked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as chat templates take them: a mark in place of each medium."""
+    return [
+        {
+            "role": message["role"],
+            "content": [part if part["type"] == "text" else {"type": part["type"]} for part in message["content"]],
+        }
+        for message in messages
+    ]
