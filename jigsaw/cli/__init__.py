@@ -9,6 +9,7 @@ from jigsaw import __version__
 from jigsaw.cli.bundle import bundle
 from jigsaw.cli.checkpoint import checkpoint, merge
 from jigsaw.cli.doctor import doctor
+from jigsaw.cli.evaluate import evaluate
 from jigsaw.cli.plan import plan
 from jigsaw.cli.play import play
 from jigsaw.cli.prepare import prepare
@@ -47,6 +48,7 @@ app.add_typer(checkpoint, name="checkpoint")
 app.command()(merge)
 app.command()(solve)
 app.command()(play)
+app.command("eval")(evaluate)
 app.command()(doctor)
 
 

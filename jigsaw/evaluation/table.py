@@ -1,8 +1,8 @@
 """The paper's benchmarks and figures, and the pages that are made of them.
 
-``eval/benchmarks.yaml`` says what each benchmark is, ``eval/paper.csv`` what the paper measured on it. Both are part of
-the clone, not of the wheel. ``python -m jigsaw.evaluation.table`` makes ``eval/tasks/<task>/README.md`` for each task
-of ours, and the table in ``eval/eval.md``.
+``eval/benchmarks.yaml`` says what each benchmark is, ``eval/paper.csv`` what the paper measured on it.
+``python -m jigsaw.evaluation.table`` makes ``eval/tasks/<task>/README.md`` for each task of ours, and the table in
+``eval/eval.md``.
 """
 
 import csv
@@ -15,8 +15,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from jigsaw.errors import JigsawError, print_error
 
-EVAL = Path(__file__).parents[2] / "eval"
-"""The clone's folder of tables and tasks."""
+EVAL = next(
+    folder for folder in (Path(__file__).parents[2] / "eval", Path(__file__).parents[1] / "eval") if folder.is_dir()
+)
+"""The folder of tables and tasks: the clone's, or the wheel's."""
 
 BEGIN = "<!-- benchmarks: made by python -m jigsaw.evaluation.table -->"
 END = "<!-- end -->"

@@ -6,6 +6,8 @@ if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
 NAME = "vj_qwen_vl"
+FEWEST_FRAMES = 8
+"""Of the films of a question: a film needs two, and CVBench shows each in a quarter."""
 
 
 def manifest() -> "ModelManifest":

@@ -2,17 +2,21 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 
 from jigsaw.errors import JigsawError
 from jigsaw.lmms_plugin.shown import Policy, Seconds, Show, Shown
 from jigsaw.prompt_tokens import has_stamps, place_as_vllm, with_media
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 MOST_IMAGES, MOST_CLIPS = 32, 4
@@ -72,6 +76,12 @@ class Engine(Protocol):
             MediaError: if a medium cannot be read.
         """
 
+    def show_by(self, policy: Policy) -> None:
+        """Show media by another policy from now on."""
+
+    def forget(self) -> None:
+        """Drop what is kept of questions that were asked, so that they cost what they cost at first."""
+
 
 def workers() -> int:
     """Threads that read and prepare media."""
@@ -112,8 +122,18 @@ class Transformers:
             range(begin, min(begin + self._batch_size, len(questions)))
             for begin in range(0, len(questions), self._batch_size)
         ]
-        for places, inputs in ahead(lambda places: self._prepared([questions[place] for place in places]), batches):
-            yield from zip(places, self._replies(inputs, questions[places[0]].generation), strict=True)
+        with Ahead(lambda places: self._prepared([questions[place] for place in places]), batches) as prepared:
+            while prepared:
+                places, inputs = prepared.take()
+                yield from zip(places, self._replies(inputs, questions[places[0]].generation), strict=True)
+
+    def show_by(self, policy: Policy) -> None:
+        """See :class:`Engine`."""
+        self._show.policy = policy
+
+    def forget(self) -> None:
+        """See :class:`Engine`."""
+        self._show.forget()
 
     def _prepared(self, questions: Sequence[Asked]) -> dict[str, Any]:
         shown = [self._show(question.messages, question.share) for question in questions]
@@ -143,23 +163,50 @@ class Transformers:
         ]
 
 
-def ahead(prepare: Any, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """Each item with what ``prepare`` makes of it, in order; threads work a little ahead."""
-    count = workers()
-    with ThreadPoolExecutor(count, thread_name_prefix="prepare") as pool:
-        waiting: list[tuple[Any, Future[Any]]] = []
-        rest = iter(items)
-        try:
-            while True:
-                for item in islice(rest, 2 * count - len(waiting)):
-                    waiting.append((item, pool.submit(prepare, item)))
-                if not waiting:
-                    return
-                item, future = waiting.pop(0)
-                yield item, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+class Ahead(Generic[Item, Made]):
+    """Items with what ``prepare`` makes of them, in order; threads work a little ahead of who takes them.
+
+    Args:
+        prepare: called in threads.
+        items: what is prepared.
+    """
+
+    def __init__(self, prepare: Callable[[Item], Made], items: Iterable[Item]) -> None:
+        self._prepare = prepare
+        self._rest = iter(items)
+        self._waiting: deque[tuple[Item, Future[Made]]] = deque()
+        self._count = workers()
+        self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="prepare")
+
+    def __enter__(self) -> Self:
+        self._fill()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _fill(self) -> None:
+        for item in islice(self._rest, 2 * self._count - len(self._waiting)):
+            self._waiting.append((item, self._pool.submit(self._prepare, item)))
+
+    def __bool__(self) -> bool:
+        """Whether there is more to take."""
+        return bool(self._waiting)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next can be taken at once."""
+        return bool(self._waiting) and self._waiting[0][1].done()
+
+    def take(self) -> tuple[Item, Made]:
+        """The next one; waits for it.
+
+        Raises:
+            Exception: what ``prepare`` raised.
+        """
+        item, future = self._waiting.popleft()
+        self._fill()
+        return item, future.result()
 
 
 def dtype_of(name: str) -> str:
@@ -237,6 +284,9 @@ class Vllm:
             self._penalty = GenerationConfig.from_pretrained(name).repetition_penalty or 1.0
         except OSError:  # the checkpoint has none
             self._penalty = 1.0
+        if not torch.cuda.is_available():  # processes would only hand pixels about, and spin on the cores
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            options.setdefault("distributed_executor_backend", "uni")
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=name,
@@ -249,17 +299,30 @@ class Vllm:
 
     def ask(self, questions: Sequence[Asked]) -> Iterator[tuple[int, Reply]]:
         """See :class:`Engine`."""
-        prepared = ahead(
-            lambda place: self._show(questions[place].messages, questions[place].share), range(len(questions))
-        )
-        begin = time.perf_counter()
-        for place, shown in prepared:
-            self._add(place, shown, questions[place].generation)
-            while self._engine.get_num_unfinished_requests() >= MOST_AT_ONCE:
-                yield from self._answered()
-        while self._engine.has_unfinished_requests():
-            yield from self._answered()
+        engine, begin = self._engine, time.perf_counter()
+
+        def shown(place: int) -> Shown:
+            return self._show(questions[place].messages, questions[place].share)
+
+        with Ahead(shown, range(len(questions))) as prepared:
+            while prepared or engine.has_unfinished_requests():
+                has_room = engine.get_num_unfinished_requests() < MOST_AT_ONCE
+                if (prepared.is_ready and has_room) or not engine.has_unfinished_requests():
+                    place, made = prepared.take()
+                    self._add(place, made, questions[place].generation)
+                else:
+                    yield from self._answered()
         self.seconds.add("asking", begin)
+
+    def show_by(self, policy: Policy) -> None:
+        """See :class:`Engine`."""
+        self._show.policy = policy
+
+    def forget(self) -> None:
+        """See :class:`Engine`."""
+        self._show.forget()
+        self._engine.reset_mm_cache()
+        self._engine.reset_prefix_cache()
 
     def _add(self, place: int, shown: Shown, generation: Generation) -> None:
         from vllm import SamplingParams

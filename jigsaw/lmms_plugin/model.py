@@ -1,7 +1,9 @@
 """The model class ``vj_qwen_vl`` of lmms-eval: Qwen2.5-VL and Qwen3-VL, shown media as the paper showed them."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ from tqdm import tqdm
 
 from jigsaw.errors import JigsawError
 from jigsaw.evaluation.questions import missing
-from jigsaw.lmms_plugin.engines import Asked, Engine, Generation, Transformers, Vllm
+from jigsaw.lmms_plugin import FEWEST_FRAMES
+from jigsaw.lmms_plugin.engines import Asked, Engine, Generation, Reply, Transformers, Vllm
+from jigsaw.lmms_plugin.replies import Replies, key_of, weights_of
 from jigsaw.lmms_plugin.shown import Policy
 
 ENGINES = ("hf", "vllm")
@@ -33,6 +37,8 @@ class QwenVL(lmms):  # type: ignore[misc]
         tensor_parallel_size: GPUs that vLLM splits the model over.
         gpu_memory_utilization: of vLLM.
         max_model_len: tokens that vLLM has room for, of prompt and reply.
+        replies: file in which replies are kept; what it holds is not asked again.
+        max_new_tokens: longest reply, in place of what the tasks say.
         device: lmms-eval's option, which is not taken: GPUs are used if there are any.
         max_batch_size: lmms-eval's option, which is not taken.
     """
@@ -50,6 +56,8 @@ class QwenVL(lmms):  # type: ignore[misc]
         tensor_parallel_size: int = 1,
         gpu_memory_utilization: float = 0.9,
         max_model_len: int = 32768,
+        replies: str | None = None,
+        max_new_tokens: int | None = None,
         device: str | None = None,
         max_batch_size: int | None = None,
     ) -> None:
@@ -57,17 +65,25 @@ class QwenVL(lmms):  # type: ignore[misc]
         for name, value, known in (("engine", engine, ENGINES), ("time_embedding", time_embedding, TIME_EMBEDDINGS)):
             if value not in known:
                 raise JigsawError(f"{name}={value}: is not known; it must be {' or '.join(known)}")
-        if max_frames < 4:
-            raise JigsawError(f"max_frames={max_frames}: must be 4 or more, which a film of any length is shown in")
+        if max_frames < FEWEST_FRAMES:
+            raise JigsawError(f"max_frames={max_frames}: must be {FEWEST_FRAMES} or more, for some show four films")
         self._name = pretrained
         self._policy = Policy(max_frames, time_embedding=time_embedding)
+        self._longest = max_new_tokens
         self._by_vllm = engine == "vllm"
+        self._replies = Replies(Path(replies)) if replies else None
         self._hf: dict[str, Any] = {"batch_size": int(batch_size), "attn_implementation": attn_implementation}
         self._vllm: dict[str, Any] = {
             "tensor_parallel_size": tensor_parallel_size,
             "gpu_memory_utilization": gpu_memory_utilization,
             "max_model_len": max_model_len,
         }
+
+    def show_in(self, max_frames: int) -> None:
+        """Show films in another number of frames from now on; what is loaded stays."""
+        self._policy = replace(self._policy, max_frames=max_frames)
+        if "_engine" in vars(self):
+            self._engine.show_by(self._policy)
 
     @cached_property
     def _engine(self) -> Engine:
@@ -93,12 +109,46 @@ class QwenVL(lmms):  # type: ignore[misc]
         """
         _check_media([doc for doc in map(self._doc, requests) if "media" in doc])
         asked = [self._asked(request) for request in requests]
-        replies: dict[int, GenerationResult] = {}
-        with tqdm(total=len(asked), disable=self.rank != 0, desc="vj_qwen_vl") as progress:
-            for place, reply in self._engine.ask(asked):
-                replies[place] = GenerationResult(reply.text, TokenCounts(output_tokens=reply.tokens))
+        keys = self._keys(asked)
+        first: dict[str, int] = {}
+        for place, key in enumerate(keys):  # two tasks may ask the same
+            first.setdefault(key, place)
+        known = {key: kept for key in first if (kept := self._known(key))}
+        open_places = [place for key, place in first.items() if key not in known]
+        with tqdm(total=len(first), initial=len(known), disable=self.rank != 0, desc="vj_qwen_vl") as progress:
+            for number, reply in self._engine.ask([asked[place] for place in open_places]) if open_places else ():
+                place = open_places[number]
+                known[keys[place]] = (reply.text, reply.tokens)
+                self._keep(keys[place], requests[place], reply)
                 progress.update()
-        return [replies[place] for place in range(len(asked))]
+        return [GenerationResult(known[key][0], TokenCounts(output_tokens=known[key][1])) for key in keys]
+
+    def _keys(self, asked: Sequence[Asked]) -> list[str]:
+        """A name for each question; the same for the same question, where replies are kept."""
+        if self._replies is None:
+            return [str(place) for place in range(len(asked))]
+        name = weights_of(self._name)
+        return [
+            key_of(
+                one.messages,
+                weights=name,
+                generation=asdict(one.generation),
+                # How films are shown is no matter of pictures.
+                shown=[one.share, asdict(self._policy)] if has_films(one.messages) else None,
+                engine="vllm" if self._by_vllm else "hf",
+            )
+            for one in asked
+        ]
+
+    def _known(self, key: str) -> tuple[str, int] | None:
+        kept = None if self._replies is None else self._replies.get(key)
+        return (kept["reply"], kept["tokens"]) if kept else None
+
+    def _keep(self, key: str, request: Instance, reply: Reply) -> None:
+        if self._replies is not None:
+            *_, doc_id, task, _ = request.args
+            row = {"key": key, "task": task.removesuffix("_fixed"), "row": doc_id}
+            self._replies.add({**row, "reply": reply.text, "tokens": reply.tokens})
 
     def _doc(self, request: Instance) -> Any:
         *_, doc_id, task, split = request.args
@@ -108,7 +158,7 @@ class QwenVL(lmms):  # type: ignore[misc]
         _, doc_to_messages, kwargs, *_ = request.args
         doc = self._doc(request)
         generation = Generation(
-            max_new_tokens=kwargs.get("max_new_tokens", Generation.max_new_tokens),
+            max_new_tokens=self._longest or kwargs.get("max_new_tokens", Generation.max_new_tokens),
             temperature=float(kwargs.get("temperature") or 0.0),
             top_p=float(kwargs.get("top_p") or 1.0),
         )
@@ -129,3 +179,8 @@ def _check_media(docs: Sequence[Any]) -> None:
         raise FileNotFoundError(
             f"{absent[0]}: no such file, nor are {len(absent) - 1} more of the benchmarks' media; download them again"
         )
+
+
+def has_films(messages: Sequence[Any]) -> bool:
+    """Whether a question shows a film."""
+    return any(part["type"] == "video" for message in messages for part in message["content"])

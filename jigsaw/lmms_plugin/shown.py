@@ -106,7 +106,7 @@ class Show:
 
     def __init__(self, processor: Any, policy: Policy) -> None:
         self._processor = processor
-        self._policy = policy
+        self.policy = policy
         self._patch = processor.image_processor.patch_size
         self._factor = self._patch * processor.image_processor.merge_size
         self._shelf = Shelf()
@@ -126,13 +126,17 @@ class Show:
         pictures = [part["url"] for part in parts if part["type"] == "image"]
         films = [part["url"] for part in parts if part["type"] == "video"]
         most = round(IMAGE_MAX_TOKEN_NUM * self._factor**2 / max(len(pictures), 1))
-        frames = self._policy.max_frames // share
+        frames = self.policy.max_frames // share
         clips = [self._shelf.get((film, frames), partial(self._clip, film, frames)) for film in films]
         return Shown(
             self._processor.apply_chat_template(_marked(messages), tokenize=False, add_generation_prompt=True),
             tuple(self._picture(picture, most) for picture in pictures),
-            tuple((clip.frames, clip.metadata(self._policy.time_embedding)) for clip in clips),
+            tuple((clip.frames, clip.metadata(self.policy.time_embedding)) for clip in clips),
         )
+
+    def forget(self) -> None:
+        """Drop the media that are kept."""
+        self._shelf = Shelf()
 
     def _picture(self, picture: Any, max_pixels: int) -> Image.Image:
         if isinstance(picture, Image.Image):
@@ -163,9 +167,9 @@ class Show:
 
         begin = time.perf_counter()
         try:
-            reader = VideoReader(film)
+            reader = VideoReader(film, num_threads=1)  # films are read beside each other
             total, rate = len(reader), reader.get_avg_fps()
-            count = smart_nframes({"fps": self._policy.fps, "max_frames": max_frames}, total, rate)
+            count = smart_nframes({"fps": self.policy.fps, "max_frames": max_frames}, total, rate)
             indices = torch.linspace(0, total - 1, count).round().long().tolist()
             frames = torch.from_numpy(reader.get_batch(indices).asnumpy()).permute(0, 3, 1, 2)
         except (DECORDError, RuntimeError, ValueError) as error:

@@ -1,11 +1,13 @@
 """The paper's benchmarks in small: made-up questions about rendered pictures and films, in the layout of the real ones.
 
-With them the whole evaluation runs where the real data are not. What a model scores here means nothing.
+With them the whole evaluation runs where the real data are not: ``python -m jigsaw.toy.benchmarks FOLDER`` makes them,
+and ``VJ_DATA=FOLDER jigsaw eval MODEL --suite all`` asks them. What a model scores means nothing.
 """
 
 import csv
 import json
 import shutil
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -514,3 +516,7 @@ def write_benchmarks(
     for task in tasks:
         MAKERS[task](_Made(root, rows, layout == "converted", film))
     film.unlink()
+
+
+if __name__ == "__main__":
+    write_benchmarks(Path(sys.argv[1]))

@@ -163,9 +163,8 @@ def test_pages_are_written_where_they_are_asked_for(folder: Path) -> None:
 
 def test_a_page_says_what_is_mended_on_the_fixtures() -> None:
     benchmark = replace(TABLE.benchmarks[0], on_fixtures=Fixtures(paper=0.25, fixed=0.5))
-    line = "\n\nOn the replies of the tests it changes `pair_acc` from 0.25 to 0.5.\n\n"
-    assert line in render_readme(benchmark, TABLE)
-    assert "replies of the tests" not in render_readme(replace(benchmark, on_fixtures=None), TABLE)
+    assert "small, score 0.25 by `pair_acc` in the paper's way, 0.5 here.\n\n" in render_readme(benchmark, TABLE)
+    assert "Right answers at length" not in render_readme(replace(benchmark, on_fixtures=None), TABLE)
 
 
 def test_columns_stand_below_each_other() -> None:

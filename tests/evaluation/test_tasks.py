@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from jigsaw.evaluation.boxes import shown_size
+from jigsaw.evaluation.table import Fixtures, read_table
 from jigsaw.toy.benchmarks import MAKERS, Layout, write_benchmarks
 
 pytestmark = [pytest.mark.seconds, pytest.mark.timeout(300)]
@@ -240,6 +241,17 @@ def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 
 
 _Blocks.add_representer(str, _represent)
+
+
+def test_the_readmes_say_what_the_careful_scorer_changes(all_layouts: dict[Layout, Benchmarks]) -> None:
+    for benchmark in read_table().benchmarks:
+        if not benchmark.built_in:
+            metric = next(iter(benchmark.metric))
+            paper, fixed = (
+                round(all_layouts["official"].values(benchmark.task + kind, at_length)[metric], 2)
+                for kind in ("", "_fixed")
+            )
+            assert benchmark.on_fixtures == Fixtures(paper=paper, fixed=fixed), benchmark.task
 
 
 GROUPS = ("vj_image", "vj_video", "vj_3d")

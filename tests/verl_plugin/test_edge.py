@@ -31,7 +31,7 @@ def _replaced(tree: ast.Module) -> Iterator[str]:
         targets = node.targets if isinstance(node, ast.Assign) else []
         for target in (named.value if isinstance(named, ast.Subscript) else named for named in targets):
             parts = ast.unparse(target).split(".")
-            if isinstance(target, ast.Attribute) and parts[0] in foreign | {"processor"}:
+            if isinstance(target, ast.Attribute) and parts[0] in foreign | {"processor", "model"}:
                 yield ".".join(parts[-2:] if parts[0] in ("torch", "importlib") else parts)
 
 
@@ -52,7 +52,9 @@ def _subclassed(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 def _modules() -> dict[str, ast.Module]:
     paths = [path for path in PLUGIN.rglob("*.py") if path.name != "testing.py"]  # tests and benchmarks alone use it
-    return {str(path.relative_to(PLUGIN)): ast.parse(path.read_text()) for path in paths}
+    outside = ROOT / "jigsaw/prompt_tokens.py"
+    named = {outside.name: outside, **{str(path.relative_to(PLUGIN)): path for path in paths}}
+    return {name: ast.parse(path.read_text()) for name, path in named.items()}
 
 
 def _rows(heading: str) -> list[list[str]]:

@@ -1,0 +1,114 @@
+"""One process of an evaluation: ``python -m jigsaw.lmms_plugin.child JOB.json``; torchrun starts several.
+
+The job names tasks, the model's options and a file, to which the first process writes what came out.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jigsaw.errors import JigsawError, print_error
+from jigsaw.files import write_json
+from jigsaw.lmms_plugin.run import quiet
+
+_OF_SAMPLE = {
+    *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media"),
+}
+
+
+def main(job_file: str) -> int:
+    """Run a job; 0 if it was done."""
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    quiet()
+    if "WORLD_SIZE" in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["LOCAL_RANK"]  # before torch looks
+        os.environ["LOCAL_RANK"] = "0"
+    try:
+        model = load(job)
+        found = {}
+        for frames in job["frames"]:
+            model.show_in(frames)
+            found[frames] = evaluate(job, model)
+    except (JigsawError, OSError) as error:
+        print_error(error)
+        return 1
+    if os.environ.get("RANK", "0") == "0":
+        write_json(Path(job["out"]), found)
+    return 0
+
+
+def load(job: Mapping[str, Any]) -> Any:
+    """The model class, which loads its weights when it is first asked."""
+    from jigsaw.lmms_plugin.model import QwenVL
+
+    return QwenVL(**job["model"])
+
+
+def evaluate(job: Mapping[str, Any], model: Any) -> dict[str, Any] | None:
+    """Figures and questions of each task; None in all processes but the first.
+
+    Raises:
+        JigsawError: if the model or a medium cannot be read.
+        FileNotFoundError: if a medium is not there.
+    """
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+    from tenacity import RetryError
+
+    try:
+        results = simple_evaluate(
+            model=model,
+            tasks=job["tasks"],
+            task_manager=TaskManager(include_path=job["include_path"], include_defaults=not job["ours_alone"]),
+            limit=job["limit"],
+            log_samples=True,
+            bootstrap_iters=0,
+            distributed_executor_backend="torchrun",
+        )
+    except RetryError as error:  # lmms-eval hides in it what a task's data say
+        said = error.last_attempt.exception()
+        if isinstance(said, JigsawError | OSError):
+            raise said from error
+        raise
+    if results is None:
+        return None
+    return {
+        "figures": {
+            task: {
+                name.partition(",")[0]: value
+                for name, value in figures.items()
+                if "stderr" not in name and isinstance(value, int | float)
+            }
+            for task, figures in results["results"].items()
+        },
+        "questions": {task: list(_questions(samples)) for task, samples in results["samples"].items()},
+    }
+
+
+def _questions(samples: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    for sample in samples:
+        doc = sample["doc"]
+        yield {
+            "id": str(doc.get("id", sample["doc_id"])),
+            "group": doc.get("group") or "",
+            "media": list(doc.get("media") or ()),
+            "letters": None if doc.get("reader") == "boxes" else doc.get("letters"),
+            "prompt": doc.get("prompt", ""),
+            "target": str(sample["target"]),
+            "reply": sample["filtered_resps"][0],
+            "values": {name: _number(value) for name, value in sample.items() if name not in _OF_SAMPLE},
+        }
+
+
+def _number(value: Any) -> float | None:
+    """What a question adds to a metric, if that is a number, alone or beside its group."""
+    if isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str):
+        value = value[1]
+    return float(value) if isinstance(value, bool | int | float) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

