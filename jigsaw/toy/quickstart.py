@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from jigsaw.errors import JigsawError, OptionError
+from jigsaw.evaluation.statistics import clustered_error
 from jigsaw.files import alone, write_json
 from jigsaw.machine import available_cores
 from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid
@@ -32,7 +33,7 @@ from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_met
 from jigsaw.tasks import plan
 from jigsaw.toy.clock import Clock
 from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
-from jigsaw.toy.verdict import clustered_error, mean_scores, verdict
+from jigsaw.toy.verdict import mean_scores, verdict
 from jigsaw.verl_plugin.child import SFT, train_with_verl
 from jigsaw.verl_plugin.launch import CONFIGS, OUTPUTS
 

@@ -1,7 +1,8 @@
-"""What held-out puzzles say about a model: means, how sure they are, and what follows. Standard library only."""
+"""What held-out puzzles say about a model: means, how sure they are, and what follows."""
 
 from collections.abc import Hashable, Sequence
-from math import sqrt
+
+from jigsaw.evaluation.statistics import clustered_error
 
 Scores = Sequence[dict[str, float]]
 """The reward's metrics (:func:`jigsaw.reward.compute_score`) of each puzzle."""
@@ -15,28 +16,6 @@ FORMED = 0.9
 def mean_scores(scores: Scores) -> dict[str, float]:
     """Each metric's mean over the puzzles."""
     return {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
-
-
-def clustered_error(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
-    """The standard error of a mean of values that belong together in clusters; infinite for fewer than two clusters.
-
-    Puzzles of one picture are not independent: a model that fails one is likely to fail the others. Values that are
-    each a cluster of their own give the usual standard error.
-
-    Args:
-        values: one a puzzle.
-        clusters: the picture of each puzzle.
-
-    >>> clustered_error([1, 0, 1, 0], "abcd") < clustered_error([1, 1, 0, 0], "aabb")
-    True
-    """
-    mean = sum(values) / len(values)
-    sums: dict[Hashable, float] = {}
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + value - mean
-    if len(sums) < 2:
-        return float("inf")
-    return sqrt(sum(total**2 for total in sums.values()) * len(sums) / (len(sums) - 1)) / len(values)
 
 
 def verdict(after: Scores, greyed: Scores, pictures: Sequence[Hashable], chance: float) -> str:

@@ -4,7 +4,8 @@ from math import isinf, sqrt
 
 import pytest
 
-from jigsaw.toy.verdict import clustered_error, mean_scores, verdict
+from jigsaw.evaluation.statistics import clustered_error
+from jigsaw.toy.verdict import mean_scores, verdict
 
 
 def _scores(exact: list[int], valid: list[int] | None = None) -> list[dict[str, float]]:
