@@ -16,6 +16,7 @@ from jigsaw.cli.prepare import prepare
 from jigsaw.cli.pull import pull_data
 from jigsaw.cli.quickstart import quickstart
 from jigsaw.cli.report import report
+from jigsaw.cli.results import results
 from jigsaw.cli.score import score
 from jigsaw.cli.sft import sft
 from jigsaw.cli.show import show
@@ -49,6 +50,7 @@ app.command()(merge)
 app.command()(solve)
 app.command()(play)
 app.command("eval")(evaluate)
+app.command()(results)
 app.command()(doctor)
 
 

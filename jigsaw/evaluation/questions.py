@@ -57,6 +57,7 @@ class Question:
         letters: of the options; empty where the answer is yes or no.
         category: of the question, as the benchmark names it.
         group: questions of one name count together, where the benchmark has such.
+        cluster: questions of one name are not independent; the group if empty, or else the first medium.
         share: each film is shown in this part of the frames that a question may have: ``max_frames // share``.
     """
 
@@ -68,6 +69,7 @@ class Question:
     letters: str = ""
     category: str = ""
     group: str = ""
+    cluster: str = ""
     share: int = 1
 
 
@@ -221,6 +223,7 @@ def picture_question(
     reader: str = "L",
     letters: str = "",
     category: str = "",
+    cluster: str = "",
 ) -> Question:
     """A question about pictures, which stand before it, a line each."""
     return Question(
@@ -231,6 +234,7 @@ def picture_question(
         reader=reader,
         letters=letters,
         category=category,
+        cluster=cluster,
     )
 
 

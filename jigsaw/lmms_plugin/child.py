@@ -94,6 +94,9 @@ def _questions(samples: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]
         yield {
             "id": str(doc.get("id", sample["doc_id"])),
             "group": doc.get("group") or "",
+            "cluster": doc.get("cluster")
+            or doc.get("group")
+            or next(iter(doc.get("media") or ()), str(sample["doc_id"])),
             "media": list(doc.get("media") or ()),
             "letters": None if doc.get("reader") == "boxes" else doc.get("letters"),
             "prompt": doc.get("prompt", ""),

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from qwen_vl_utils.vision_process import IMAGE_MAX_TOKEN_NUM, fetch_image, smart_nframes, smart_resize
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
@@ -105,6 +105,7 @@ class Show:
     """
 
     def __init__(self, processor: Any, policy: Policy) -> None:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # by lmms-eval, half a picture would be shown as a whole one
         self._processor = processor
         self.policy = policy
         self._patch = processor.image_processor.patch_size

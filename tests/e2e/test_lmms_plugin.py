@@ -124,6 +124,10 @@ def test_what_cannot_be_read_is_named(benchmarks: Path, model: Path, tmp_path: P
         (tmp_path / name).write_text("no medium")
         with pytest.raises(MediaError, match=rf"{name}.*cannot be read as a (picture|film)"):
             show([{"role": "user", "content": [{"type": kind, "url": str(tmp_path / name)}]}])
+    half = (benchmarks / "MMVP/images/1.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(half[: len(half) // 2])
+    with pytest.raises(MediaError, match=r"half\.jpg: cannot be read as a picture"):
+        show([{"role": "user", "content": [{"type": "image", "url": str(tmp_path / "half.jpg")}]}])
     with pytest.raises(JigsawError, match=r"gone: cannot be loaded"):
         load_processor(str(tmp_path / "gone"))
     (tmp_path / "other").mkdir()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageFile
 
 from jigsaw.evaluation.boxes import shown_size
 from jigsaw.evaluation.table import Fixtures, read_table
@@ -24,6 +24,14 @@ LAYOUTS: tuple[Layout, ...] = ("official", "converted")
 NAMES = [name + kind for name in MAKERS for kind in ("", "_fixed")]
 
 
+def lmms_eval_s() -> tuple[Any, Any]:
+    """Its manager and loader, without what importing them changes for all tests of this process."""
+    from lmms_eval.tasks import TaskManager, get_task_dict
+
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return TaskManager, get_task_dict
+
+
 Oracle = Callable[[Mapping[str, Any]], str]
 """A reply to a document."""
 
@@ -32,8 +40,7 @@ class Benchmarks:
     """The tasks of one layout."""
 
     def __init__(self, root: Path, repository: Path, layout: Layout):
-        from lmms_eval.tasks import TaskManager, get_task_dict
-
+        TaskManager, get_task_dict = lmms_eval_s()
         write_benchmarks(root, layout=layout)
         self.root = root
         manager = TaskManager(include_path=str(repository / "eval/tasks"), include_defaults=False)
@@ -258,8 +265,7 @@ GROUPS = ("vj_image", "vj_video", "vj_3d")
 
 
 def test_groups_hold_the_papers_tables(repository: Path) -> None:
-    from lmms_eval.tasks import TaskManager
-
+    TaskManager, _ = lmms_eval_s()
     manager = TaskManager(include_path=str(repository / "eval/tasks"))
     members = {
         name: yaml.safe_load((repository / f"eval/tasks/groups/{name}.yaml").read_text())["task"]
@@ -276,8 +282,7 @@ def test_a_group_is_a_name_like_any_other(
     all_layouts: dict[Layout, Benchmarks], repository: Path, tmp_path: Path
 ) -> None:
     """The form of our groups, without the tasks that need the hub."""
-    from lmms_eval.tasks import TaskManager, get_task_dict
-
+    TaskManager, get_task_dict = lmms_eval_s()
     (tmp_path / "vj_few.yaml").write_text("group: vj_few\ntask:\n  - vj_vsr\n  - vj_mmvp\n")
     manager = TaskManager(include_path=[str(repository / "eval/tasks"), str(tmp_path)], include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
@@ -288,8 +293,7 @@ def test_a_group_is_a_name_like_any_other(
 
 def test_ten_thousand_rows_load_in_seconds(repository: Path, tmp_path: Path) -> None:
     """The pictures need not even be there; no pixel is held."""
-    from lmms_eval.tasks import TaskManager, get_task_dict
-
+    TaskManager, get_task_dict = lmms_eval_s()
     rows = [{"image": f"{number}.jpg", "caption": "A cat.", "label": 1, "relation": "at"} for number in range(10_000)]
     (tmp_path / "vsr").mkdir()
     (tmp_path / "vsr/test.jsonl").write_text("\n".join(map(json.dumps, rows)))

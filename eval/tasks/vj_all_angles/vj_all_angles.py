@@ -29,6 +29,7 @@ def questions(folder: Path) -> Iterator[Question]:
             reader="L+",
             letters=letters(len(texts)),
             category=kind,
+            cluster=str(Path(pictures[0]).parent),  # a scene
         )
 
 

@@ -39,6 +39,7 @@ def questions(folder: Path) -> Iterator[Question]:
                 reader="W",
                 category=category,
                 group=str(name),
+                cluster=picture,
             )
         return
     for file in FILES:
@@ -53,7 +54,7 @@ def questions(folder: Path) -> Iterator[Question]:
                     reader="W",
                     category=file,
                 )
-                yield replace(question, group=f"{file}/{name}")
+                yield replace(question, group=f"{file}/{name}", cluster=picture)
 
 
 def score_groups(doc: Document, replies: Sequence[str]) -> dict[str, float | Verdict]:

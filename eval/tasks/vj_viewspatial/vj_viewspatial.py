@@ -19,6 +19,7 @@ def questions(folder: Path) -> Iterator[Question]:
             answer[:1],
             letters=letters(len(choices.splitlines())),
             category=kind,
+            cluster=str(Path(pictures[0]).parent),  # a scene
         )
 
 

@@ -1,0 +1,65 @@
+"""``jigsaw results``: evaluated models side by side."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jigsaw.errors import JigsawError
+
+
+def results(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of jigsaw eval; the first is compared with.", metavar="DIR…")
+    ],
+    against: Annotated[
+        Literal["paper"] | None, typer.Option(help="Give the paper's figures, too.", show_default=False)
+    ] = None,
+    trained_on: Annotated[
+        Path | None,
+        typer.Option(help="Training rows: tell questions about their media apart.", metavar="ROWS", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write it as .md, .json, .png or .html, too.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")] = False,
+) -> None:
+    """Show what models scored, how sure that is, and whether they differ.
+
+    Example: [bold]jigsaw results outputs/eval/base outputs/eval/trained --against paper --out results.html[/]
+    """
+    from jigsaw.evaluation.results import as_json as told
+    from jigsaw.evaluation.results import lines_of, read_folder, warnings_of
+    from jigsaw.show.evaluated import KINDS, NOTE, header, paper_rows, rows, seen_rows, write
+
+    if out and out.suffix.lower() not in KINDS:
+        raise JigsawError(f"--out {out}: must end in {', '.join(KINDS)}")
+    found = [read_folder(folder) for folder in folders]
+    lines = lines_of(found, paper=against == "paper", trained_on=trained_on)
+    if out:
+        write(found, lines, out)
+    if as_json:
+        print(json.dumps(told(found, lines), indent=1))
+        return
+    console = Console()
+    for title, names, cells in (
+        ("Scores", header(found), list(rows(found, lines))),
+        ("The paper's figures, times 100", ["benchmark", "metric", "frames", "value"], list(paper_rows(lines))),
+        (
+            "Media that were trained on",
+            ["benchmark", "metric", "read", "model", "trained on", "others"],
+            list(seen_rows(found, lines)),
+        ),
+    ):
+        if cells:
+            table = Table(*names, title=title)
+            for row in cells:
+                table.add_row(*row)
+            console.print(table)
+    console.print(NOTE, style="dim")
+    for folder in found:
+        for warning in warnings_of(folder):
+            console.print(f"[bold]{warning}[/]", markup=True)
