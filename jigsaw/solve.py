@@ -15,7 +15,7 @@ from PIL import Image
 from jigsaw import machine
 from jigsaw.errors import JigsawError
 from jigsaw.hub import NAME
-from jigsaw.media.image import encoded
+from jigsaw.media.image import encoded, greyed
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import Options
 from jigsaw.prepare.scenes import DepthOptions
@@ -139,11 +139,6 @@ def _replies(
         )
     replies: list[str] = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return replies
-
-
-def greyed(image: Image.Image) -> Image.Image:
-    """A picture of the same size, all mid grey."""
-    return Image.new("RGB", image.size, (128, 128, 128))
 
 
 def scores_of(plans: Sequence[Plan], replies: Sequence[str]) -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
 """``jigsaw eval``: a model on the paper's benchmarks."""
 
 import json
+import os
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from jigsaw import machine
 from jigsaw.errors import JigsawError
+from jigsaw.evaluation.puzzles import MEDIA_ROOT, ROWS
 
 if TYPE_CHECKING:
     from jigsaw.lmms_plugin.run import Cost
@@ -24,6 +26,7 @@ class Suite(StrEnum):
     video = "video"
     scenes = "3d"
     all = "all"
+    jigsaw = "jigsaw"
 
 
 class Protocol(StrEnum):
@@ -43,7 +46,9 @@ class Engine(StrEnum):
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder or hub name of the model.", metavar="MODEL")],
-    suite: Annotated[Suite | None, typer.Option(help="Benchmarks of the paper.", show_default=False)] = None,
+    suite: Annotated[
+        Suite | None, typer.Option(help="Benchmarks of the paper, or held-out puzzles.", show_default=False)
+    ] = None,
     tasks: Annotated[
         str, typer.Option(help="In place of it or besides: names of tasks, of lmms-eval's own too.", metavar="NAME,…")
     ] = "",
@@ -60,12 +65,19 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of replies and results.", show_default="outputs/eval/MODEL")
     ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Prepared rows of held-out puzzles.", metavar="FILE.parquet", show_default=False)
+    ] = None,
+    media_root: Annotated[
+        Path | None, typer.Option(help="Folder of their media.", metavar="DIR", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON; all else on stderr.")] = False,
 ) -> None:
     """Ask a model the paper's benchmarks and score its replies.
 
     VJ_DATA names the folder with their data. All data and media are found before the model is loaded. Stopped at any
-    point and started again, it asks what is not answered yet.
+    point and started again, it asks what is not answered yet. A quickstart's folder as MODEL is its trained model, and
+    brings its held-out puzzles.
 
     Example: [bold]jigsaw eval visual_jigsaw_image_7B --suite image[/]
     """
@@ -75,16 +87,35 @@ def evaluate(
     from jigsaw.lmms_plugin.run import Evaluation, costs, run, tasks_of
 
     console = Console(stderr=True)
+    place = out or Path("outputs/eval") / Path(model).name
+    model = _held_out(model, rows, media_root)
     names = tasks_of(suite and suite.value, [name for name in tasks.split(",") if name], protocol.value)
     numbers = _frames(frames, FEWEST_FRAMES)
     console.print(_costs(costs(names, limit), numbers))
     options = {"max_new_tokens": max_tokens} if max_tokens else {}
     evaluation = Evaluation(model, names, numbers, engine.value, gpus, limit, options=options)
-    results = run(evaluation, out or Path("outputs/eval") / Path(model).name)
+    results = run(evaluation, place)
     if as_json:
         print(json.dumps(results, indent=2))
     else:
         Console().print(_results(results))
+
+
+def _held_out(model: str, rows: Path | None, media_root: Path | None) -> str:
+    """Tell the tasks where held-out puzzles are; the model's folder, of a quickstart's the last that it exported."""
+    summary = Path(model) / "summary.json"
+    if summary.is_file():
+        said = json.loads(summary.read_text(encoding="utf-8"))
+        rows, media_root = rows or Path(said["heldout_parquet"]), media_root or Path(said["heldout_media_root"])
+        exported = sorted((Path(model) / "model").glob("step_*"), key=lambda folder: int(folder.name[5:]))
+        if not exported:
+            raise JigsawError(f"{model}: holds no exported model; let the quickstart end first")
+        model = str(exported[-1])
+    if (rows is None) != (media_root is None):
+        raise JigsawError("give both --rows and --media-root, or none of them")
+    if rows and media_root:
+        os.environ.update({ROWS: str(rows), MEDIA_ROOT: str(media_root)})
+    return model
 
 
 def _frames(text: str, fewest: int) -> tuple[int, ...]:
@@ -111,17 +142,24 @@ def _costs(found: "list[Cost]", frames: tuple[int, ...]) -> Table:
 
 
 def _results(results: dict[str, Any]) -> Table:
-    table = Table("benchmark", "metric", "frames", title=f"{results['model']}, by {results['engine']}")
-    for name in ("paper's way", "careful", "chance", "questions", "unreadable"):
-        table.add_column(name, justify="right")
+    names = ["benchmark", "metric", "frames", "paper's way", "careful", "chance", "questions", "unreadable"]
     rows: dict[tuple[str, str, int | None], dict[str, Any]] = {}
     for figure in results["figures"]:
         key = (figure["benchmark"], figure["metric"], figure["frames"])
         rows.setdefault(key, {})[figure["protocol"]] = figure
+    lines = []
     for (benchmark, metric, frames), by_protocol in rows.items():
         one = next(iter(by_protocol.values()))
         values = [f"{by_protocol[way]['value']:.4f}" if way in by_protocol else "" for way in ("paper", "fixed")]
         luck = "" if one["chance"] is None else f"{one['chance']:.4f}"
         unread = "" if one["unreadable"] is None else f"{one['unreadable']:.1%}"
-        table.add_row(benchmark, metric, str(frames or ""), *values, luck, f"{one['n']:,}", unread)
+        lines.append([benchmark, metric, str(frames or ""), *values, luck, f"{one['n']:,}", unread])
+    if not any(line[4] for line in lines):
+        names[3] = "score"  # read in one way
+    shown = [place for place, _ in enumerate(names) if any(line[place] for line in lines)]
+    table = Table(title=f"{results['model']}, by {results['engine']}")
+    for place in shown:
+        table.add_column(names[place], justify="left" if place < 2 else "right", no_wrap=place < 2)
+    for line in lines:
+        table.add_row(*(line[place] for place in shown))
     return table

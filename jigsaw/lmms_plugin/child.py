@@ -99,6 +99,7 @@ def _questions(samples: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]
             or next(iter(doc.get("media") or ()), str(sample["doc_id"])),
             "media": list(doc.get("media") or ()),
             "letters": None if doc.get("reader") == "boxes" else doc.get("letters"),
+            "pieces": doc.get("pieces"),
             "prompt": doc.get("prompt", ""),
             "target": str(sample["target"]),
             "reply": sample["filtered_resps"][0],

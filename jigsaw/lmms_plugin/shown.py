@@ -117,21 +117,26 @@ class Show:
         """What is shown of a question.
 
         Args:
-            messages: lmms-eval's; a medium is a path or, a picture, an image.
+            messages: lmms-eval's; a medium is a path, a picture or, ``as_is``, a clip. What is ``as_is`` is not scaled.
             share: each film has this part of the frames: ``max_frames // share``.
 
         Raises:
             MediaError: if a medium cannot be read.
         """
         parts = [part for message in messages for part in message["content"]]
-        pictures = [part["url"] for part in parts if part["type"] == "image"]
-        films = [part["url"] for part in parts if part["type"] == "video"]
+        pictures = [part for part in parts if part["type"] == "image"]
+        films = [part for part in parts if part["type"] == "video"]
         most = round(IMAGE_MAX_TOKEN_NUM * self._factor**2 / max(len(pictures), 1))
         frames = self.policy.max_frames // share
-        clips = [self._shelf.get((film, frames), partial(self._clip, film, frames)) for film in films]
+        clips = [
+            part["url"]
+            if part.get("as_is")
+            else self._shelf.get((part["url"], frames), partial(self._clip, part["url"], frames))
+            for part in films
+        ]
         return Shown(
             self._processor.apply_chat_template(_marked(messages), tokenize=False, add_generation_prompt=True),
-            tuple(self._picture(picture, most) for picture in pictures),
+            tuple(part["url"] if part.get("as_is") else self._picture(part["url"], most) for part in pictures),
             tuple((clip.frames, clip.metadata(self.policy.time_embedding)) for clip in clips),
         )
 

@@ -192,3 +192,8 @@ def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
     buffer = BytesIO()
     picture.save(buffer, format=format, **options)
     return buffer.getvalue()
+
+
+def greyed(picture: Image.Image) -> Image.Image:
+    """A picture of the same size, all mid grey."""
+    return Image.new("RGB", picture.size, (128, 128, 128))

@@ -8,14 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from jigsaw.prompt_tokens import place_as_vllm
+from jigsaw.solve import solve
+from jigsaw.tasks import plan
 from jigsaw.toy.benchmarks import MAKERS, write_benchmarks
 from jigsaw.toy.model import build_tiny_model
+from jigsaw.toy.rows import write_puzzles
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -30,8 +36,6 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that says something else of every question."""
-    from transformers import AutoModelForImageTextToText
-
     folder = build_tiny_model(tmp_path_factory.mktemp("restless") / "model")
     made = AutoModelForImageTextToText.from_pretrained(folder)
     torch.manual_seed(1)
@@ -141,6 +145,34 @@ def test_what_it_holds_stays_and_new_weights_are_asked_anew(command: Command, mo
     assert {task for task, _, _ in command.figures()} == {"vj_sat"}  # of these weights
     said = command("--tasks=vj_sat", "--engine=vllm", code=1).stderr
     assert "holds results by engine hf, not vllm; give another --out" in said
+
+
+def test_held_out_puzzles_by_the_rewards_metrics(command: Command, model: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = list(write_puzzles(tmp_path / "media", picture=(112, 84), grid=(2, 1), film=(56, 56)).values())
+    names = {name for row in rows for name in row}
+    pq.write_table(
+        pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows]), tmp_path / "r.parquet"
+    )
+    options = ["--suite=jigsaw", f"--rows={tmp_path / 'r.parquet'}", f"--media-root={tmp_path / 'media'}"]
+    command(*options)
+    tasks = {f"vj_jigsaw_{task}{kind}" for task in ("image", "video", "depth") for kind in ("", "_grey")}
+    metrics = {"exact", "position_accuracy", "valid_permutation", "format", "kendall", "chance_corrected"}
+    assert {(task, metric) for task, metric, _ in command.figures()} == set(product(tasks, metrics))
+    assert len(command.replies()) == 6
+    with (command.out / "questions.jsonl").open() as lines:
+        questions = {row["task"]: row for row in map(json.loads, lines)}
+    processor = AutoProcessor.from_pretrained(model)
+    loaded = AutoModelForImageTextToText.from_pretrained(model)
+    place_as_vllm(loaded)
+    for row in rows:  # what training shows, asked by plain transformers
+        planned = plan(row)
+        (reply,) = solve(loaded, processor, [planned], tmp_path / "media", max_new_tokens=4)
+        assert questions[f"vj_jigsaw_{planned.task}"]["reply"] == reply
+    assert "give both --rows and --media-root" in command(*options[:2], code=1).stderr
+    assert "held-out puzzles need --rows" in command("--suite=jigsaw", code=1).stderr
 
 
 @pytest.mark.parametrize(

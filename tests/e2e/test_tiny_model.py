@@ -10,10 +10,11 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from jigsaw.media.image import greyed
 from jigsaw.prepare.images import ImageOptions
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.puzzle import Puzzle
-from jigsaw.solve import greyed, scores_of, solve
+from jigsaw.solve import scores_of, solve
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy.rows import image_row
 from jigsaw.toy.sft_dataset import WarmStartDataset
