@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -84,14 +86,23 @@ def evaluate(
     if not find_spec("lmms_eval"):
         raise JigsawError(f"lmms_eval is not installed; first: {machine.SETUP}")
     from jigsaw.lmms_plugin import FEWEST_FRAMES
-    from jigsaw.lmms_plugin.run import Evaluation, costs, run, tasks_of
+    from jigsaw.lmms_plugin.run import Evaluation, costs, run, tasks_of, unexpected
 
     console = Console(stderr=True)
-    place = out or Path("outputs/eval") / Path(model).name
+    place = out or Path("outputs/eval") / Path(model).resolve().name
     model = _held_out(model, rows, media_root)
-    names = tasks_of(suite and suite.value, [name for name in tasks.split(",") if name], protocol.value)
+    if Path(model).is_dir():
+        model = str(Path(model).resolve())
+        if out is None and re.fullmatch(r"step_\d+", Path(model).name):  # many runs have one
+            place = place.with_name("_".join(Path(model).parts[-3:]))
+    if place.exists() and not place.is_dir():
+        raise JigsawError(f"--out {place}: is a file; give a folder")
+    names = tasks_of(suite and suite.value, [name.strip() for name in tasks.split(",") if name.strip()], protocol.value)
     numbers = _frames(frames, FEWEST_FRAMES)
-    console.print(_costs(costs(names, limit), numbers))
+    found = costs(names, limit)
+    console.print(_costs(found, numbers))
+    for told in unexpected(found, limit):
+        console.print(told, soft_wrap=True, markup=False)
     options = {"max_new_tokens": max_tokens} if max_tokens else {}
     evaluation = Evaluation(model, names, numbers, engine.value, gpus, limit, options=options)
     results = run(evaluation, place)
@@ -142,7 +153,7 @@ def _costs(found: "list[Cost]", frames: tuple[int, ...]) -> Table:
 
 
 def _results(results: dict[str, Any]) -> Table:
-    names = ["benchmark", "metric", "frames", "paper's way", "careful", "chance", "questions", "unreadable"]
+    names = ["benchmark", "metric", "frames", "paper", "careful", "chance", "n", "unread"]
     rows: dict[tuple[str, str, int | None], dict[str, Any]] = {}
     for figure in results["figures"]:
         key = (figure["benchmark"], figure["metric"], figure["frames"])
@@ -150,16 +161,18 @@ def _results(results: dict[str, Any]) -> Table:
     lines = []
     for (benchmark, metric, frames), by_protocol in rows.items():
         one = next(iter(by_protocol.values()))
-        values = [f"{by_protocol[way]['value']:.4f}" if way in by_protocol else "" for way in ("paper", "fixed")]
-        luck = "" if one["chance"] is None else f"{one['chance']:.4f}"
-        unread = "" if one["unreadable"] is None else f"{one['unreadable']:.1%}"
+        values = [f"{100 * by_protocol[way]['value']:.1f}" if way in by_protocol else "" for way in ("paper", "fixed")]
+        luck = "" if one["chance"] is None else f"{100 * one['chance']:.1f}"
+        unread = "" if one["unreadable"] is None else f"{one['unreadable']:.0%}"
         lines.append([benchmark, metric, str(frames or ""), *values, luck, f"{one['n']:,}", unread])
     if not any(line[4] for line in lines):
         names[3] = "score"  # read in one way
     shown = [place for place, _ in enumerate(names) if any(line[place] for line in lines)]
-    table = Table(title=f"{results['model']}, by {results['engine']}")
+    caption = "per cent; paper, careful: how replies are read; unread: replies in which nothing could be"
+    title = f"{Path(results['model']).name}, by {results['engine']}"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for place in shown:
-        table.add_column(names[place], justify="left" if place < 2 else "right", no_wrap=place < 2)
+        table.add_column(names[place], justify="left" if place < 2 else "right", no_wrap=True)
     for line in lines:
         table.add_row(*(line[place] for place in shown))
     return table

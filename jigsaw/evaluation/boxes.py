@@ -134,7 +134,7 @@ def mapped_as_released(box: Box, size: Size) -> Box:
     across, down = shown[0] / size[0], shown[1] / size[1]
     moved = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     left, top, right, bottom = (
-        float(min(side - 1, max(int(value), 0))) for value, side in zip(moved, size * 2, strict=True)
+        float(int(min(side - 1, max(value, 0)))) for value, side in zip(moved, size * 2, strict=True)
     )
     return left, top, right, bottom
 
@@ -252,4 +252,4 @@ def coco_ap(truth: Mapping[str, Any], predictions: list[dict[str, Any]]) -> floa
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return float(evaluation.stats[0])
+    return max(float(evaluation.stats[0]), 0.0)  # it says -1 where there is no true box

@@ -18,7 +18,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, MediaError
 from jigsaw.evaluation.replies import READERS, careful_letter, careful_yes
 
 if TYPE_CHECKING:
@@ -93,7 +93,12 @@ def documents(folder: str, questions: Questions) -> Callable[["Dataset"], "Datas
             raise JigsawError(f"{ROOT} is not set; it names the folder that holds {folder} and the other benchmarks")
         if not (Path(root) / folder).is_dir():
             raise JigsawError(f"{Path(root) / folder}: no such folder; {ROOT} must hold one with the benchmark's data")
-        rows = [asdict(question) for question in questions(Path(root) / folder)]
+        try:
+            rows = [asdict(question) for question in questions(Path(root) / folder)]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise JigsawError(
+                f"{Path(root) / folder}: its data are others than expected ({type(error).__name__}: {error})"
+            ) from error
         if not rows:
             raise JigsawError(f"{Path(root) / folder}: holds no questions; its data must be downloaded again")
         return Dataset.from_list(rows)
@@ -146,7 +151,12 @@ def _medium(name: str) -> "str | Image.Image":
         value = value[int(found["place"])]
     if isinstance(value, Image.Image):
         return value
-    return Image.open(BytesIO(value if isinstance(value, bytes) else b64decode(value)))
+    try:
+        picture = Image.open(BytesIO(value if isinstance(value, bytes) else b64decode(value)))
+        picture.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise MediaError(name, f"cannot be read as a picture ({error}); replace its file") from error
+    return picture
 
 
 @lru_cache
@@ -165,8 +175,10 @@ def text(doc: Document) -> str:
 def score(doc: Document, replies: Sequence[str]) -> dict[str, float]:
     """A reply scored as the paper did: ``acc``, and ``unreadable`` where no letter was read, neither yes nor no."""
     read = READERS[doc["reader"]](replies[0])
-    is_whole = doc["reader"] != "W" or read in (set(doc["letters"]) or {"YES", "NO"})
-    return {"acc": float(read == doc["answer"].upper()), "unreadable": float(not (read and is_whole))}
+    is_readable = read.isalpha()
+    if doc["reader"] == "W":
+        is_readable = read in (set(doc["letters"]) or {"YES", "NO"})
+    return {"acc": float(read == doc["answer"].upper()), "unreadable": float(not is_readable)}
 
 
 def score_carefully(doc: Document, replies: Sequence[str]) -> dict[str, float]:
@@ -266,9 +278,10 @@ def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     Raises:
         JigsawError: if it is damaged, or holds no list of objects.
     """
-    text = file.read_text(encoding="utf-8")
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line] if file.suffix == ".jsonl" else json.loads(text)
+        text = file.read_text(encoding="utf-8")
+        lines = text.split("\n") if file.suffix == ".jsonl" else [text]  # a line of JSON may hold other line ends
+        rows = [json.loads(line) for line in lines if line.strip()] if file.suffix == ".jsonl" else json.loads(text)
     except ValueError as error:
         raise JigsawError(f"{file}: cannot be read as JSON ({error}); download it again") from error
     for number, row in enumerate(rows if isinstance(rows, list) else [rows]):

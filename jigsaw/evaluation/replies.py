@@ -17,7 +17,10 @@ _WORD = re.compile("[a-z]+")
 # A letter that stands for an option: by itself, no part of a word, of "I've" or of "vitamin-A".
 _ALONE = re.compile(r"(?<![A-Za-z0-9_'’-])([A-Z])(?![A-Za-z0-9_'’-])")
 _ENCLOSED = re.compile(r"\(([A-Za-z])\)")
-_NAMED_LAST = re.compile(r"\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*([A-Za-z])[\s.]*$", re.IGNORECASE)
+_NAMED_LAST = re.compile(
+    r"\b(?:answer|option|choice|letter|choose|select|pick)(?:\s+is)?\s*:?\s*([A-Za-z])[\s.]*$", re.IGNORECASE
+)
+_FIRST = re.compile(r"\s*([a-z])[.):]\s")  # "b) the dog", in lower case
 # "A dog" has an article; "A or B" and "A is right" have none, nor has what is announced: "option A shows".
 _ARTICLE = re.compile(r"A\s+(?!(?:and|or|nor|but|is|was|because|since|as)\b)[a-z]")
 _ANNOUNCED = re.compile(r"(?:\b(?:is|be|answer|option|choice|choose|select|pick|letter)|[:=(*\"'])\s*$", re.IGNORECASE)
@@ -103,6 +106,8 @@ def careful_letter(reply: str, letters: Collection[str]) -> str | None:
     if bare in set(letters):
         return bare
     named = {found[1].upper() for lower in (_ENCLOSED, _NAMED_LAST) for found in lower.finditer(text)}
+    if first := _FIRST.match(text):
+        named.add(first[1].upper())
     for found in _ALONE.finditer(text):
         is_article = _ARTICLE.match(text, found.start()) and not _ANNOUNCED.search(text, 0, found.start())
         if not is_article:

@@ -4,15 +4,21 @@ The job names tasks, the model's options and a file, to which the first process 
 """
 
 import json
+import logging
 import os
+import signal
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
+
+import psutil
 
 from jigsaw.errors import JigsawError, print_error
 from jigsaw.files import write_json
-from jigsaw.lmms_plugin.run import quiet
+from jigsaw.lmms_plugin.run import PARENT, quiet
 
 _OF_SAMPLE = {
     *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media"),
@@ -22,7 +28,9 @@ _OF_SAMPLE = {
 def main(job_file: str) -> int:
     """Run a job; 0 if it was done."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     quiet()
+    logging.getLogger("jigsaw.evaluation.questions").setLevel(logging.ERROR)  # who started this has told it
     if "WORLD_SIZE" in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["LOCAL_RANK"]  # before torch looks
         os.environ["LOCAL_RANK"] = "0"
@@ -35,9 +43,18 @@ def main(job_file: str) -> int:
     except (JigsawError, OSError) as error:
         print_error(error)
         return 1
+    except KeyboardInterrupt:
+        return 130
     if os.environ.get("RANK", "0") == "0":
         write_json(Path(job["out"]), found)
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent is gone, however that ended: nobody would read what it finds."""
+    while psutil.pid_exists(parent):
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def load(job: Mapping[str, Any]) -> Any:
@@ -115,4 +132,13 @@ def _number(value: Any) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    code = main(sys.argv[1])
+    if "WORLD_SIZE" in os.environ:
+        import torch.distributed as dist
+
+        if dist.is_initialized() and not code:
+            dist.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # its group's threads end with the process; ended by Python, they may abort it
+    sys.exit(code)

@@ -21,6 +21,8 @@ Made = TypeVar("Made")
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 MOST_IMAGES, MOST_CLIPS = 32, 4
 """Of a question: ViewSpatial's and CVBench's."""
+MOST_TOKENS = 32_768
+"""Of prompt and reply, where the model has room for more: 16,384 of pictures, and text."""
 MOST_AT_ONCE = 64
 """Questions in vLLM at a time; more would only hold memory."""
 
@@ -218,6 +220,13 @@ def dtype_of(name: str) -> str:
     return str(AutoConfig.from_pretrained(name).dtype or torch.float32).removeprefix("torch.")
 
 
+def longest(name: str) -> int:
+    """Tokens that a model has positions for."""
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(name).get_text_config().max_position_embeddings)
+
+
 def load_processor(name: str) -> Any:
     """The processor of a model.
 
@@ -287,6 +296,9 @@ class Vllm:
         if not torch.cuda.is_available():  # processes would only hand pixels about, and spin on the cores
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             options.setdefault("distributed_executor_backend", "uni")
+            options.setdefault("enforce_eager", True)  # compiling takes longer than it saves
+        if options.get("max_model_len") is None:
+            options["max_model_len"] = min(MOST_TOKENS, longest(name))
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=name,

@@ -55,7 +55,7 @@ class QwenVL(lmms):  # type: ignore[misc]
         attn_implementation: str = "sdpa",
         tensor_parallel_size: int = 1,
         gpu_memory_utilization: float = 0.9,
-        max_model_len: int = 32768,
+        max_model_len: int | None = None,
         replies: str | None = None,
         max_new_tokens: int | None = None,
         device: str | None = None,
@@ -176,9 +176,8 @@ class QwenVL(lmms):  # type: ignore[misc]
 def _check_media(docs: Sequence[Any]) -> None:
     absent = list(dict.fromkeys(file for doc in docs for file in missing(doc)))
     if absent:
-        raise FileNotFoundError(
-            f"{absent[0]}: no such file, nor are {len(absent) - 1} more of the benchmarks' media; download them again"
-        )
+        others = f", nor are {len(absent) - 1} more of the benchmarks' media" if len(absent) > 1 else ""
+        raise FileNotFoundError(f"{absent[0]}: no such file{others}; download them again")
 
 
 def has_films(messages: Sequence[Any]) -> bool:

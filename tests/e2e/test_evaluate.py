@@ -12,10 +12,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from jigsaw.lmms_plugin.replies import weights_of
 from jigsaw.prompt_tokens import place_as_vllm
 from jigsaw.solve import solve
 from jigsaw.tasks import plan
@@ -131,20 +133,43 @@ def test_what_it_holds_stays_and_new_weights_are_asked_anew(command: Command, mo
     mine = tmp_path / "model"
     shutil.copytree(model, mine)
     command.words[command.words.index(str(model))] = str(mine)
+    key = weights_of(str(mine))
     command("--tasks=vj_vsr")
     command("--tasks=vj_sat", "--protocol=paper")
     assert {task for task, _, _ in command.figures()} == {"vj_vsr", "vj_vsr_fixed", "vj_sat"}
     asked = len(command.replies())
     (mine / "README.md").write_text("no weights")
-    command("--tasks=vj_sat", "--protocol=paper")
-    assert len(command.replies()) == asked
+    assert weights_of(str(mine)) == key
     settings = json.loads((mine / "generation_config.json").read_text())
     (mine / "generation_config.json").write_text(json.dumps({**settings, "repetition_penalty": 1.3}))
     command("--tasks=vj_sat", "--protocol=paper")
     assert len(command.replies()) == asked + 4
     assert {task for task, _, _ in command.figures()} == {"vj_sat"}  # of these weights
-    said = command("--tasks=vj_sat", "--engine=vllm", code=1).stderr
-    assert "holds results by engine hf, not vllm; give another --out" in said
+    for other, told in (("--engine=vllm", "engine hf, not engine vllm"), ("--limit=2", "no limit, not limit 2")):
+        assert f"holds results by {told}; give another --out" in command("--tasks=vj_sat", other, code=1).stderr
+    command.words[command.words.index(str(mine))] = str(model)
+    assert "holds results of" in command("--tasks=vj_sat", code=1).stderr
+
+
+def test_it_ends_with_who_started_it(command: Command) -> None:
+    process = subprocess.Popen([*command.words, "--suite=all"], env=command.environment, stderr=subprocess.DEVNULL)
+    while not command.replies():
+        assert process.poll() is None
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert children
+    assert gone
+    assert not alive
+
+
+def test_vllm_answers_on_this_machine(command: Command) -> None:
+    command.words[command.words.index("--engine=hf")] = "--engine=vllm"
+    command("--tasks=vj_cvbench,vj_sat")
+    assert len(command.replies()) == 8
+    assert command.figures()["vj_cvbench", "acc", 16][1] == 4
 
 
 def test_held_out_puzzles_by_the_rewards_metrics(command: Command, model: Path, tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_a_box_comes_back_to_the_size_of_its_picture() -> None:
     assert mapped_as_released((322, 119, 644, 476), (640, 480)) == (324, 118, 639, 472)
 
 
+def test_numbers_without_end_lie_at_the_edge() -> None:
+    (box,) = all_boxes("[1, 2, 3, " + "9" * 400 + "]")
+    assert mapped_as_released(box, (280, 140)) == (1, 2, 3, 139)
+    assert mapped(box, (280, 140)) == (1, 2, 3, 140)
+
+
 @pytest.mark.parametrize(("size", "share"), [((500, 375), 0.60), ((640, 427), 0.73), ((640, 480), 0.82)])
 def test_the_released_mapping_spoils_a_perfect_box(size: tuple[int, int], share: float) -> None:
     """A box from .6 to .8 of both sides, as the model sees it."""
@@ -204,3 +210,8 @@ def test_a_file_that_is_no_truth_is_named(tmp_path: Path) -> None:
         with pytest.raises(JigsawError, match=r"color\.json: cannot be read as annotations"):
             read_truth(file)
     assert coco_ap({}, []) == 0
+
+
+def test_a_subset_without_true_boxes_counts_nothing(tmp_path: Path) -> None:
+    file = truth_of(tmp_path, [])
+    assert nms_ap([asked(file, 0, 1, 1, (0, 0, 5, 5))], matches) == 0

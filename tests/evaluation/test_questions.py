@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,46 @@ def test_where_the_data_are_must_be_said(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "TVBench").mkdir()
     with pytest.raises(JigsawError, match="TVBench: holds no questions"):
         docs(None)  # type: ignore[arg-type]
+
+
+def test_a_line_of_json_may_hold_other_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": "x\u2028y\x85z"}\n\n{"a": "b"}\n', encoding="utf-8")
+    assert [row["a"] for _, row in read_rows(tmp_path / "rows.jsonl")] == ["x\u2028y\x85z", "b"]
+    (tmp_path / "rows.jsonl").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(JigsawError, match=r"rows\.jsonl: cannot be read as JSON"):
+        list(read_rows(tmp_path / "rows.jsonl"))
+
+
+def test_data_of_another_kind_are_named(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"image": "v.jpg", "caption": "A cat.", "label": "1", "relation": "under"}
+    put(tmp_path, {"vsr/test.jsonl": [row]})
+    monkeypatch.setenv("VJ_DATA", str(tmp_path))
+    with pytest.raises(JigsawError, match=r"vsr: its data are others than expected \(TypeError: "):
+        documents("vsr", lambda folder: asked(repository, "vj_vsr", folder))(None)  # type: ignore[arg-type]
+
+
+def test_yes_and_no_of_films_are_read_with_and_without_a_full_stop(repository: Path, tmp_path: Path) -> None:
+    films = {f"video_{number}": f"{number}.mp4" if number < 3 else None for number in range(1, 5)}
+    rows = [
+        {"id": number, "task_type": "t", **films, "question": "Same?", "options": ["Yes.", "No."], "answer": answer}
+        for number, answer in enumerate(("Yes.", "Yes", "No."))
+    ]
+    put(tmp_path, {"CVBench.json": rows})
+    found = asked(repository, "vj_cvbench", tmp_path)
+    assert found[0].prompt == "<video>\n<video>\nSame?\nYes.\nNo.\nAnswer Yes or No directly."
+    assert [score_carefully(asdict(one), ["Yes, both."])["acc"] for one in found] == [1, 1, 0]
+    assert [score(asdict(one), ["Yes"])["acc"] for one in found] == [0, 0, 0]  # as in the paper: one letter is read
+
+
+def test_pairs_are_pairs_by_their_indices(repository: Path, tmp_path: Path) -> None:
+    lines = [f"{index},Which?,(a) x (b) y,(a)" for index in (4, 1, 3, 2)]
+    (tmp_path / "Questions.csv").write_text("\n".join(["Index,Question,Options,Correct Answer", *lines]))
+    assert {one.id: one.group for one in asked(repository, "vj_mmvp", tmp_path)} == {
+        "1": "0",
+        "2": "0",
+        "3": "1",
+        "4": "1",
+    }
 
 
 def test_rows_that_are_none_are_named(tmp_path: Path) -> None:

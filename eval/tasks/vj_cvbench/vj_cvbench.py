@@ -30,13 +30,14 @@ def questions(folder: Path) -> Iterator[Question]:
 
 
 def _question(name: str, folder: Path, films: Sequence[str], text: str, answer: str, kind: str) -> Question:
+    is_yes_or_no = _says(answer) in ("yes", "no")
     return Question(
         id=name,
         prompt="<video>\n" * len(films) + text,
         media=tuple(str(folder / "videos" / film) for film in films),
-        answer=answer,
+        answer=_says(answer) if is_yes_or_no else answer,
         reader="L+",
-        letters="" if _says(answer) in ("yes", "no") else letters(4),
+        letters="" if is_yes_or_no else letters(4),
         category=kind,
         share=MOST_FILMS,
     )

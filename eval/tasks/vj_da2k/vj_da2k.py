@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from jigsaw.errors import MediaError
 from jigsaw.evaluation.questions import LETTER, Document, Question, documents, fields, messages, options, read_rows
 
 RADIUS = 30  # pixels, of the circle about a point
@@ -62,8 +63,12 @@ def marked(doc: Document) -> list[dict[str, Any]]:
     """A question's messages, the points drawn on their picture."""
     (message,) = messages(doc)
     medium = message["content"][0]
-    with Image.open(medium["url"]) as picture:
-        medium["url"] = draw(picture.convert("RGB"), doc["points"])
+    try:
+        with Image.open(medium["url"]) as picture:
+            shown = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise MediaError(medium["url"], f"cannot be read as a picture ({error}); replace it") from error
+    medium["url"] = draw(shown, doc["points"])
     return [message]
 
 

@@ -24,7 +24,7 @@ SWAPPED = ("99", "100", "279", "280")
 
 
 def questions(folder: Path) -> Iterator[Question]:
-    """The official file, which the paper used as it is; two rows that follow each other are a pair."""
+    """The official file, which the paper used as it is; indices 1 and 2, 3 and 4 and so on are pairs."""
     file = folder / "Questions.csv"
     pictures = folder / "images" if (folder / "images").is_dir() else folder / "MMVP Images"
     with file.open(newline="", encoding="utf-8-sig") as lines:
@@ -40,7 +40,7 @@ def questions(folder: Path) -> Iterator[Question]:
                 answer[1],
                 letters="AB",
             )
-            yield replace(question, group=str(number // 2))
+            yield replace(question, group=str((int(index) - 1) // 2))
 
 
 def score_pairs(doc: Document, replies: Sequence[str]) -> dict[str, float | Verdict]:

@@ -1,5 +1,6 @@
 """OVDEval: all things of one kind in a picture, boxed; eight kinds of kinds."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from jigsaw.evaluation.questions import Document, Question, documents, fields, r
 
 SUBSETS = ("celebrity", "color", "landmark", "logo", "material", "negation", "position", "relationship")
 ASK = "<image>Detect all instances of the following target: {}. Output the detected bbox coordinates in JSON format."
+log = logging.getLogger("jigsaw.evaluation.questions")
 NOTHING: Box = (0.0, 0.0, 0.0, 0.0)
 """What the paper's script reads in a reply without a box."""
 
@@ -49,6 +51,8 @@ class Target(Question):
 def questions(folder: Path) -> Iterator[Target]:
     """The converted file where it lies there, else the official ones. The truth is in the official ones for both."""
     rows = list(_converted(folder) if (folder / "all_data.json").is_file() else _official(folder))
+    if absent := [subset for subset in SUBSETS if subset not in {row[0] for row in rows}]:
+        log.warning("OVDEval: nms_ap is the mean without %s, which are not there", ", ".join(absent))
     for subset in {row[0] for row in rows}:
         if not (file := _annotations(folder, subset)).is_file():
             raise FileNotFoundError(f"{file}: no such file; it holds the true boxes")
