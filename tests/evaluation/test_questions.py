@@ -366,3 +366,20 @@ def test_rows_that_are_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text("[3]")
     with pytest.raises(JigsawError, match=r"rows\.json, row 0: is 3 where an object is expected"):
         list(read_rows(tmp_path / "rows.json"))
+
+
+@pytest.mark.parametrize("place", ["MotionBench/public-dataset", "MotionBench/self-collected", "self-collected"])
+def test_films_of_motionbench_are_found_where_they_lie(repository: Path, tmp_path: Path, place: str) -> None:
+    row = {"video_path": "a.mp4", "question_type": "MR", "qa": [{"uid": "1", "question": "How?", "answer": "B"}]}
+    put(tmp_path, {"video_info.meta.jsonl": [row], f"{place}/a.mp4": None})
+    (found,) = asked(repository, "vj_motionbench", tmp_path)
+    assert found.media == (str(tmp_path / place / "a.mp4"),)
+
+
+@pytest.mark.parametrize("name", ["test/a.jpg", "a.jpg"])
+def test_pictures_of_lisa_are_found_where_they_lie(repository: Path, tmp_path: Path, name: str) -> None:
+    put(tmp_path, {"lisa_test.json": [{"image": name, "problem": "What?", "solution": [1, 2, 3, 4]}]})
+    put(tmp_path, {"test/a.jpg": None})
+    (found,) = asked(repository, "vj_lisa_grounding", tmp_path)
+    assert found.media == (str(tmp_path / "test/a.jpg"),)
+    assert found.prompt == "<image>What? Please provide the bounding box coordinate in JSON format."

@@ -38,12 +38,13 @@ def _rows(folder: Path) -> Iterator[tuple[str, Path, str, str, str]]:
         video, kind, asked = fields(row, where, "video_path", "question_type", "qa")
         for question in asked:
             name, text, answer = fields(question, where, "uid", "question", "answer")
-            yield str(name), _found(folder / "MotionBench", video), text, answer, kind
+            yield str(name), _found(folder, video), text, answer, kind
 
 
 def _found(folder: Path, video: str) -> Path:
-    """The film's place: it lies in one of two folders; in the first, if in none."""
-    places = [folder / part / video for part in ("public-dataset", "self-collected")]
+    """The film's place: it lies in one of two folders, in a folder of their own or not; in the first, if in none."""
+    parts = ("public-dataset", "self-collected")
+    places = [root / part / video for root in (folder / "MotionBench", folder) for part in parts]
     return next((place for place in places if place.is_file()), places[0])
 
 
