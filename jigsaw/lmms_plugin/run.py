@@ -84,7 +84,7 @@ def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[st
         protocol: a key of :data:`PROTOCOLS`.
 
     Raises:
-        JigsawError: if there is neither suite nor name, or a name is none of lmms-eval's.
+        JigsawError: if there is neither suite nor name, a name is none of lmms-eval's, or a task asks a judge.
     """
     table = {benchmark.task: benchmark for benchmark in read_table().benchmarks}
     found = list(names)
@@ -99,6 +99,12 @@ def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[st
         ]
     if not found:
         raise JigsawError("nothing to evaluate: give --suite or --tasks")
+    for name in found:
+        if name in table and table[name].judge != "none":
+            raise JigsawError(
+                f"{name}: is scored by a judge ({table[name].judge}), which jigsaw eval does not ask; "
+                f"python -m lmms_eval --tasks {name} does"
+            )
     made = [
         name + kind if name in table and not table[name].built_in else name
         for name in found
