@@ -161,7 +161,8 @@ def _results(results: dict[str, Any]) -> Table:
     lines = []
     for (benchmark, metric, frames), by_protocol in rows.items():
         one = next(iter(by_protocol.values()))
-        values = [f"{100 * by_protocol[way]['value']:.1f}" if way in by_protocol else "" for way in ("paper", "fixed")]
+        read = [by_protocol.get("paper") or by_protocol.get("own"), by_protocol.get("fixed")]
+        values = [f"{100 * figure['value']:.1f}" if figure else "" for figure in read]
         luck = "" if one["chance"] is None else f"{100 * one['chance']:.1f}"
         unread = "" if one["unreadable"] is None else f"{one['unreadable']:.0%}"
         lines.append([benchmark, metric, str(frames or ""), *values, luck, f"{one['n']:,}", unread])

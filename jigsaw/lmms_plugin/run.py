@@ -403,7 +403,7 @@ def _figures(
             "weights": weights,
             "benchmark": names.get(task.removesuffix("_fixed"), task),
             "task": task,
-            "protocol": "fixed" if task.endswith("_fixed") else "paper",
+            "protocol": _protocol(task),
             "metric": metric,
             "value": value,
             "n": sum(metric in question["values"] for question in questions),
@@ -412,6 +412,14 @@ def _figures(
             "frames": frames if has_films else None,
             **_way(evaluation),
         }
+
+
+def _protocol(task: str) -> str:
+    """How replies are read: as the paper did, carefully, or in the task's own way."""
+    base = task.removesuffix("_fixed")
+    if base not in {benchmark.task for benchmark in read_table().benchmarks if not benchmark.built_in}:
+        return "own"
+    return "paper" if task == base else "fixed"
 
 
 def chance(questions: Sequence[Mapping[str, Any]], metric: str) -> float | None:

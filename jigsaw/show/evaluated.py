@@ -40,7 +40,7 @@ def rows(folders: Sequence[Folder], lines: Sequence[Line]) -> Iterator[list[str]
     """A row a figure, in per cent."""
     for line in lines:
         asked = next(score for score in line.scores if score)
-        read = "paper's way" if line.protocol == "paper" else "carefully"
+        read = {"paper": "paper's way", "fixed": "carefully"}.get(line.protocol, "")
         yield [
             line.benchmark,
             line.metric,
@@ -144,7 +144,7 @@ def chart(folders: Sequence[Folder], lines: Sequence[Line]) -> "Figure":
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; a table needs none: --out results.md") from error
-    shown = [line for line in lines if line.scores[0] and line.protocol == _protocol(lines)]
+    shown = [line for line in lines if line.scores[0] and line.protocol in (_protocol(lines), "own")]
     figure = Figure(figsize=(8, 1.4 + 0.34 * len(shown)), layout="constrained")
     axis = figure.add_subplot()
     for place, line in enumerate(reversed(shown)):
@@ -158,7 +158,9 @@ def chart(folders: Sequence[Folder], lines: Sequence[Line]) -> "Figure":
                 axis.errorbar(100 * score.value, height, xerr=reach, fmt="o", color=colour, markersize=5, capsize=2)
     labels = [f"{line.benchmark} {line.metric}, {line.frames or ''}".rstrip(", ") for line in reversed(shown)]
     axis.set_yticks(range(len(shown)), labels)
-    axis.set_xlim(-2, 102)
+    least = min((score.value for line in shown for score in line.scores if score), default=0.0)
+    axis.set_xlim(min(-2.0, 115 * least), 102)
+    axis.set_ylim(-0.7, len(shown) - 0.3)
     axis.set_xlabel("per cent, with 95 % intervals; grey lines: chance")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
@@ -214,7 +216,8 @@ def page(folders: Sequence[Folder], lines: Sequence[Line]) -> str:
 
 def _examples(folders: Sequence[Folder], lines: Sequence[Line]) -> Iterator[Example]:
     protocol = _protocol(lines)
-    tasks = list(dict.fromkeys((line.task, line.frames, line.metric) for line in lines if line.protocol == protocol))
+    shown = [line for line in lines if line.protocol in (protocol, "own")]
+    tasks = list(dict.fromkeys((line.task, line.frames, line.metric) for line in shown))
     for task, frames, metric in tasks[:_TASKS]:
         for folder in folders:
             asked = folder.questions.get((task, frames), ())

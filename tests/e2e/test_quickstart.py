@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jigsaw.processes import processes_of
+from jigsaw.toy.benchmarks import MAKERS, write_benchmarks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow("learning"), pytest.mark.timeout(1800)]
 
@@ -70,3 +71,33 @@ def test_stopped_and_started_again_it_finishes(repository: Path, tmp_path: Path)
     assert (Path(summary["checkpoint"]) / "config.json").is_file()
     assert Path(summary["heldout_parquet"]).is_file()
     assert (out / "training.png").stat().st_size > 10_000
+    compare(out, tmp_path / "evaluated", repository)
+
+
+def compare(out: Path, folder: Path, repository: Path) -> None:
+    """The warm-started model and the trained one, on held-out puzzles and on all benchmarks in small, side by side."""
+    write_benchmarks(folder / "small")
+    summary = json.loads((out / "summary.json").read_text())
+    held_out = [f"--rows={summary['heldout_parquet']}", f"--media-root={summary['heldout_media_root']}"]
+    environment = {**os.environ, "VJ_DATA": str(folder / "small"), "HF_HOME": str(folder / "hf")}
+    command = ["bash", str(repository / "eval/run.sh")]
+    models = {"base": [str(out / "model/warm_start"), *held_out], "trained": [str(out)]}
+    for name, model in models.items():
+        for suite in ("jigsaw", "all"):
+            words = [*command, *model, f"--suite={suite}", "--engine=hf", "--max-tokens=64", f"--out={folder / name}"]
+            killed = subprocess.Popen(words, env=environment)
+            while killed.poll() is None and not (folder / name / "replies.jsonl").exists():
+                time.sleep(0.1)
+            time.sleep(2)
+            killed.kill()
+            killed.wait()
+            subprocess.run(words, env=environment, check=True)
+    for kind in ("md", "png", "html", "json"):
+        written = folder / f"results.{kind}"
+        compared = ["results", str(folder / "base"), str(folder / "trained"), "--against=paper", f"--out={written}"]
+        subprocess.run([str(repository / ".venv/bin/jigsaw"), *compared], check=True, stdout=subprocess.DEVNULL)
+    figures = json.loads((folder / "results.json").read_text())["figures"]
+    values = {(one["task"], one["metric"]): [score["value"] for score in one["scores"]] for one in figures}
+    assert values["vj_jigsaw_image", "exact"] == [summary["exact_before"], summary["exact_after"]]
+    assert values["vj_jigsaw_image_grey", "exact"][1] == summary["exact_greyed"]
+    assert {task for task, _ in values} >= set(MAKERS)
