@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -55,7 +56,7 @@ def make(root: Path, films: int) -> tuple[Path, Docs]:
 def ours(engine: Engine) -> Callable[[Docs], Seconds]:
     def work(docs: Docs) -> Seconds:
         engine.seconds.decoding = engine.seconds.preparing = engine.seconds.asking = 0.0
-        asked = [Asked(messages(doc), 1, Generation(max_new_tokens=TOKENS)) for doc in docs]
+        asked = [Asked(partial(messages, doc), Policy(FRAMES), Generation(max_new_tokens=TOKENS)) for doc in docs]
         engine.forget()
         assert len(dict(engine.ask(asked))) == len(docs)
         return engine.seconds
@@ -127,10 +128,9 @@ def main(
     """Measure all four; print a table."""
     with tempfile.TemporaryDirectory() as folder:
         model, docs = make(Path(folder), films)
-        policy = Policy(FRAMES)
         ways = {
-            "vj_qwen_vl, vllm": ours(Vllm(str(model), policy, max_model_len=4096, enforce_eager=True)),
-            "vj_qwen_vl, hf": ours(Transformers(str(model), policy, batch_size=1, attn_implementation="sdpa")),
+            "vj_qwen_vl, vllm": ours(Vllm(str(model), max_model_len=4096, enforce_eager=True)),
+            "vj_qwen_vl, hf": ours(Transformers(str(model), batch_size=1, attn_implementation="sdpa")),
             "lmms-eval's qwen2_5_vl": lmms_evals(model),
             "one by one": released(model),
         }

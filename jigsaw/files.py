@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -47,6 +47,28 @@ def write_json(path: Path, value: object) -> None:
     """Write a JSON file by rename."""
     with atomic_write(path) as file:
         file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def json_lines(path: Path, *keys: str, remedy: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file that this package wrote, one at a time.
+
+    Args:
+        path: the file.
+        keys: that each object has.
+        remedy: what to do where a line is damaged.
+
+    Raises:
+        JigsawError: if a line is no object with these keys.
+    """
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise JigsawError(f"{path}, line {number}: is no JSON ({error}); {remedy}") from error
+            if not isinstance(row, dict) or not row.keys() >= set(keys):
+                raise JigsawError(f"{path}, line {number}: is no object with {', '.join(keys)}; {remedy}")
+            yield row
 
 
 def sha256_of(path: Path) -> str:

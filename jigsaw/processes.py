@@ -1,5 +1,6 @@
 """The processes of a run: found by a mark that they inherit, measured, ended with all that is theirs."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -13,6 +14,20 @@ from jigsaw.errors import JigsawError, print_error
 
 MARK = "JIGSAW_RUN"
 """Environment variable that all processes of a run inherit, Ray's and vLLM's too; its value is the run's folder."""
+
+
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+
+
+def end_with(parent: int, number: signal.Signals) -> bool:
+    """Have the system send this process a signal once its parent is gone; False if it is gone already.
+
+    Args:
+        parent: process id of the process that started this one.
+        number: the signal.
+    """
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, number)
+    return os.getppid() == parent
 
 
 def processes_of(run: Path) -> list[psutil.Process]:

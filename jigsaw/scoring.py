@@ -43,11 +43,11 @@ def summarise(
         if name not in places:
             raise JigsawError(f"{where}: {data} has no row with the id {name!r}; give the file of the prompts")
         try:
-            scored = _score_one(rows[places[name]], places[name], reply, seed, epoch)
+            scored = score_one(rows[places[name]], reply, place=places[name], seed=seed, epoch=epoch)
         except RowError as error:
             raise RowError(f"{data}, row {places[name]}: {error}") from error
-        for key, value in scored.items():
-            totals[key] += value
+        for key in totals:
+            totals[key] += scored[key]
     return {
         "rows": len(rows),
         "rows_without_response": len(rows) - len({name for _, name, _ in responses}),
@@ -74,15 +74,26 @@ def _places(rows: list[dict[str, Any]], data: Path) -> dict[str, int]:
     return places
 
 
-def _score_one(row: Row, place: int, reply: str, seed: int, epoch: int) -> dict[str, float]:
+def score_one(row: Row, reply: str, *, place: int = 0, seed: int = 0, epoch: int = 0) -> dict[str, float]:
+    """The reward's metrics of a reply, whether it is well-formed, and what guesses reach.
+
+    Args:
+        row: of the puzzle.
+        reply: a model's.
+        place: 0-based, of the row in its file.
+        seed: the run's seed.
+        epoch: 0-based pass over the data.
+
+    Raises:
+        RowError: if the row is no puzzle row.
+    """
     planned = plan(row, seed=seed, epoch=epoch, index=place)
     k = len(planned.answer)
     source = str(row["data_source"])
     answer_format, profile = reading(source, planned.extra_info)
-    result = compute_score(source, reply, planned.answer, planned.extra_info)
     well_formed = parse(reply, k, answer_format, strict=profile == "paper").well_formed
     return {
-        **{key: result[key] for key in MEASURES if key in result},
+        **compute_score(source, reply, planned.answer, planned.extra_info),
         "well_formed": float(well_formed),
         "chance_exact": 1 / factorial(k),
         "chance_position_accuracy": 1 / k,

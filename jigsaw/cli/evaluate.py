@@ -46,6 +46,13 @@ class Engine(StrEnum):
     vllm = "vllm"
 
 
+class TimeEmbedding(StrEnum):
+    """Where the frames of a film lie in time."""
+
+    released = "released"
+    true = "true"
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder or hub name of the model.", metavar="MODEL")],
     suite: Annotated[
@@ -64,6 +71,9 @@ def evaluate(
     max_tokens: Annotated[
         int | None, typer.Option(help="Longest reply.", min=1, show_default="as the tasks say: 1024 of ours")
     ] = None,
+    time_embedding: Annotated[
+        TimeEmbedding, typer.Option(help="How long two frames of a film last: 1 s, as in the paper, or what is true.")
+    ] = TimeEmbedding.released,
     out: Annotated[
         Path | None, typer.Option(help="Folder of replies and results.", show_default="outputs/eval/MODEL")
     ] = None,
@@ -103,8 +113,7 @@ def evaluate(
     console.print(_costs(found, numbers))
     for told in unexpected(found, limit):
         console.print(told, soft_wrap=True, markup=False)
-    options = {"max_new_tokens": max_tokens} if max_tokens else {}
-    evaluation = Evaluation(model, names, numbers, engine.value, gpus, limit, options=options)
+    evaluation = Evaluation(model, names, numbers, engine.value, gpus, limit, time_embedding.value, max_tokens)
     results = run(evaluation, place)
     if as_json:
         print(json.dumps(results, indent=2))

@@ -33,7 +33,7 @@ def results(
     """
     from jigsaw.evaluation.results import as_json as told
     from jigsaw.evaluation.results import lines_of, read_folder, warnings_of
-    from jigsaw.show.evaluated import KINDS, NOTE, header, paper_rows, rows, seen_rows, write
+    from jigsaw.show.evaluated import KINDS, NOTE, tables, write
 
     if out and out.suffix.lower() not in KINDS:
         raise JigsawError(f"--out {out}: must end in {', '.join(KINDS)}")
@@ -45,21 +45,12 @@ def results(
         print(json.dumps(told(found, lines), indent=1))
         return
     console = Console()
-    for title, names, cells in (
-        ("Scores", header(found), list(rows(found, lines))),
-        ("The paper's figures, times 100", ["benchmark", "metric", "frames", "value"], list(paper_rows(lines))),
-        (
-            "Media that were trained on",
-            ["benchmark", "metric", "read", "model", "trained on", "others"],
-            list(seen_rows(found, lines)),
-        ),
-    ):
-        if cells:
-            table = Table(*names, title=title)
-            for row in cells:
-                table.add_row(*row)
-            console.print(table)
+    for table in tables(found, lines):
+        shown = Table(*table.columns, title=table.title)
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
     console.print(NOTE, style="dim")
     for folder in found:
         for warning in warnings_of(folder):
-            console.print(f"[bold]{warning}[/]", markup=True)
+            console.print(warning, style="bold", markup=False)

@@ -13,8 +13,8 @@ from jigsaw.errors import JigsawError
 from jigsaw.evaluation.questions import Document
 from jigsaw.media.image import greyed
 from jigsaw.puzzle import media_specs
-from jigsaw.reward import compute_score
 from jigsaw.rows import read_table, row_at
+from jigsaw.scoring import score_one
 from jigsaw.tasks import TASKS, build_puzzle, plan, task_of
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ METRICS = {
     "exact": "exact",
     "position_accuracy": "position_accuracy",
     "valid_permutation": "valid_permutation",
-    "format": "format",
+    "format": "well_formed",
     "kendall": "kendall_tau",
     "chance_corrected": "chance_corrected",
 }
-"""Names in lmms-eval's results, and the reward's (:func:`jigsaw.reward.compute_score`)."""
+"""Names in lmms-eval's results, and those of :func:`jigsaw.scoring.score_one`."""
 
 
 def puzzles(task: str, *, grey: bool = False) -> Callable[["Dataset"], "Dataset"]:
@@ -125,7 +125,5 @@ def text(doc: Document) -> str:
 
 def score(doc: Document, replies: Sequence[str]) -> dict[str, float]:
     """The reward's metrics of a reply."""
-    planned = plan(row_at(_table(doc["rows"]), doc["index"]), index=doc["index"])
-    found = compute_score(f"visual_jigsaw_{planned.task}", replies[0], planned.answer, planned.extra_info)
-    found["format"] = float(found["format_reward"] > 0)
+    found = score_one(row_at(_table(doc["rows"]), doc["index"]), replies[0], place=doc["index"])
     return {ours: found[name] for ours, name in METRICS.items()}

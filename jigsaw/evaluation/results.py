@@ -3,15 +3,18 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import factorial, prod
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from jigsaw.errors import JigsawError
 from jigsaw.evaluation.replies import first_letter_of_answer
 from jigsaw.evaluation.statistics import LEVEL, Comparison, Unit, clustered_error, compare, holm
 from jigsaw.evaluation.table import paper_values, read_table
+from jigsaw.files import json_lines
 from jigsaw.rows import read_rows
 
 RESULTS, QUESTIONS = "results.json", "questions.jsonl"
@@ -109,28 +112,64 @@ def read_folder(path: Path) -> Folder:
         results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
         figures = {(one["task"], one["metric"], one["frames"]): one for one in results["figures"]}
         questions = defaultdict(list)
-        with (path / QUESTIONS).open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                questions[row["task"], row["frames"]].append(row)
+        for row in read_questions(path / QUESTIONS):
+            questions[row["task"], row["frames"]].append(row)
         return Folder(path, results["model"], results["versions"], figures, dict(questions))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise JigsawError(f"{path}: its results cannot be read ({error!r}); start its evaluation again") from error
 
 
+def read_questions(file: Path) -> Iterator[dict[str, Any]]:
+    """What each question came to.
+
+    Raises:
+        JigsawError: if a line is damaged.
+    """
+    return json_lines(file, "task", "frames", "values", remedy="remove the file and start its evaluation again")
+
+
 def units_of(questions: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Unit]:
     """What counts once in a metric: a question, or a group, right if all its questions are."""
-    counted = [row for row in questions if row["values"].get(metric) is not None]
-    if metric == "acc" or not any(row["group"] for row in counted):
+    counted, groups = _counted(questions, metric)
+    if not groups:
         return {row["id"]: Unit(row["values"][metric], row["cluster"]) for row in counted}
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in counted:
-        groups[row["group"]].append(row)
     size = max(map(len, groups.values()))
     return {
         name: Unit(float(len(rows) == size and all(row["values"][metric] for row in rows)), rows[0]["cluster"])
         for name, rows in groups.items()
     }
+
+
+def _counted(
+    questions: Iterable[Mapping[str, Any]], metric: str
+) -> tuple[list[Mapping[str, Any]], dict[str, list[Mapping[str, Any]]]]:
+    """The questions that a metric counts, and by name the groups, if it counts those."""
+    counted = [row for row in questions if row["values"].get(metric) is not None]
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    if metric != "acc" and any(row["group"] for row in counted):
+        for row in counted:
+            groups[row["group"]].append(row)
+    return counted, groups
+
+
+def chance(questions: Iterable[Mapping[str, Any]], metric: str) -> float | None:
+    """What guesses come to on average; None where that is not known."""
+    counted, groups = _counted(questions, metric)
+    if not counted:
+        return None
+    if all(row["pieces"] for row in counted):  # jigsaws
+        guesses: dict[str, Callable[[int], float]] = {
+            "exact": lambda pieces: 1 / factorial(pieces),
+            "position_accuracy": lambda pieces: 1 / pieces,
+        }
+        return fmean(guesses[metric](int(row["pieces"])) for row in counted) if metric in guesses else None
+    if any(row["letters"] is None for row in counted):
+        return None
+    luck = {row["id"]: 1 / (len(row["letters"]) or 2) for row in counted}
+    if not groups:
+        return fmean(luck.values())
+    size = max(map(len, groups.values()))  # of a group that is not whole some were not asked, so it is not right
+    return fmean(prod(luck[row["id"]] for row in rows) if len(rows) == size else 0.0 for rows in groups.values())
 
 
 def lines_of(folders: Sequence[Folder], *, paper: bool = False, trained_on: Path | None = None) -> list[Line]:
@@ -218,10 +257,7 @@ def _adjusted(lines: Sequence[Line]) -> list[Line]:
             ]
             for (number, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
                 adjusted[number][place] = p
-    return [
-        Line(**{**{name: getattr(line, name) for name in line.__dataclass_fields__}, "adjusted": tuple(ps)})
-        for line, ps in zip(lines, adjusted, strict=True)
-    ]
+    return [replace(line, adjusted=tuple(ps)) for line, ps in zip(lines, adjusted, strict=True)]
 
 
 def _paper(benchmark: str, metric: str, frames: int | None) -> dict[str, float]:

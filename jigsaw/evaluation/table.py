@@ -9,15 +9,16 @@ import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from jigsaw.errors import JigsawError, print_error
 
-EVAL = next(
-    folder for folder in (Path(__file__).parents[2] / "eval", Path(__file__).parents[1] / "eval") if folder.is_dir()
-)
+EVAL = Path(__file__).parents[2] / "eval"
+if not EVAL.is_dir():
+    EVAL = Path(__file__).parents[1] / "eval"
 """The folder of tables and tasks: the clone's, or the wheel's."""
 
 BEGIN = "<!-- benchmarks: made by python -m jigsaw.evaluation.table -->"
@@ -165,8 +166,9 @@ class Table:
     values: tuple[PaperValue, ...]
 
 
+@lru_cache
 def read_table(folder: Path = EVAL) -> Table:
-    """The two files of a folder.
+    """The two files of a folder, read once.
 
     Raises:
         JigsawError: if a key is unknown or missing, a value of the wrong kind, or the files do not fit each other.
@@ -175,6 +177,11 @@ def read_table(folder: Path = EVAL) -> Table:
         raise JigsawError(f"{folder}: holds no benchmarks.yaml; give the folder eval of a clone")
     readers, benchmarks = _read_benchmarks(folder / "benchmarks.yaml")
     return Table(readers, benchmarks, _read_values(folder / "paper.csv", {b.name: b for b in benchmarks}))
+
+
+def by_task() -> dict[str, Benchmark]:
+    """The paper's benchmarks by their tasks."""
+    return {benchmark.task: benchmark for benchmark in read_table().benchmarks}
 
 
 def paper_values(benchmark: str, folder: Path = EVAL) -> tuple[PaperValue, ...]:

@@ -1,6 +1,7 @@
-"""One process of an evaluation: ``python -m jigsaw.lmms_plugin.child JOB.json``; torchrun starts several.
+"""What ``jigsaw eval`` starts: ``python -m jigsaw.lmms_plugin.child JOB.json`` asks, or has torchrun start who do.
 
-The job names tasks, the model's options and a file, to which the first process writes what came out.
+The job names tasks, the model's options and a file, to which the first process writes what came out. Each process ends
+with the one that started it, however that ends: nobody would read what it finds.
 """
 
 import json
@@ -8,17 +9,14 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from threading import Thread
 from typing import Any
-
-import psutil
 
 from jigsaw.errors import JigsawError, print_error
 from jigsaw.files import write_json
 from jigsaw.lmms_plugin.run import PARENT, quiet
+from jigsaw.processes import end_with
 
 _OF_SAMPLE = {
     *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media"),
@@ -28,13 +26,17 @@ _OF_SAMPLE = {
 def main(job_file: str) -> int:
     """Run a job; 0 if it was done."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
-    Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
+    if not end_with(int(os.environ.pop(PARENT, os.getppid())), signal.SIGKILL):
+        return 1
+    if job["processes"] > 1 and "RANK" not in os.environ:
+        from torch.distributed.run import main as torchrun
+
+        torchrun(["--standalone", f"--nproc_per_node={job['processes']}", "-m", "jigsaw.lmms_plugin.child", job_file])
+        return 0
     quiet()
     logging.getLogger("jigsaw.evaluation.questions").setLevel(logging.ERROR)  # who started this has told it
-    if "WORLD_SIZE" in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["LOCAL_RANK"]  # before torch looks
-        os.environ["LOCAL_RANK"] = "0"
     try:
+        _take_a_gpu()
         model = load(job)
         found = {}
         for frames in job["frames"]:
@@ -50,11 +52,19 @@ def main(job_file: str) -> int:
     return 0
 
 
-def _end_with(parent: int) -> None:
-    """End this process once its parent is gone, however that ended: nobody would read what it finds."""
-    while psutil.pid_exists(parent):
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
+def _take_a_gpu() -> None:
+    """Leave a process of several one GPU to see, before torch looks: vLLM takes the first."""
+    if (place := os.environ.get("LOCAL_RANK")) is None:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place
+    elif visible:
+        devices = visible.split(",")
+        if int(place) >= len(devices):
+            raise JigsawError(f"CUDA_VISIBLE_DEVICES={visible}: shows fewer GPUs than --gpus asks for")
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(place)]
+    os.environ["LOCAL_RANK"] = "0"
 
 
 def load(job: Mapping[str, Any]) -> Any:
@@ -133,7 +143,7 @@ def _number(value: Any) -> float | None:
 
 if __name__ == "__main__":
     code = main(sys.argv[1])
-    if "WORLD_SIZE" in os.environ:
+    if "RANK" in os.environ:
         import torch.distributed as dist
 
         if dist.is_initialized() and not code:

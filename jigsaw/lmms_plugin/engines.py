@@ -41,13 +41,13 @@ class Asked:
     """A question before it is prepared.
 
     Attributes:
-        messages: lmms-eval's.
-        share: see :class:`jigsaw.lmms_plugin.shown.Show`.
+        messages: gives lmms-eval's; called when they are needed, for they may hold pictures.
+        policy: of its media.
         generation: of its reply.
     """
 
-    messages: Sequence[Any]
-    share: int
+    messages: Callable[[], Sequence[Any]]
+    policy: Policy
     generation: Generation
 
 
@@ -78,9 +78,6 @@ class Engine(Protocol):
             MediaError: if a medium cannot be read.
         """
 
-    def show_by(self, policy: Policy) -> None:
-        """Show media by another policy from now on."""
-
     def forget(self) -> None:
         """Drop what is kept of questions that were asked, so that they cost what they cost at first."""
 
@@ -95,12 +92,11 @@ class Transformers:
 
     Args:
         name: of the model, a folder or on the hub.
-        policy: of media.
         batch_size: questions at once.
         attn_implementation: as transformers takes it.
     """
 
-    def __init__(self, name: str, policy: Policy, *, batch_size: int, attn_implementation: str) -> None:
+    def __init__(self, name: str, *, batch_size: int, attn_implementation: str) -> None:
         from transformers import AutoModelForImageTextToText
 
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
@@ -114,7 +110,7 @@ class Transformers:
             .eval()
         )
         place_as_vllm(self._model)
-        self._show = Show(self._processor, policy)
+        self._show = Show(self._processor)
         self._batch_size = batch_size
         self.seconds = self._show.seconds
 
@@ -129,16 +125,12 @@ class Transformers:
                 places, inputs = prepared.take()
                 yield from zip(places, self._replies(inputs, questions[places[0]].generation), strict=True)
 
-    def show_by(self, policy: Policy) -> None:
-        """See :class:`Engine`."""
-        self._show.policy = policy
-
     def forget(self) -> None:
         """See :class:`Engine`."""
         self._show.forget()
 
     def _prepared(self, questions: Sequence[Asked]) -> dict[str, Any]:
-        shown = [self._show(question.messages, question.share) for question in questions]
+        shown = [self._show(question.messages(), question.policy) for question in questions]
         begin = time.perf_counter()
         features = features_of(self._processor, shown)
         self.seconds.add("preparing", begin)
@@ -277,13 +269,12 @@ class Vllm:
 
     Args:
         name: of the model, a folder or on the hub.
-        policy: of media.
         options: of vLLM's ``EngineArgs``.
     """
 
-    def __init__(self, name: str, policy: Policy, **options: Any) -> None:
+    def __init__(self, name: str, **options: Any) -> None:
         self._processor = load_processor(name)
-        self._show = Show(self._processor, policy)
+        self._show = Show(self._processor)
         self.seconds = self._show.seconds
         from transformers import GenerationConfig
         from vllm import EngineArgs, LLMEngine
@@ -314,7 +305,7 @@ class Vllm:
         engine, begin = self._engine, time.perf_counter()
 
         def shown(place: int) -> Shown:
-            return self._show(questions[place].messages, questions[place].share)
+            return self._show(questions[place].messages(), questions[place].policy)
 
         with Ahead(shown, range(len(questions))) as prepared:
             while prepared or engine.has_unfinished_requests():
@@ -325,10 +316,6 @@ class Vllm:
                 else:
                     yield from self._answered()
         self.seconds.add("asking", begin)
-
-    def show_by(self, policy: Policy) -> None:
-        """See :class:`Engine`."""
-        self._show.policy = policy
 
     def forget(self) -> None:
         """See :class:`Engine`."""

@@ -1,8 +1,9 @@
 """The model class ``vj_qwen_vl`` of lmms-eval: Qwen2.5-VL and Qwen3-VL, shown media as the paper showed them."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from jigsaw.errors import JigsawError
 from jigsaw.evaluation.questions import missing
 from jigsaw.lmms_plugin import FEWEST_FRAMES
-from jigsaw.lmms_plugin.engines import Asked, Engine, Generation, Reply, Transformers, Vllm
+from jigsaw.lmms_plugin.engines import Asked, Engine, Generation, Reply, Transformers, Vllm, workers
 from jigsaw.lmms_plugin.replies import Replies, key_of, weights_of
 from jigsaw.lmms_plugin.shown import Policy
 
@@ -38,6 +39,7 @@ class QwenVL(lmms):  # type: ignore[misc]
         gpu_memory_utilization: of vLLM.
         max_model_len: tokens that vLLM has room for, of prompt and reply.
         replies: file in which replies are kept; what it holds is not asked again.
+        weights: their hash, where it is known, by which replies are kept.
         max_new_tokens: longest reply, in place of what the tasks say.
         device: lmms-eval's option, which is not taken: GPUs are used if there are any.
         max_batch_size: lmms-eval's option, which is not taken.
@@ -57,6 +59,7 @@ class QwenVL(lmms):  # type: ignore[misc]
         gpu_memory_utilization: float = 0.9,
         max_model_len: int | None = None,
         replies: str | None = None,
+        weights: str | None = None,
         max_new_tokens: int | None = None,
         device: str | None = None,
         max_batch_size: int | None = None,
@@ -69,6 +72,7 @@ class QwenVL(lmms):  # type: ignore[misc]
             raise JigsawError(f"max_frames={max_frames}: must be {FEWEST_FRAMES} or more, for some show four films")
         self._name = pretrained
         self._policy = Policy(max_frames, time_embedding=time_embedding)
+        self._weights = weights
         self._longest = max_new_tokens
         self._by_vllm = engine == "vllm"
         self._replies = Replies(Path(replies)) if replies else None
@@ -82,14 +86,12 @@ class QwenVL(lmms):  # type: ignore[misc]
     def show_in(self, max_frames: int) -> None:
         """Show films in another number of frames from now on; what is loaded stays."""
         self._policy = replace(self._policy, max_frames=max_frames)
-        if "_engine" in vars(self):
-            self._engine.show_by(self._policy)
 
     @cached_property
     def _engine(self) -> Engine:
         if self._by_vllm:
-            return Vllm(self._name, self._policy, **self._vllm)
-        return Transformers(self._name, self._policy, **self._hf)
+            return Vllm(self._name, **self._vllm)
+        return Transformers(self._name, **self._hf)
 
     @property
     def device(self) -> torch.device:
@@ -127,18 +129,22 @@ class QwenVL(lmms):  # type: ignore[misc]
         """A name for each question; the same for the same question, where replies are kept."""
         if self._replies is None:
             return [str(place) for place in range(len(asked))]
-        name = weights_of(self._name)
-        return [
-            key_of(
-                one.messages,
-                weights=name,
-                generation=asdict(one.generation),
+        weights = self._weights or weights_of(self._name)
+
+        def key(question: Asked) -> str:
+            messages = question.messages()
+            return key_of(
+                messages,
+                weights=weights,
+                generation=asdict(question.generation),
                 # How films are shown is no matter of pictures.
-                shown=[one.share, asdict(self._policy)] if has_films(one.messages) else None,
+                shown=asdict(question.policy) if has_films(messages) else None,
                 engine="vllm" if self._by_vllm else "hf",
             )
-            for one in asked
-        ]
+
+        with ThreadPoolExecutor(workers()) as pool:  # each holds the pictures of one question at a time
+            found = pool.map(key, asked)
+            return list(tqdm(found, total=len(asked), disable=self.rank != 0, desc="what is known of the questions"))
 
     def _known(self, key: str) -> tuple[str, int] | None:
         kept = None if self._replies is None else self._replies.get(key)
@@ -162,15 +168,24 @@ class QwenVL(lmms):  # type: ignore[misc]
             temperature=float(kwargs.get("temperature") or 0.0),
             top_p=float(kwargs.get("top_p") or 1.0),
         )
-        return Asked(doc_to_messages(doc), doc.get("share", 1), generation)
+        policy = replace(self._policy, max_frames=self._policy.max_frames // doc.get("share", 1))
+        return Asked(partial(doc_to_messages, doc), policy, generation)
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """Not offered: none of the paper's benchmarks asks for it."""
-        raise NotImplementedError("vj_qwen_vl writes replies; it does not tell likelihoods")
+        """Not offered: none of the paper's benchmarks asks for it.
+
+        Raises:
+            JigsawError: always.
+        """
+        raise JigsawError("vj_qwen_vl: writes replies and tells no likelihoods; ask this task of another model class")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        """Not offered: none of the paper's benchmarks asks for it."""
-        raise NotImplementedError("vj_qwen_vl answers once; it does not hold conversations")
+        """Not offered: none of the paper's benchmarks asks for it.
+
+        Raises:
+            JigsawError: always.
+        """
+        raise JigsawError("vj_qwen_vl: answers once and holds no conversation; ask this task of another model class")
 
 
 def _check_media(docs: Sequence[Any]) -> None:

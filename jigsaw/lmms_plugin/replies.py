@@ -1,18 +1,21 @@
 """Replies that are kept: appended as they come, found again by what was asked and of which weights."""
 
+import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
 from filelock import FileLock
 from PIL import Image
 
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, remedy
+from jigsaw.files import json_lines, sha256_of
+from jigsaw.lmms_plugin.shelf import Shelf
 
+_hashes = Shelf(4096)  # of files
 _NOT_WEIGHTS = {".md", ".gitattributes", ".png", ".lock"}
 
 
@@ -32,7 +35,8 @@ class Replies:
             with path.open("rb+") as file:
                 content = file.read()
                 file.truncate(content.rfind(b"\n") + 1)
-        self._known = {row["key"]: row for row in read_replies(path)}
+        kept = json_lines(path, "key", "reply", "tokens", remedy="remove the line, and it is asked again")
+        self._known = {row["key"]: row for row in kept}
 
     def get(self, key: str) -> Mapping[str, Any] | None:
         """The line of a key, if there is one."""
@@ -45,34 +49,19 @@ class Replies:
             JigsawError: if it cannot be written; nothing of it is left then.
         """
         line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-        with self._lock, self._path.open("ab") as file:
+        with self._lock, self._path.open("ab", buffering=0) as file:
             size = file.tell()
             try:
-                file.write(line)
-                file.flush()
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
             except OSError as error:
                 os.truncate(self._path, size)
                 raise JigsawError(
-                    f"{self._path}: cannot be written ({error.strerror}); what was answered before is kept"
+                    f"{self._path}: cannot be written ({error.strerror}); {remedy(error)}, "
+                    "then start again: what was answered is kept"
                 ) from error
         self._known[row["key"]] = dict(row)
-
-
-def read_replies(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file of replies.
-
-    Raises:
-        JigsawError: if a line is none.
-    """
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                _ = row["key"], row["reply"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise JigsawError(f"{path}, line {number}: is no reply; remove it") from error
-            yield row
 
 
 def weights_of(model: str) -> str:
@@ -92,21 +81,8 @@ def weights_of(model: str) -> str:
             raise JigsawError(
                 f"{model}: is no folder here, and cannot be had from the hub ({' '.join(str(error).split())[:200]})"
             ) from error
-    found = blake3()
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and file.suffix not in _NOT_WEIGHTS:
-            found.update(f"{file.name}\0{digest(file)}\0".encode())
-    return found.hexdigest()
-
-
-def digest(file: Path) -> str:
-    """The hash of a file's content."""
-    return blake3(max_threads=blake3.AUTO).update_mmap(file).hexdigest()
-
-
-@lru_cache(4096)
-def _digest_of_medium(path: str) -> str:
-    return digest(Path(path))
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix not in _NOT_WEIGHTS]
+    return sha256("".join(f"{file.name}\0{sha256_of(file)}\0" for file in files).encode()).hexdigest()
 
 
 def key_of(messages: Sequence[Mapping[str, Any]], **asked: Any) -> str:
@@ -118,7 +94,7 @@ def key_of(messages: Sequence[Mapping[str, Any]], **asked: Any) -> str:
     """
     parts = [[message["role"], *(_part(part) for part in message["content"])] for message in messages]
     told = json.dumps([parts, asked], sort_keys=True, ensure_ascii=False)
-    return blake3(told.encode()).hexdigest()
+    return sha256(told.encode()).hexdigest()
 
 
 def _part(part: Mapping[str, Any]) -> list[str]:
@@ -127,7 +103,7 @@ def _part(part: Mapping[str, Any]) -> list[str]:
     medium = part["url"]
     if isinstance(medium, Image.Image):
         picture = medium.convert("RGB")
-        return [part["type"], f"{picture.size}", blake3(picture.tobytes()).hexdigest()]
+        return [part["type"], f"{picture.size}", sha256(picture.tobytes()).hexdigest()]
     if isinstance(medium, str):
-        return [part["type"], _digest_of_medium(medium)]
-    return [part["type"], f"{medium.indices} {medium.fps}", blake3(medium.frames.numpy().tobytes()).hexdigest()]
+        return [part["type"], _hashes.get(medium, lambda: sha256_of(Path(medium)))]
+    return [part["type"], f"{medium.indices} {medium.fps}", sha256(medium.frames.numpy()).hexdigest()]

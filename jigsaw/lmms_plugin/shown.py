@@ -1,8 +1,7 @@
 """What a model is shown of a question: its text, its pictures, and frames of its films as the paper samples them."""
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -15,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from jigsaw.errors import MediaError
+from jigsaw.lmms_plugin.shelf import Shelf
 from jigsaw.media.video import Clip
 
 LEAST_TOKENS, MOST_TOKENS = 128, 256
@@ -28,7 +28,7 @@ class Policy:
     """How media are shown.
 
     Attributes:
-        max_frames: of the films of a question, unless it says that each has a part of them.
+        max_frames: of a film.
         fps: frames a second, where that gives fewer.
         time_embedding: ``released``, each two frames last 1 s, as in the paper; or ``true``.
     """
@@ -68,57 +68,27 @@ class Seconds:
             setattr(self, what, getattr(self, what) + time.perf_counter() - since)
 
 
-@dataclass
-class _Entry:
-    """A medium on the shelf, made when it is first asked for."""
-
-    lock: Lock = field(default_factory=Lock)
-    made: list[Any] = field(default_factory=list)
-
-
-class Shelf:
-    """The last media that were made, so that questions about the same one share it; safe in threads."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What ``make`` makes; of several that ask for one key at a time, one makes it and the others wait."""
-        with self._lock:
-            entry = self._entries.setdefault(key, _Entry())
-            self._entries.move_to_end(key)
-            while len(self._entries) > _KEPT:
-                self._entries.popitem(last=False)
-        with entry.lock:
-            if not entry.made:
-                entry.made.append(make())
-            return entry.made[0]
-
-
 class Show:
     """Makes of lmms-eval's messages what a model is shown.
 
     Args:
         processor: Qwen2.5-VL's or Qwen3-VL's.
-        policy: of its media.
     """
 
-    def __init__(self, processor: Any, policy: Policy) -> None:
+    def __init__(self, processor: Any) -> None:
         ImageFile.LOAD_TRUNCATED_IMAGES = False  # by lmms-eval, half a picture would be shown as a whole one
         self._processor = processor
-        self.policy = policy
         self._patch = processor.image_processor.patch_size
         self._factor = self._patch * processor.image_processor.merge_size
-        self._shelf = Shelf()
+        self._shelf = Shelf(_KEPT)
         self.seconds = Seconds()
 
-    def __call__(self, messages: Sequence[Mapping[str, Any]], share: int = 1) -> Shown:
+    def __call__(self, messages: Sequence[Mapping[str, Any]], policy: Policy) -> Shown:
         """What is shown of a question.
 
         Args:
             messages: lmms-eval's; a medium is a path, a picture or, ``as_is``, a clip. What is ``as_is`` is not scaled.
-            share: each film has this part of the frames: ``max_frames // share``.
+            policy: of its media.
 
         Raises:
             MediaError: if a medium cannot be read.
@@ -127,22 +97,21 @@ class Show:
         pictures = [part for part in parts if part["type"] == "image"]
         films = [part for part in parts if part["type"] == "video"]
         most = round(IMAGE_MAX_TOKEN_NUM * self._factor**2 / max(len(pictures), 1))
-        frames = self.policy.max_frames // share
         clips = [
             part["url"]
             if part.get("as_is")
-            else self._shelf.get((part["url"], frames), partial(self._clip, part["url"], frames))
+            else self._shelf.get((part["url"], policy), partial(self._clip, part["url"], policy))
             for part in films
         ]
         return Shown(
             self._processor.apply_chat_template(_marked(messages), tokenize=False, add_generation_prompt=True),
             tuple(part["url"] if part.get("as_is") else self._picture(part["url"], most) for part in pictures),
-            tuple((clip.frames, clip.metadata(self.policy.time_embedding)) for clip in clips),
+            tuple((clip.frames, clip.metadata(policy.time_embedding)) for clip in clips),
         )
 
     def forget(self) -> None:
         """Drop the media that are kept."""
-        self._shelf = Shelf()
+        self._shelf = Shelf(_KEPT)
 
     def _picture(self, picture: Any, max_pixels: int) -> Image.Image:
         if isinstance(picture, Image.Image):
@@ -167,7 +136,7 @@ class Show:
         self.seconds.add("preparing", begin)
         return scaled
 
-    def _clip(self, film: str, max_frames: int) -> Clip:
+    def _clip(self, film: str, policy: Policy) -> Clip:
         """Frames of a film as qwen-vl-utils samples and scales them, decoded by decord."""
         from decord import DECORDError, VideoReader
 
@@ -175,7 +144,7 @@ class Show:
         try:
             reader = VideoReader(film, num_threads=1)  # films are read beside each other
             total, rate = len(reader), reader.get_avg_fps()
-            count = smart_nframes({"fps": self.policy.fps, "max_frames": max_frames}, total, rate)
+            count = smart_nframes({"fps": policy.fps, "max_frames": policy.max_frames}, total, rate)
             indices = torch.linspace(0, total - 1, count).round().long().tolist()
             frames = torch.from_numpy(reader.get_batch(indices).asnumpy()).permute(0, 3, 1, 2)
         except (DECORDError, RuntimeError, ValueError) as error:

@@ -21,53 +21,71 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = (".md", ".json", ".png", ".html")
+_READ = {"paper": "paper's way", "fixed": "carefully", "own": ""}
 _EXAMPLES = 3  # of each kind, task and model
 _TASKS = 12
 _SIDE = 320
 _FIRST, _OTHER, _SOFT = "#8a8f98", "#2f6f5e", "#c9c5bb"
 
 
-def header(folders: Sequence[Folder]) -> list[str]:
-    """The columns of :func:`rows`."""
-    names = ["benchmark", "metric", "frames", "read", "questions", "chance"]
-    names += [Path(one.model).name for one in folders]
-    if len(folders) > 1:
-        names += [f"{Path(one.model).name} − {Path(folders[0].model).name}" for one in folders[1:]]
-    return names
+@dataclass(frozen=True)
+class Told:
+    """A table.
+
+    Attributes:
+        title: over it.
+        columns: their names.
+        rows: their cells.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
 
 
-def rows(folders: Sequence[Folder], lines: Sequence[Line]) -> Iterator[list[str]]:
-    """A row a figure, in per cent."""
-    for line in lines:
-        asked = next(score for score in line.scores if score)
-        read = {"paper": "paper's way", "fixed": "carefully"}.get(line.protocol, "")
-        yield [
-            line.benchmark,
-            line.metric,
-            str(line.frames or ""),
-            read,
-            f"{asked.n:,}",
-            "" if line.chance is None else f"{100 * line.chance:.1f}",
-            *(_score(score) for score in line.scores),
-            *(_difference(line, place) for place in range(1, len(folders))),
-        ]
+def tables(folders: Sequence[Folder], lines: Sequence[Line]) -> list[Told]:
+    """What is told of evaluated models, in per cent: scores, the paper's, those on trained media; what there is."""
+    first, *others = (Path(one.model).name for one in folders)
+    columns = ["benchmark", "metric", "frames", "read", "questions", "chance", first, *others]
+    found = [
+        Told("Scores", [*columns, *(f"{other} − {first}" for other in others)], [_scores(line) for line in lines]),
+        Told("The paper's figures", ["benchmark", "metric", "frames", "per cent"], list(_of_paper(lines))),
+        Told(
+            "Media that were trained on",
+            ["benchmark", "metric", "read", "model", "media trained on", "other media"],
+            list(_seen(folders, lines)),
+        ),
+    ]
+    return [table for table in found if table.rows]
 
 
-def paper_rows(lines: Sequence[Line]) -> Iterator[list[str]]:
-    """Benchmark, metric, frames and the paper's values by its models; those that it gives."""
+def _scores(line: Line) -> list[str]:
+    asked = next(score for score in line.scores if score)
+    return [
+        line.benchmark,
+        line.metric,
+        str(line.frames or ""),
+        _READ[line.protocol],
+        f"{asked.n:,}",
+        "" if line.chance is None else f"{100 * line.chance:.1f}",
+        *(_score(score) for score in line.scores),
+        *(_difference(line, place) for place in range(1, len(line.scores))),
+    ]
+
+
+def _of_paper(lines: Sequence[Line]) -> Iterator[list[str]]:
     for line in lines:
         if line.protocol == "paper" and line.paper:
             said = ", ".join(f"{model} {value:.2f}" for model, value in line.paper.items())
             yield [line.benchmark, line.metric, str(line.frames or ""), said]
 
 
-def seen_rows(folders: Sequence[Folder], lines: Sequence[Line]) -> Iterator[list[str]]:
-    """Benchmark, metric, model, and its score where media were trained on and where not."""
+def _seen(folders: Sequence[Folder], lines: Sequence[Line]) -> Iterator[list[str]]:
     for line in lines:
         for folder, score in zip(folders, line.scores, strict=True):
             if score and score.seen and score.unseen:
                 parts = [f"{100 * value:.1f} of {n:,}" if n else "none" for value, n in (score.seen, score.unseen)]
-                yield [line.benchmark, line.metric, line.protocol, Path(folder.model).name, *parts]
+                yield [line.benchmark, line.metric, _READ[line.protocol], Path(folder.model).name, *parts]
 
 
 def _score(score: Score | None) -> str:
@@ -103,7 +121,7 @@ def write(folders: Sequence[Folder], lines: Sequence[Line], out: Path) -> None:
     elif kind == ".json":
         content = json.dumps(as_json(folders, lines), indent=1, ensure_ascii=False).encode()
     elif kind == ".png":
-        content = _drawn(chart(folders, lines), "png")
+        content = _drawn(chart(folders, lines))
     else:
         raise JigsawError(f"{out}: must end in {', '.join(KINDS)}")
     with atomic_write(out) as file:
@@ -112,18 +130,12 @@ def write(folders: Sequence[Folder], lines: Sequence[Line], out: Path) -> None:
 
 def markdown(folders: Sequence[Folder], lines: Sequence[Line]) -> str:
     """The tables and what they are to be read with, as Markdown."""
-    title = ", ".join(one.model for one in folders)
-    parts = [f"# {title}", "", markdown_table(header(folders), list(rows(folders, lines)))]
-    if told := list(paper_rows(lines)):
-        columns = ["benchmark", "metric", "frames", "times 100"]
-        parts += ["", "## The paper's figures", "", markdown_table(columns, told)]
-    if told := list(seen_rows(folders, lines)):
-        columns = ["benchmark", "metric", "read", "model", "media trained on", "other media"]
-        parts += ["", "## Media that were trained on", "", markdown_table(columns, told)]
-    parts += ["", NOTE, "", *(f"- {warning}" for one in folders for warning in warnings_of(one))]
+    parts = [f"# {', '.join(one.model for one in folders)}"]
+    parts += [f"## {told.title}\n\n{markdown_table(told.columns, told.rows)}" for told in tables(folders, lines)]
+    parts += [NOTE, "\n".join(f"- {warning}" for one in folders for warning in warnings_of(one))]
     for one in folders:
-        parts.append(f"- {one.path}: {', '.join(f'{name} {version}' for name, version in one.versions.items())}")
-    return "\n".join(parts) + "\n"
+        parts.append(f"{one.path}: {', '.join(f'{name} {version}' for name, version in one.versions.items())}")
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 NOTE = (
@@ -135,7 +147,7 @@ NOTE = (
 
 
 def chart(folders: Sequence[Folder], lines: Sequence[Line]) -> "Figure":
-    """Scores of all models, or differences with their intervals where there are two or more.
+    """Scores of all models with their intervals, beside chance.
 
     Raises:
         JigsawError: if matplotlib is not installed.
@@ -177,9 +189,9 @@ def _protocol(lines: Sequence[Line]) -> str:
     return "fixed" if any(line.protocol == "fixed" for line in lines) else "paper"
 
 
-def _drawn(figure: "Figure", format: str) -> bytes:
+def _drawn(figure: "Figure") -> bytes:
     written = BytesIO()
-    figure.savefig(written, format=format, dpi=160, metadata={"Date": None} if format == "svg" else None)
+    figure.savefig(written, format="png", dpi=160)
     return written.getvalue()
 
 
@@ -198,14 +210,11 @@ class Example:
 
 def page(folders: Sequence[Folder], lines: Sequence[Line]) -> str:
     """A self-contained page."""
-    picture = b64encode(_drawn(chart(folders, lines), "png")).decode()
+    picture = b64encode(_drawn(chart(folders, lines))).decode()
     return render(
         "evaluated.html.j2",
         title=", ".join(Path(one.model).name for one in folders),
-        header=header(folders),
-        rows=list(rows(folders, lines)),
-        paper=list(paper_rows(lines)),
-        seen=list(seen_rows(folders, lines)),
+        tables=tables(folders, lines),
         warnings=[warning for one in folders for warning in warnings_of(one)],
         chart=f"data:image/png;base64,{picture}",
         note=NOTE,

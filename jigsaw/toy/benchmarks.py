@@ -519,4 +519,6 @@ def write_benchmarks(
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m jigsaw.toy.benchmarks FOLDER")
     write_benchmarks(Path(sys.argv[1]))

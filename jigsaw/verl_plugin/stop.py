@@ -4,20 +4,19 @@ The signal reaches the driver. The trainer is an actor of Ray's, perhaps on anot
 so the driver leaves a file in the run's folder, and the trainer looks for it between steps.
 """
 
-import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
 
 from jigsaw.errors import JigsawError
+from jigsaw.processes import end_with
 
 STOP = "STOP"
 SUPERVISOR = "JIGSAW_SUPERVISOR"
 """Environment variable that holds the process id of a trainer's supervisor (supervisor.py)."""
 STOPPED = 128 + signal.SIGTERM
 """Exit code of a run that was ended by SIGTERM, as shells say it."""
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
 class Stopped(JigsawError):
@@ -61,6 +60,5 @@ def end_with_the_supervisor() -> None:
     parent = os.environ.get(SUPERVISOR)
     if parent is None:
         return
-    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
-    if os.getppid() != int(parent):  # gone before that
+    if not end_with(int(parent), signal.SIGTERM):
         sys.exit(STOPPED)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,8 +16,10 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 from jigsaw.show.training import Metrics, read_metrics
+from jigsaw.toy.model import build_tiny_model
 from jigsaw.verl_plugin.checkpoint import resume_overrides
 from jigsaw.verl_plugin.child import train_with_verl
 
@@ -345,3 +348,21 @@ def _run_ranks(tied: Path, untied: Path, *, vendor: str) -> Ranks:
 def side_by_side() -> Callable[..., list[tuple[int, str]]]:
     """:func:`run_side_by_side`, for tests."""
     return run_side_by_side
+
+
+@pytest.fixture(scope="session")
+def restless(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives a tiny model of a family that says something else of every question: its weights are large."""
+
+    @cache
+    def made(family: str) -> Path:
+        folder = build_tiny_model(tmp_path_factory.mktemp("restless") / "model", family=family)
+        model = AutoModelForImageTextToText.from_pretrained(folder)
+        torch.manual_seed(1)
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=0.1)
+        model.save_pretrained(folder)
+        return folder
+
+    return made

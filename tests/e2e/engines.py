@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from lmms_eval.tasks import TaskManager, get_task_dict
@@ -20,12 +21,12 @@ def main(model: str, timed: str) -> None:
     for name in TASKS:
         task = get_task_dict([name], manager, task_type="chat")[name]
         for doc in task.test_docs():
-            asked.append(Asked(task.doc_to_messages(doc), doc["share"], Generation(max_new_tokens=12)))
-    policy = Policy(time_embedding=timed)
+            policy = Policy(16 // doc["share"], time_embedding=timed)
+            asked.append(Asked(partial(task.doc_to_messages, doc), policy, Generation(max_new_tokens=12)))
     engines = {
-        "hf": Transformers(model, policy, batch_size=1, attn_implementation="sdpa"),
-        "hf by three": Transformers(model, policy, batch_size=3, attn_implementation="sdpa"),
-        "vllm": Vllm(model, policy, max_model_len=4096, enforce_eager=True),
+        "hf": Transformers(model, batch_size=1, attn_implementation="sdpa"),
+        "hf by three": Transformers(model, batch_size=3, attn_implementation="sdpa"),
+        "vllm": Vllm(model, max_model_len=4096, enforce_eager=True),
     }
     found = {}
     for name, engine in engines.items():

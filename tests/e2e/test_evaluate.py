@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from jigsaw.lmms_plugin.replies import weights_of
@@ -22,7 +22,6 @@ from jigsaw.prompt_tokens import place_as_vllm
 from jigsaw.solve import solve
 from jigsaw.tasks import plan
 from jigsaw.toy.benchmarks import MAKERS, write_benchmarks
-from jigsaw.toy.model import build_tiny_model
 from jigsaw.toy.rows import write_puzzles
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -35,17 +34,9 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that says something else of every question."""
-    folder = build_tiny_model(tmp_path_factory.mktemp("restless") / "model")
-    made = AutoModelForImageTextToText.from_pretrained(folder)
-    torch.manual_seed(1)
-    for weight in made.parameters():
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.1)
-    made.save_pretrained(folder)
-    return folder
+@pytest.fixture
+def model(restless: Callable[[str], Path]) -> Path:
+    return restless("qwen2_5_vl")
 
 
 class Command:

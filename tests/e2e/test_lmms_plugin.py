@@ -6,19 +6,21 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from PIL import Image
+from transformers import AutoProcessor
 
 from jigsaw.errors import JigsawError, MediaError
-from jigsaw.lmms_plugin.engines import load_processor
+from jigsaw.lmms_plugin.engines import Asked, Reply, load_processor, workers
 from jigsaw.lmms_plugin.shown import Policy, Show
 from jigsaw.toy.benchmarks import write_benchmarks
-from jigsaw.toy.model import build_tiny_model
 from jigsaw.toy.videos import write_video
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -31,21 +33,9 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def restless(folder: Path, family: str = "qwen2_5_vl") -> Path:
-    """A tiny model that says something else of every question: its weights are large."""
-    build_tiny_model(folder, family=family)
-    model = AutoModelForImageTextToText.from_pretrained(folder)
-    torch.manual_seed(1)
-    for weight in model.parameters():
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.1)
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return restless(tmp_path_factory.mktemp("restless") / "model")
+@pytest.fixture
+def model(restless: Callable[[str], Path]) -> Path:
+    return restless("qwen2_5_vl")
 
 
 def environment(benchmarks: Path, **others: str) -> dict[str, str]:
@@ -119,15 +109,15 @@ def test_absent_media_are_named_before_a_model_is_loaded(benchmarks: Path, tmp_p
 
 
 def test_what_cannot_be_read_is_named(benchmarks: Path, model: Path, tmp_path: Path) -> None:
-    show = Show(AutoProcessor.from_pretrained(model), Policy())
+    show = Show(AutoProcessor.from_pretrained(model))
     for kind, name in (("image", "p.jpg"), ("video", "f.mp4")):
         (tmp_path / name).write_text("no medium")
         with pytest.raises(MediaError, match=rf"{name}.*cannot be read as a (picture|film)"):
-            show([{"role": "user", "content": [{"type": kind, "url": str(tmp_path / name)}]}])
+            show([{"role": "user", "content": [{"type": kind, "url": str(tmp_path / name)}]}], Policy())
     half = (benchmarks / "MMVP/images/1.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(half[: len(half) // 2])
     with pytest.raises(MediaError, match=r"half\.jpg: cannot be read as a picture"):
-        show([{"role": "user", "content": [{"type": "image", "url": str(tmp_path / "half.jpg")}]}])
+        show([{"role": "user", "content": [{"type": "image", "url": str(tmp_path / "half.jpg")}]}], Policy())
     with pytest.raises(JigsawError, match=r"gone: cannot be loaded"):
         load_processor(str(tmp_path / "gone"))
     (tmp_path / "other").mkdir()
@@ -144,6 +134,45 @@ def test_options_that_are_none_are_named(options: str) -> None:
         QwenVL.create_from_arg_string(f"pretrained=x,{options}", {"batch_size": 1})
 
 
+def test_what_it_does_not_do_it_says_in_one_line() -> None:
+    from jigsaw.lmms_plugin.model import QwenVL
+
+    model = QwenVL("x")
+    with pytest.raises(JigsawError, match="tells no likelihoods; ask this task of another model class"):
+        model.loglikelihood([])
+    with pytest.raises(JigsawError, match="holds no conversation; ask this task of another model class"):
+        model.generate_until_multi_round([])
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_pictures_of_one_question_at_a_time_are_in_memory(tmp_path: Path, keeps: bool) -> None:
+    """An 8K picture takes 100 MB; a benchmark has hundreds."""
+    from jigsaw.lmms_plugin.model import QwenVL
+
+    made: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+        nonlocal most
+        picture = Image.new("RGB", (64, 48), (doc["id"], 0, 0))
+        made.append(weakref.ref(picture))
+        most = max(most, sum(one() is not None for one in made))
+        return [{"role": "user", "content": [{"type": "image", "url": picture}]}]
+
+    class OneByOne:
+        def ask(self, questions: Sequence[Asked]) -> Iterator[tuple[int, Reply]]:
+            for place, question in enumerate(questions):
+                assert question.messages()
+                yield place, Reply("A", 1, ())
+
+    model = QwenVL("x", replies=str(tmp_path / "r.jsonl") if keeps else None, weights="w")
+    vars(model)["_engine"] = OneByOne()
+    model.task_dict = {"t": {"test": [{"id": number} for number in range(100)]}}
+    requests = [SimpleNamespace(args=("", messages, {}, number, "t", "test")) for number in range(100)]
+    assert len(model.generate_until(requests)) == 100
+    assert most <= 2 * workers()
+
+
 FRAMES = [(3, 1, 6), (4, 1, 8), (20, 1, 16), (30, 1, 16), (3, 4, 4), (30, 4, 4)]
 
 
@@ -154,8 +183,8 @@ def test_films_are_shown_as_the_paper_showed_them(
     from qwen_vl_utils import vision_process
 
     film = write_video(tmp_path / "film.mp4", seconds=seconds, size=(160, 90))
-    shown = Show(AutoProcessor.from_pretrained(model), Policy(max_frames=16))(
-        [{"role": "user", "content": [{"type": "video", "url": str(film)}]}], share
+    shown = Show(AutoProcessor.from_pretrained(model))(
+        [{"role": "user", "content": [{"type": "video", "url": str(film)}]}], Policy(16 // share)
     )
     ((pixels, told),) = shown.videos
     assert len(pixels) == frames
@@ -169,13 +198,11 @@ def test_films_are_shown_as_the_paper_showed_them(
 
 
 def test_pictures_share_their_pixels(model: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     processor = AutoProcessor.from_pretrained(model)
     Image.new("RGB", (6000, 4000)).save(tmp_path / "p.jpg")
     part = {"type": "image", "url": str(tmp_path / "p.jpg")}
     for count in (1, 3):
-        shown = Show(processor, Policy())([{"role": "user", "content": [part] * count}])
+        shown = Show(processor)([{"role": "user", "content": [part] * count}], Policy())
         most = 12_845_056 / count
         assert all(0.98 * most < image.width * image.height <= most for image in shown.images)
         assert len(shown.images) == count
@@ -190,9 +217,9 @@ def test_pictures_share_their_pixels(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_both_engines_see_and_say_the_same(
-    benchmarks: Path, repository: Path, tmp_path: Path, family: str, timed: str
+    benchmarks: Path, restless: Callable[[str], Path], tmp_path: Path, family: str, timed: str
 ) -> None:
-    folder = restless(tmp_path / "model", family)
+    folder = restless(family)
     ended = subprocess.run(
         [sys.executable, Path(__file__).with_name("engines.py"), folder, timed],
         capture_output=True,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jigsaw.cli import main
 from jigsaw.errors import JigsawError
-from jigsaw.evaluation.results import lines_of, media_keys, read_folder, units_of, warnings_of
+from jigsaw.evaluation.results import chance, lines_of, media_keys, read_folder, units_of, warnings_of
 from jigsaw.toy.rows import image_row
 
 
@@ -27,6 +27,7 @@ def folder_of(
             "cluster": f"coco/{number:012d}.jpg",
             "media": [f"coco/{number:012d}.jpg"],
             "letters": letters,
+            "pieces": None,
             "prompt": "<image>\nWhich?",
             "target": "AB"[number % 2],
             "reply": reply,
@@ -118,6 +119,21 @@ def test_a_group_counts_once_and_only_whole() -> None:
     assert len(units_of(rows, "acc")) == 5
 
 
+def test_chance_is_worked_by_hand() -> None:
+    rows = [
+        {"id": str(number), "group": group, "letters": letters, "pieces": None, "values": {"pair_acc": 0.0, "acc": 0.0}}
+        for number, (group, letters) in enumerate([("a", "AB"), ("a", "ABCD"), ("b", "AB")])
+    ]
+    assert chance(rows, "acc") == pytest.approx((1 / 2 + 1 / 4 + 1 / 2) / 3)
+    assert chance(rows, "pair_acc") == pytest.approx((1 / 8 + 0) / 2)  # of the second pair one was not asked
+    assert chance([{**row, "letters": ""} for row in rows], "acc") == 0.5
+    assert chance([{**row, "letters": None} for row in rows], "acc") is None
+    assert chance(rows, "other") is None
+    puzzles = [{"id": "p", "group": "", "letters": None, "pieces": 3, "values": {"exact": 1.0, "kendall": 1.0}}]
+    assert chance(puzzles, "exact") == pytest.approx(1 / 6)
+    assert chance(puzzles, "kendall") is None
+
+
 def test_one_letter_in_all_replies_is_told(tmp_path: Path) -> None:
     same = read_folder(folder_of(tmp_path / "same", [True, False] * 10))
     assert warnings_of(same) == [f"{tmp_path / 'same'}, vj_vsr: one letter, B, in 100% of the replies"]
@@ -176,7 +192,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     [
         (["{nothing}"], "holds no results.json; jigsaw eval MODEL --out"),
         (["{base}", "--out=r.pdf"], "--out r.pdf: must end in .md, .json, .png, .html"),
-        (["{broken}"], "its results cannot be read"),
+        (["{broken}"], "broken/questions.jsonl, line 1: is no JSON"),
     ],
 )
 def test_what_is_wrong_is_named(
