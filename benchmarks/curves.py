@@ -129,7 +129,7 @@ def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int,
     clock.watch_memory()
     before = run.metrics()
     if solved(before) is None and max(before, default=0) < run.steps:
-        run.grpo(progress, clock, f"trainer.test_freq={every}", f"trainer.save_freq={every}", *overrides)
+        run.grpo(progress, clock, f"eval.every={every}", f"trainer.save_freq={every}", *overrides)
     metrics = {step: values for step, values in run.metrics().items() if step <= run.steps}
     return {
         "variant": name,

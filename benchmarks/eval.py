@@ -29,8 +29,8 @@ from rich.table import Table
 from run import machine
 
 from jigsaw.evaluation.questions import messages
+from jigsaw.evaluation.shown import Policy, Seconds
 from jigsaw.lmms_plugin.engines import Asked, Engine, Generation, Transformers, Vllm
-from jigsaw.lmms_plugin.shown import Policy, Seconds
 from jigsaw.toy.model import build_processor, build_tiny_model
 from jigsaw.toy.videos import write_video
 

@@ -73,6 +73,7 @@ def train(
         from omegaconf import OmegaConf
 
         from jigsaw.verl_plugin import launch, preflight
+        from jigsaw.verl_plugin.benchmarks import Benchmarks
         from jigsaw.verl_plugin.supervisor import Limits, Supervisor
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; to train: {machine.SETUP_GPU}") from error
@@ -98,6 +99,8 @@ def train(
     if dry_run:
         _show(start, as_json)
         return
+    if start.config.eval.suite:
+        print(f"asked during training: {Benchmarks(start.config.eval)}", file=sys.stderr)
     start.make_ready()
     if restarts:
         limits = Limits(restarts, hang_factor=hang_factor, hang_floor_s=60 * hang_limit, start_s=60 * start_limit)
@@ -107,6 +110,7 @@ def train(
 
 
 def _show(start: "Start", as_json: bool) -> None:
+    from jigsaw.verl_plugin.benchmarks import Benchmarks
     from jigsaw.verl_plugin.dry_run import verls_problems, what_it_takes
 
     if found := verls_problems(start.config):
@@ -126,6 +130,7 @@ def _show(start: "Start", as_json: bool) -> None:
         "a step": f"{takes['prompts_a_step']} prompts × {takes['responses_a_prompt']} responses on {gpus} GPUs, "
         f"{takes['machines']} × {takes['gpus_a_machine']}",
         "steps": f"{takes['steps']}; a checkpoint every {takes['saves_every']}, a test every {takes['tests_every']}",
+        "benchmarks": str(Benchmarks(start.config.eval)),
         "GiB of a GPU": memory,
         "checkpoints": takes["checkpoints"],
         "begins": f"from {takes['resumes_from']}" if takes["resumes_from"] else "anew",

@@ -113,6 +113,19 @@ def messages(doc: Document) -> list[dict[str, Any]]:
         FileNotFoundError: if a medium is not there.
         JigsawError: if the prompt has other media than the question.
     """
+    return chat(doc, lambda name, kind: {"url": opened(name)})
+
+
+def chat(doc: Document, medium: Callable[[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """A question's chat messages.
+
+    Args:
+        doc: the question.
+        medium: what is said of a medium beside its type, by its name and that type, ``image`` or ``video``.
+
+    Raises:
+        JigsawError: if the prompt has other media than the question.
+    """
     parts = _MARK.split(doc["prompt"])
     if len(parts) // 2 != len(doc["media"]):
         raise JigsawError(
@@ -121,7 +134,7 @@ def messages(doc: Document) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
     for place, part in enumerate(parts):
         if place % 2:
-            content.append({"type": part, "url": _medium(doc["media"][place // 2])})
+            content.append({"type": part, **medium(doc["media"][place // 2], part)})
         elif part:
             content.append({"type": "text", "text": part})
     return [{"role": "user", "content": content}]
@@ -138,7 +151,13 @@ def held(file: Path, column: str, row: int, place: int | None = None) -> str:
     return f"{file}#{column}/{row}" + ("" if place is None else f"/{place}")
 
 
-def _medium(name: str) -> "str | Image.Image":
+def opened(name: str) -> "str | Image.Image":
+    """A medium by its name: the path of its file, or a picture out of a parquet file.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        MediaError: if it is no picture.
+    """
     if absent := missing({"media": [name]}):
         raise FileNotFoundError(f"{absent[0]}: no such file; download the benchmark's media again")
     found = _HELD.fullmatch(name)

@@ -184,6 +184,16 @@ def by_task() -> dict[str, Benchmark]:
     return {benchmark.task: benchmark for benchmark in read_table().benchmarks}
 
 
+def of_suite(suite: str) -> tuple[Benchmark, ...]:
+    """The paper's benchmarks of a suite that have a task of ours; ``all`` are all but those of reasoning."""
+    return tuple(
+        benchmark
+        for benchmark in read_table().benchmarks
+        if not benchmark.built_in
+        and (suite in benchmark.suites or (suite == "all" and benchmark.suites != ("reasoning",)))
+    )
+
+
 def paper_values(benchmark: str, folder: Path = EVAL) -> tuple[PaperValue, ...]:
     """The paper's figures on a benchmark, or its means (:data:`MEAN`).
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import torch
 
 from jigsaw.errors import JigsawError
-from jigsaw.lmms_plugin.shown import Policy, Seconds, Show, Shown
+from jigsaw.evaluation.shown import Policy, Seconds, Show, Shown
 from jigsaw.prompt_tokens import has_stamps, place_as_vllm, with_media
 
 Item = TypeVar("Item")
@@ -112,7 +112,7 @@ class Transformers:
         place_as_vllm(self._model)
         self._show = Show(self._processor)
         self._batch_size = batch_size
-        self.seconds = self._show.seconds
+        self.seconds = self._show.media.seconds
 
     def ask(self, questions: Sequence[Asked]) -> Iterator[tuple[int, Reply]]:
         """See :class:`Engine`."""
@@ -127,7 +127,7 @@ class Transformers:
 
     def forget(self) -> None:
         """See :class:`Engine`."""
-        self._show.forget()
+        self._show.media.forget()
 
     def _prepared(self, questions: Sequence[Asked]) -> dict[str, Any]:
         shown = [self._show(question.messages(), question.policy) for question in questions]
@@ -275,7 +275,7 @@ class Vllm:
     def __init__(self, name: str, **options: Any) -> None:
         self._processor = load_processor(name)
         self._show = Show(self._processor)
-        self.seconds = self._show.seconds
+        self.seconds = self._show.media.seconds
         from transformers import GenerationConfig
         from vllm import EngineArgs, LLMEngine
 
@@ -319,7 +319,7 @@ class Vllm:
 
     def forget(self) -> None:
         """See :class:`Engine`."""
-        self._show.forget()
+        self._show.media.forget()
         self._engine.reset_mm_cache()
         self._engine.reset_prefix_cache()
 

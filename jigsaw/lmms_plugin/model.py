@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from jigsaw.errors import JigsawError
 from jigsaw.evaluation.questions import missing
+from jigsaw.evaluation.shown import Policy
 from jigsaw.lmms_plugin import FEWEST_FRAMES
 from jigsaw.lmms_plugin.engines import Asked, Engine, Generation, Reply, Transformers, Vllm, workers
 from jigsaw.lmms_plugin.replies import Replies, key_of, weights_of
-from jigsaw.lmms_plugin.shown import Policy
 
 ENGINES = ("hf", "vllm")
 TIME_EMBEDDINGS = ("released", "true")

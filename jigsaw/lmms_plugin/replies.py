@@ -12,8 +12,8 @@ from filelock import FileLock
 from PIL import Image
 
 from jigsaw.errors import JigsawError, remedy
+from jigsaw.evaluation.shelf import Shelf
 from jigsaw.files import json_lines, sha256_of
-from jigsaw.lmms_plugin.shelf import Shelf
 
 _hashes = Shelf(4096)  # of files
 _NOT_WEIGHTS = {".md", ".gitattributes", ".png", ".lock"}

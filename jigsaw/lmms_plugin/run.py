@@ -1,11 +1,10 @@
 """An evaluation: what is asked, whether it can be, the processes that ask it, and what is kept of it."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -15,7 +14,8 @@ from typing import Any
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.evaluation.questions import ROOT, missing
 from jigsaw.evaluation.results import QUESTIONS, RESULTS, chance, read_questions
-from jigsaw.evaluation.table import EVAL, Benchmark, by_task
+from jigsaw.evaluation.table import EVAL, Benchmark, by_task, of_suite
+from jigsaw.evaluation.tasks import read_task
 from jigsaw.files import alone, atomic_write, write_json
 from jigsaw.lmms_plugin.replies import weights_of
 
@@ -37,7 +37,7 @@ class Evaluation:
         engine: ``hf`` or ``vllm``.
         gpus: processes, each with a GPU where there are any.
         limit: questions of each task; None for all.
-        time_embedding: see :class:`jigsaw.lmms_plugin.shown.Policy`.
+        time_embedding: see :class:`jigsaw.evaluation.shown.Policy`.
         max_tokens: longest reply; None for what the tasks say.
     """
 
@@ -92,12 +92,7 @@ def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[st
     if suite == "jigsaw":
         found += [f"vj_jigsaw_{task}{kind}" for task in tasks_in_rows() for kind in ("", "_grey")]
     elif suite:
-        found += [
-            task
-            for task, benchmark in table.items()
-            if (suite in benchmark.suites or (suite == "all" and benchmark.suites != ("reasoning",)))
-            and not benchmark.built_in
-        ]
+        found += [benchmark.task for benchmark in of_suite(suite)]
     if not found:
         raise JigsawError("nothing to evaluate: give --suite or --tasks")
     for name in found:
@@ -199,7 +194,7 @@ def unexpected(found: Sequence[Cost], limit: int | None) -> list[str]:
 
 
 def _cost(task: str, limit: int | None) -> Cost:
-    docs = _documents(task)(None)
+    docs = read_task(task).documents()
     docs = docs.select(range(min(limit or len(docs), len(docs))))
     absent = list(dict.fromkeys(file for doc in docs for file in missing(doc)))
     if absent:
@@ -209,18 +204,6 @@ def _cost(task: str, limit: int | None) -> Cost:
     pictures = sum(doc.get("pieces") or len(doc["media"]) for doc in docs) - sum(films)
     groups = len({doc["group"] for doc in docs if doc.get("group")})
     return Cost(task, len(docs), groups, pictures, sum(films), docs[0]["share"])
-
-
-def _documents(task: str) -> Callable[[None], Any]:
-    """The function by which a task of ours gives lmms-eval its rows."""
-    folder, name = ("vj_jigsaw", task.removeprefix("vj_jigsaw_")) if task.startswith("vj_jigsaw_") else (task, "docs")
-    spec = importlib.util.spec_from_file_location(f"_of_{folder}", EVAL / "tasks" / folder / f"{folder}.py")
-    if spec is None or spec.loader is None:
-        raise JigsawError(f"{task}: its file cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    docs: Callable[[None], Any] = getattr(module, name)
-    return docs
 
 
 def _where_to_get(benchmark: Benchmark | None) -> str:

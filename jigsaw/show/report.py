@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from jigsaw.errors import JigsawError
+from jigsaw.evaluation.table import of_suite
 from jigsaw.reward import OPTIONS
 from jigsaw.show.curves import GREEN, GREY, RED, Line, Panel, draw
 from jigsaw.show.gallery import check_place, render, write_page
@@ -40,6 +41,7 @@ _MEMORY = {
     "cpu_memory_used_gb": "host memory in use",
 }
 """Ends of verl's names of metrics of memory, in words."""
+SUITES = ("image", "video", "3d")
 _LEAST = 1e-9
 """What stands for less on a logarithmic axis."""
 _SHOWN_FAILURES = 5
@@ -136,6 +138,10 @@ def figures(run: Run, floors: Mapping[int, float], *, now: float) -> Figures:
         "reward": {**_ends(run.curve("critic/score/mean")), "floor": _last(floors)},
         "exact": {**_ends(run.curve("reward/exact")), "chance": _last(chance(run))},
         "held_out_exact": {"first": _first(run.heldout), "last": _last(run.heldout)},
+        "benchmarks": {
+            name: {"metric": metric, "first": _first(points), "last": _last(points)}
+            for name, (metric, points) in run.benchmarks.items()
+        },
         "valid_permutation": _ends(run.curve(VALID)),
         "entropy": _ends(run.curve("actor/entropy")),
         "response_length": _ends(run.curve("response_length/mean")),
@@ -234,6 +240,12 @@ def _of_learning(run: Run, floors: Mapping[int, float]) -> list[Panel]:
             by_task if len(by_task) > 1 else [],
             bounds=(0, 1.03),
         ),
+        Panel(
+            "Benchmarks",
+            f"Means of each suite's figures, of the first {run.setting('eval.limit')} questions a benchmark, replies "
+            "read carefully. Few questions move by chance: a trend counts, a step does not.",
+            _of_benchmarks(run),
+        ),
         Panel("Level of difficulty", "Rises by one whenever a level is solved.", levels),
         Panel(
             "Replies with the most common answer",
@@ -242,6 +254,16 @@ def _of_learning(run: Run, floors: Mapping[int, float]) -> list[Panel]:
             bounds=(0, 1.03),
         ),
     ]
+
+
+def _of_benchmarks(run: Run) -> list[Line]:
+    """The mean of each suite's benchmarks, at the steps at which all of them were asked."""
+    lines = []
+    for suite, colour in zip(SUITES, _COLOURS, strict=False):
+        curves = [run.benchmarks[one.name][1] for one in of_suite(suite) if one.name in run.benchmarks]
+        steps = sorted(set(curves[0]).intersection(*curves)) if curves else []
+        lines.append(Line(suite, {step: fmean(curve[step] for curve in curves) for step in steps}, colour, "dots"))
+    return lines
 
 
 def _of_health(run: Run) -> list[Panel]:

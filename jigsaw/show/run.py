@@ -12,10 +12,11 @@ from statistics import fmean
 from typing import Any, Literal
 
 from jigsaw.errors import JigsawError
+from jigsaw.evaluation.table import read_table
 from jigsaw.permutation import draw
 from jigsaw.response import reply_of
 from jigsaw.reward import compute_score
-from jigsaw.show.training import Metrics, first_trained, heldout_exact, joined, read_start, record_of
+from jigsaw.show.training import BENCHMARK, Metrics, first_trained, heldout_exact, joined, read_start, record_of
 
 State = Literal["ended", "going", "quiet"]
 REWARD = "pkg://jigsaw.reward"
@@ -120,6 +121,17 @@ class Run:
         """Exact accuracy on the held-out rows, where it was measured."""
         found = {step: heldout_exact(values) for step, values in self.steps.items()}
         return {step: exact for step, exact in found.items() if exact is not None}
+
+    @cached_property
+    def benchmarks(self) -> dict[str, tuple[str, dict[int, float]]]:
+        """By the names of the benchmarks that were asked: its metric in the paper, and that by step."""
+        found = {}
+        for benchmark in read_table().benchmarks:
+            metric = next(iter(benchmark.metric))
+            name = f"{BENCHMARK}{benchmark.name}/{metric}"
+            if points := {step: values[name] for step, values in self.steps.items() if name in values}:
+                found[benchmark.name] = metric, points
+        return found
 
     def state(self, now: float) -> State:
         """Whether all steps are done, the last one was written not long ago, or neither."""

@@ -11,6 +11,8 @@ from statistics import fmean
 from jigsaw.files import atomic_write
 
 Metrics = dict[str, float]
+BENCHMARK = "val-benchmark/"
+"""Of the figures of benchmarks during training: ``val-benchmark/MMVP/pair_acc``."""
 VALID = "reward/valid_permutation"
 """Share of a step's sampled replies that name every piece once."""
 

@@ -300,7 +300,7 @@ class Quickstart:
                 f"data.max_response_length={max(24, 8 + 6 * self.grid[0] * self.grid[1])}",  # 4 of them words a tile
                 f"trainer.total_training_steps={steps}",
                 f"trainer.val_before_train={str(not done).lower()}",
-                *(["trainer.test_freq=20"] if self.images else []),  # of more steps
+                *(["eval.every=20"] if self.images else []),  # of more steps
                 *([RAMP] if self.settings.model == "qwen3_vl" else []),
                 *resume_overrides(self.checkpoints),
                 *overrides,

@@ -36,6 +36,7 @@ from verl.utils.tokenizer.chat_template import apply_chat_template
 from jigsaw.errors import JigsawError
 from jigsaw.prompt_tokens import has_stamps, with_media
 from jigsaw.response import parse
+from jigsaw.verl_plugin.benchmarks import MARK, REPLY
 from jigsaw.verl_plugin.dataset import JigsawDataset
 from jigsaw.verl_plugin.difficulty import Schedule, item_at_level
 from jigsaw.verl_plugin.features import encode, put, reference
@@ -273,8 +274,16 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
         return await super()._run_agent_loop(*args, **kwargs)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
-        """verl's own, of a reply whose answer is noted, so that it shows where all replies have one."""
+        """verl's own, of a reply whose answer is noted, so that it shows where all replies have one.
+
+        A reply to a benchmark's question earns nothing; the trainer scores all of them together.
+        """
         reply = self.tokenizer.decode(output.response_ids, skip_special_tokens=True)
+        if (place := kwargs["extra_info"].get(MARK)) is not None:
+            output.reward_score = 0.0
+            output.extra_fields["reward_extra_info"] = {MARK: place, REPLY: reply}
+            await super()._agent_loop_postprocess(output, validate, **kwargs)
+            return
         pieces, form = len(kwargs["reward_model"]["ground_truth"]), kwargs["extra_info"]["answer_format"]
         answer = parse(reply, pieces, form, strict=False).answer
         output.extra_fields[ANSWER] = None if answer is None else ", ".join(map(str, answer))

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from jigsaw import machine, memory
 from jigsaw.errors import JigsawError
 from jigsaw.rows import read_table
+from jigsaw.verl_plugin.benchmarks import Benchmarks
 from jigsaw.verl_plugin.launch import Start
 from jigsaw.verl_plugin.memory import setup_of
 from jigsaw.verl_plugin.plans import heldout_sources, training_sources
@@ -37,6 +38,7 @@ def verls_problems(config: DictConfig) -> list[str]:
 def what_it_takes(start: Start) -> dict[str, Any]:
     """A start's figures, as its table shows them; ``memory`` are GiB of a GPU by phase, or why there is no plan."""
     config, trainer = start.config, start.config.trainer
+    benchmarks = Benchmarks(config.eval)
     return {
         "model": config.actor_rollout_ref.model.path,
         "rows": {"train": _rows(training_sources(config.data)), "held_out": _rows(heldout_sources(config.data))},
@@ -45,6 +47,7 @@ def what_it_takes(start: Start) -> dict[str, Any]:
         "steps": trainer.total_training_steps,
         "saves_every": trainer.save_freq,
         "tests_every": trainer.test_freq,
+        "benchmarks": {"questions": benchmarks.questions, "absent": benchmarks.absent},
         "machines": trainer.nnodes,
         "gpus_a_machine": trainer.n_gpus_per_node,
         "memory": _memory(config),

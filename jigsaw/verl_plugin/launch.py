@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from jigsaw.errors import JigsawError, Problems
+from jigsaw.evaluation.questions import ROOT
 from jigsaw.machine import CLONE, SETUP_GPU, gpus
 from jigsaw.shapes import Shapes
 from jigsaw.verl_plugin.checkpoint import LOGS, log_override, override, quoted, resume_overrides
@@ -167,6 +168,8 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
     folder = Path(config.trainer.default_local_dir).resolve()
     metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
     follows = [*resume_overrides(folder), *_places_of_logs(config, folder, metrics), *_sizes(config)]
+    if config.eval.suite and not config.eval.data and (benchmarks := os.environ.get(ROOT)):
+        follows.append(override("eval.data", Path(benchmarks).resolve()))
     named = {parsed.key_or_group for parsed in _parse(given)}
     for parsed in _parse(follows):  # to compose anew takes a second
         if parsed.key_or_group not in named:

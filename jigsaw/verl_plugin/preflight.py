@@ -23,6 +23,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.rows import read_table
 from jigsaw.shapes import FAMILIES, Shapes
 from jigsaw.verl_plugin import checkpoint
+from jigsaw.verl_plugin.benchmarks import Benchmarks
 from jigsaw.verl_plugin.launch import models
 from jigsaw.verl_plugin.memory import setup_of
 from jigsaw.verl_plugin.packed import PACKED_ENGINE, is_packed
@@ -165,6 +166,7 @@ def check_rows(config: DictConfig) -> Iterator[str]:
         plans = Plans(files, data, data.get(limit, -1))
         shown |= plans.check_rows(config.reward)
         plans.check_media()
+    shown |= Benchmarks(data.eval).shown()
     loop = config.actor_rollout_ref.rollout.agent.default_agent_loop
     if shown["video"] and loop != "jigsaw" and _family(config) == "qwen3_vl":
         yield f"{_ROLLOUT}.agent.default_agent_loop={loop}: vLLM takes no videos of a Qwen3-VL from it; leave it out"

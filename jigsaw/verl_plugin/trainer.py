@@ -16,6 +16,7 @@ from jigsaw.packing.packs import share_rows
 from jigsaw.shapes import Shapes
 from jigsaw.verl_plugin.agent_loop import ANSWER
 from jigsaw.verl_plugin.agreement import PREFIX, agreement_metrics
+from jigsaw.verl_plugin.benchmarks import MARK, REPLY
 from jigsaw.verl_plugin.checkpoint import is_whole, loading, saving
 from jigsaw.verl_plugin.packed import needs_log_probs
 from jigsaw.verl_plugin.sampler import in_order
@@ -78,6 +79,36 @@ class JigsawTrainer(PPOTrainerSync):  # type: ignore[misc]
         self._shutdown_dump_executor()
         saved = f"it is saved as global_step_{step}" if is_whole(folder, step) else "it is not saved"
         raise Stopped(f"stopped by SIGTERM after step {step} of {self.total_training_steps}; {saved}")
+
+    def _val_metrics_update(
+        self,
+        data_sources: list[str],
+        sample_uids: list[str],
+        reward_extra_infos_dict: dict[str, list[Any]],
+        sample_turns: list[int],
+        expected_acc_counts: dict[tuple[str, str], int] | None = None,
+    ) -> dict[str, float]:
+        """verl's own of the held-out puzzles, and the figures of benchmarks."""
+        if not self.val_dataset.benchmarks:
+            return dict(
+                super()._val_metrics_update(
+                    data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts
+                )
+            )
+        said = {name: reward_extra_infos_dict.pop(name) for name in (MARK, REPLY)}
+        replies: dict[int, str] = {}
+        for place, reply in zip(said[MARK], said[REPLY], strict=True):
+            if place is not None:
+                replies.setdefault(place, reply)
+        kept = [number for number, place in enumerate(said[MARK]) if place is None]
+        puzzles = super()._val_metrics_update(
+            [data_sources[number] for number in kept],
+            [sample_uids[number] for number in kept],
+            {name: [values[number] for number in kept] for name, values in reward_extra_infos_dict.items()},
+            [sample_turns[number] for number in kept],
+            {key: count for key, count in (expected_acc_counts or {}).items() if not key[0].startswith(f"{MARK}/")},
+        )
+        return {**puzzles, **self.val_dataset.benchmarks.figures(replies)}
 
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lmms_eval.tasks import TaskManager, get_task_dict
 
+from jigsaw.evaluation.shown import Policy
 from jigsaw.lmms_plugin.engines import Asked, Generation, Transformers, Vllm
-from jigsaw.lmms_plugin.shown import Policy
 
 TASKS = ("vj_mmvp", "vj_viewspatial", "vj_tvbench", "vj_cvbench")
 """A picture, several, a film, several."""

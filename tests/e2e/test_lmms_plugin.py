@@ -18,8 +18,8 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from jigsaw.errors import JigsawError, MediaError
+from jigsaw.evaluation.shown import Policy, Show
 from jigsaw.lmms_plugin.engines import Asked, Reply, load_processor, workers
-from jigsaw.lmms_plugin.shown import Policy, Show
 from jigsaw.toy.benchmarks import write_benchmarks
 from jigsaw.toy.videos import write_video
 

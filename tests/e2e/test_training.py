@@ -24,6 +24,7 @@ from jigsaw.processes import processes_of
 from jigsaw.reward import compute_score
 from jigsaw.show.report import write_report
 from jigsaw.show.training import Metrics, heldout_exact, record_of
+from jigsaw.toy.benchmarks import write_benchmarks
 from jigsaw.toy.scenes import write_scenes
 from jigsaw.verl_plugin.checkpoint import last_whole, log_override
 from jigsaw.verl_plugin.dataset import JigsawDataset
@@ -81,7 +82,9 @@ def first(run: Any) -> dict[int, Metrics]:
     picture.write_bytes(picture.read_bytes()[:500])
     offline = "+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_MODE=offline"
     loggers = [log_override("tensorboard", run.folder / "tensorboard"), log_override("wandb", run.folder), offline]
-    return run.train(3, *_of_data(run), "trainer.logger=[console,file,tensorboard,wandb]", *loggers)
+    write_benchmarks(run.folder / "benchmarks", tasks=["vj_mmvp", "vj_vsr"])
+    benchmarks = ["eval.suite=image", f"eval.data={run.folder / 'benchmarks'}", "eval.limit=2"]
+    return run.train(3, *_of_data(run), *benchmarks, "trainer.logger=[console,file,tensorboard,wandb]", *loggers)
 
 
 def test_every_step_trains(first: dict[int, Metrics]) -> None:
@@ -108,6 +111,7 @@ def test_the_start_is_recorded_and_reported(run: Any, first: dict[int, Metrics],
     assert found["exact"]["chance"] == pytest.approx(1 / 24)
     assert found["reward"]["floor"] == pytest.approx(0.2 + 1 / 24 + 0.2 * (1 / 4 - 1 / 24))
     assert found["samples"] == 6
+    assert {name: one["metric"] for name, one in found["benchmarks"].items()} == {"MMVP": "pair_acc", "VSR": "acc"}
     record = json.loads(record_of(run.folder / "metrics-3.jsonl").read_text())
     assert record["changed"]["trainer.save_freq"] == [1, 40]
     assert "actor_rollout_ref.actor.strategy" not in record["changed"]
@@ -115,6 +119,18 @@ def test_the_start_is_recorded_and_reported(run: Any, first: dict[int, Metrics],
 
 def test_validation_reports_held_out_exact_accuracy(first: dict[int, Metrics]) -> None:
     assert [step for step, values in first.items() if heldout_exact(values) is not None] == [2, 3]
+
+
+def test_validation_asks_the_benchmarks_that_are_there(run: Any, first: dict[int, Metrics]) -> None:
+    for step in (2, 3):
+        figures = {name for name in first[step] if name.startswith("val-benchmark/")}
+        assert figures == {f"val-benchmark/{name}" for name in ("MMVP/acc", "MMVP/pair_acc", "VSR/acc")} | {
+            "val-benchmark/MMVP/unreadable",
+            "val-benchmark/VSR/unreadable",
+        }
+        assert not any("benchmark/" in name for name in first[step].keys() - figures)
+    failed = [json.loads(line) for line in (run.folder / "checkpoints/failed_prompts.jsonl").read_text().splitlines()]
+    assert not any(one["id"].startswith(("MMVP", "VSR")) for one in failed)
 
 
 def test_an_unreadable_picture_leaves_its_group_out_and_is_written_down(run: Any, first: dict[int, Metrics]) -> None:
@@ -138,7 +154,7 @@ def test_the_packed_engine_tells_what_verls_own_does(
     assert "PackedQwen" in (run.folder / "verl.log").read_text()
     assert later[4]["training/rollout_probs_diff_max"] < 1e-3
     # What is told of the log-prob pass alone goes with it, where it says nothing.
-    gone = {name for name in later[4].keys() ^ first[3].keys() if not name.startswith("rollout_corr/")}
+    gone = {name for name in later[4].keys() ^ first[3].keys() if not name.startswith(("rollout_corr/", "val-"))}
     assert gone == {"perf/mfu/actor"}
     assert first[3]["timing_s/old_log_prob"] < 0.1 < later[4]["timing_s/old_log_prob"]
 

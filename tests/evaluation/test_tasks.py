@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 
 from jigsaw.evaluation.boxes import shown_size
 from jigsaw.evaluation.table import Fixtures, read_table
+from jigsaw.evaluation.tasks import read_task
 from jigsaw.toy.benchmarks import MAKERS, Layout, write_benchmarks
 
 pytestmark = [pytest.mark.seconds, pytest.mark.timeout(300)]
@@ -161,6 +162,9 @@ def test_oracles(all_layouts: dict[Layout, Benchmarks], layout: Layout, name: st
     for seed in range(3):
         assert benchmarks.values(name, right, seed) == scored
         assert benchmarks.values(name, guess, seed) == benchmarks.values(name, guess)
+    docs = list(benchmarks.tasks[name].test_docs())
+    by_file = read_task(name).figures((doc, guess(doc)) for doc in docs)
+    assert by_file == benchmarks.values(name, guess)  # without lmms-eval
 
 
 def guess(doc: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import pytest
 from jigsaw.errors import JigsawError
 from jigsaw.show import curves, report
 from jigsaw.show.report import write_report
+from jigsaw.show.run import read_run
 from jigsaw.show.training import record_of
 from jigsaw.tasks import plan
 from jigsaw.toy.rows import write_puzzles
@@ -318,6 +319,27 @@ def test_a_run_that_has_tested_and_not_trained_yet_has_a_page(tmp_path: Path) ->
     assert (found["steps"]["done"], found["state"], found["reward"]["last"]) == (0, "going", None)
     assert found["held_out_exact"] == {"first": 0.5, "last": 0.5}
     assert Page(out).tags.count("svg") == 1
+
+
+def test_benchmarks_are_told_by_the_papers_metric_and_drawn_by_suite(tmp_path: Path) -> None:
+    def tested(pairs: float, films: float) -> dict[str, float]:
+        of_mmvp = {"val-benchmark/MMVP/acc": 0.9, "val-benchmark/MMVP/pair_acc": pairs}
+        return {**of_mmvp, "val-benchmark/VSR/acc": 0.5, "val-benchmark/TVBench/acc": films, "timing_s/testing": 3.0}
+
+    log(tmp_path / "metrics/20260102T030405.jsonl", {0: tested(0.2, 0.1), 10: {**trained(10), **tested(0.4, 0.3)}})
+    page, found = write_report(tmp_path, now=0.0)
+    assert found["benchmarks"] == {
+        "MMVP": {"metric": "pair_acc", "first": 0.2, "last": 0.4},
+        "VSR": {"metric": "acc", "first": 0.5, "last": 0.5},
+        "TVBench": {"metric": "acc", "first": 0.1, "last": 0.3},
+    }
+    assert found["held_out_exact"] == {"first": None, "last": None}
+    assert "<td>MMVP</td><td>pair_acc</td>" in page.read_text()
+    panel = next(panel for panel in report.panels(read_run(tmp_path), {}) if panel.title == "Benchmarks")
+    assert {line.label: line.points for line in panel.drawn} == {
+        "image": {0: pytest.approx(0.35), 10: pytest.approx(0.45)},
+        "video": {0: 0.1, 10: 0.3},
+    }
 
 
 @pytest.mark.parametrize(

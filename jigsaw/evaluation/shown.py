@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from jigsaw.errors import MediaError
-from jigsaw.lmms_plugin.shelf import Shelf
+from jigsaw.evaluation.shelf import Shelf
 from jigsaw.media.video import Clip
 
 LEAST_TOKENS, MOST_TOKENS = 128, 256
@@ -68,26 +68,28 @@ class Seconds:
             setattr(self, what, getattr(self, what) + time.perf_counter() - since)
 
 
-class Show:
-    """Makes of lmms-eval's messages what a model is shown.
+class Media:
+    """Reads the media of questions, in any number of threads.
 
     Args:
-        processor: Qwen2.5-VL's or Qwen3-VL's.
+        patch: pixels of a side of a vision patch.
+        merge: patches of a side of a token.
+        tokens: that the pictures of a question share, at most; the paper's.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, patch: int, merge: int, tokens: int = IMAGE_MAX_TOKEN_NUM) -> None:
         ImageFile.LOAD_TRUNCATED_IMAGES = False  # by lmms-eval, half a picture would be shown as a whole one
-        self._processor = processor
-        self._patch = processor.image_processor.patch_size
-        self._factor = self._patch * processor.image_processor.merge_size
+        self._patch, self._factor, self._tokens = patch, patch * merge, tokens
         self._shelf = Shelf(_KEPT)
         self.seconds = Seconds()
 
-    def __call__(self, messages: Sequence[Mapping[str, Any]], policy: Policy) -> Shown:
-        """What is shown of a question.
+    def __call__(
+        self, messages: Sequence[Mapping[str, Any]], policy: Policy
+    ) -> tuple[tuple[Image.Image, ...], tuple[Clip, ...]]:
+        """A question's pictures, RGB, and frames of its films, both scaled.
 
         Args:
-            messages: lmms-eval's; a medium is a path, a picture or, ``as_is``, a clip. What is ``as_is`` is not scaled.
+            messages: of chat; a medium is a path, a picture or, ``as_is``, a clip. What is ``as_is`` is not scaled.
             policy: of its media.
 
         Raises:
@@ -95,18 +97,16 @@ class Show:
         """
         parts = [part for message in messages for part in message["content"]]
         pictures = [part for part in parts if part["type"] == "image"]
-        films = [part for part in parts if part["type"] == "video"]
-        most = round(IMAGE_MAX_TOKEN_NUM * self._factor**2 / max(len(pictures), 1))
-        clips = [
-            part["url"]
-            if part.get("as_is")
-            else self._shelf.get((part["url"], policy), partial(self._clip, part["url"], policy))
-            for part in films
-        ]
-        return Shown(
-            self._processor.apply_chat_template(_marked(messages), tokenize=False, add_generation_prompt=True),
+        most = round(self._tokens * self._factor**2 / max(len(pictures), 1))
+        return (
             tuple(part["url"] if part.get("as_is") else self._picture(part["url"], most) for part in pictures),
-            tuple((clip.frames, clip.metadata(policy.time_embedding)) for clip in clips),
+            tuple(
+                part["url"]
+                if part.get("as_is")
+                else self._shelf.get((part["url"], policy), partial(self._clip, part["url"], policy))
+                for part in parts
+                if part["type"] == "video"
+            ),
         )
 
     def forget(self) -> None:
@@ -158,6 +158,31 @@ class Show:
         clip = Clip(torch.stack(scaled), tuple(indices), count / total * rate)
         self.seconds.add("preparing", begin)
         return clip
+
+
+class Show:
+    """Makes of chat messages what a model is shown.
+
+    Args:
+        processor: Qwen2.5-VL's or Qwen3-VL's.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self.media = Media(processor.image_processor.patch_size, processor.image_processor.merge_size)
+
+    def __call__(self, messages: Sequence[Mapping[str, Any]], policy: Policy) -> Shown:
+        """What is shown of a question; see :class:`Media`.
+
+        Raises:
+            MediaError: if a medium cannot be read.
+        """
+        pictures, clips = self.media(messages, policy)
+        return Shown(
+            self._processor.apply_chat_template(_marked(messages), tokenize=False, add_generation_prompt=True),
+            pictures,
+            tuple((clip.frames, clip.metadata(policy.time_embedding)) for clip in clips),
+        )
 
 
 def _marked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
