@@ -1,11 +1,14 @@
 """Options and fixtures that the tests share."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -168,3 +171,53 @@ def children_named() -> Callable[..., list[psutil.Process]]:
         return found
 
     return find
+
+
+class Judge:
+    """A server that speaks OpenAI's protocol, says 1 of all, notes what it is asked, and keeps silent when told."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.silent = False
+        self.answer: Any = None
+        self.key = "sesame"
+        judge = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.say(200 if self.headers["Authorization"] == f"Bearer {judge.key}" else 401, {"data": []})
+
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if judge.silent:
+                    self.say(503, {"error": {"message": "out of office"}})
+                    return
+                judge.asked.append({**asked, "path": self.path, "key": self.headers["Authorization"]})
+                if judge.answer is not None:
+                    self.say(200, judge.answer)
+                    return
+                choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "1"}}
+                usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+                body = {"id": "a", "object": "chat.completion", "created": 0, "model": asked["model"], "usage": usage}
+                self.say(200, {**body, "choices": [choice]})
+
+            def say(self, status: int, said: Any) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(json.dumps(said).encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+
+@pytest.fixture
+def judge() -> Iterator[Judge]:
+    """A judge that can be asked."""
+    made = Judge()
+    yield made
+    made.server.shutdown()

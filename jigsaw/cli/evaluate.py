@@ -110,7 +110,8 @@ def evaluate(
     names = tasks_of(suite and suite.value, [name.strip() for name in tasks.split(",") if name.strip()], protocol.value)
     numbers = _frames(frames, FEWEST_FRAMES)
     found = costs(names, limit)
-    console.print(_costs(found, numbers))
+    if found:
+        console.print(_costs(found, numbers))
     for told in unexpected(found, limit):
         console.print(told, soft_wrap=True, markup=False)
     evaluation = Evaluation(model, names, numbers, engine.value, gpus, limit, time_embedding.value, max_tokens)

@@ -22,6 +22,9 @@ def results(
         Path | None,
         typer.Option(help="Training rows: tell questions about their media apart.", metavar="ROWS", show_default=False),
     ] = None,
+    rescore: Annotated[
+        bool, typer.Option(help="Score the kept replies anew, by the tasks as they are now; needs VJ_DATA, no model.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write it as .md, .json, .png or .html, too.", show_default=False)
     ] = None,
@@ -31,6 +34,7 @@ def results(
 
     Example: [bold]jigsaw results outputs/eval/base outputs/eval/trained --against paper --out results.html[/]
     """
+    from jigsaw.evaluation.rescore import rescored
     from jigsaw.evaluation.results import as_json as told
     from jigsaw.evaluation.results import lines_of, read_folder, warnings_of
     from jigsaw.show.evaluated import KINDS, NOTE, tables, write
@@ -38,6 +42,8 @@ def results(
     if out and out.suffix.lower() not in KINDS:
         raise JigsawError(f"--out {out}: must end in {', '.join(KINDS)}")
     found = [read_folder(folder) for folder in folders]
+    if rescore:
+        found = [rescored(folder) for folder in found]
     lines = lines_of(found, paper=against == "paper", trained_on=trained_on)
     if out:
         write(found, lines, out)

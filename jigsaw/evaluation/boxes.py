@@ -171,7 +171,8 @@ def matches(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) 
 def nms_ap(asked: Iterable[Asked], choose: Choose, *, first_id: int | None = None) -> float:
     """Mean over the subsets of COCO's mAP@[.5:.95] after NMS by the truth, in whatever order the rows come.
 
-    All scores are 1. Of the predictions that match a true box one stays, the others go unless they stay for another.
+    All scores are 1. Pictures that were not asked about do not count. Of the predictions that match a true box one
+    stays, the others go unless they stay for another.
 
     Args:
         asked: of all subsets.
@@ -186,7 +187,7 @@ def nms_ap(asked: Iterable[Asked], choose: Choose, *, first_id: int | None = Non
 
 
 def _subset_ap(asked: Sequence[Asked], choose: Choose, first_id: int | None) -> float:
-    truth = read_truth(Path(asked[0].annotations), first_id)
+    truth = _of_images(read_truth(Path(asked[0].annotations), first_id), {one.image for one in asked})
     predictions: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for one in asked:
         for left, top, right, bottom in one.boxes:
@@ -197,6 +198,13 @@ def _subset_ap(asked: Sequence[Asked], choose: Choose, first_id: int | None) -> 
         boxes[annotation["image_id"]].append(annotation)
     stay = [one for image, found in predictions.items() for one in _suppressed(boxes[image], found, choose)]
     return coco_ap(truth, stay)
+
+
+def _of_images(truth: Mapping[str, Any], ids: set[int]) -> dict[str, Any]:
+    """The truth of those pictures alone that were asked about."""
+    images = [image for image in truth["images"] if image["id"] in ids]
+    annotations = [annotation for annotation in truth["annotations"] if annotation["image_id"] in ids]
+    return {**truth, "images": images, "annotations": annotations}
 
 
 def _suppressed(

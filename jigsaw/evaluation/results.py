@@ -12,7 +12,16 @@ from typing import Any
 
 from jigsaw.errors import JigsawError
 from jigsaw.evaluation.replies import first_letter_of_answer
-from jigsaw.evaluation.statistics import LEVEL, Comparison, Unit, clustered_error, compare, holm
+from jigsaw.evaluation.statistics import (
+    LEVEL,
+    Comparison,
+    Unit,
+    clustered_error,
+    compare,
+    compare_parts,
+    error_of_parts,
+    holm,
+)
 from jigsaw.evaluation.table import paper_values, read_table
 from jigsaw.files import json_lines
 from jigsaw.rows import read_rows
@@ -191,7 +200,8 @@ def lines_of(folders: Sequence[Folder], *, paper: bool = False, trained_on: Path
         units = [_units(folder, name) for folder in folders]
         one = next(folder.figures[name] for folder in folders if name in folder.figures)
         comparisons = [
-            compare(units[0], other) if units[0] and other and place else None for place, other in enumerate(units)
+            _compared(folders[0], folders[place], name, units[0], other) if place else None
+            for place, other in enumerate(units)
         ]
         found.append(
             Line(
@@ -210,6 +220,23 @@ def lines_of(folders: Sequence[Folder], *, paper: bool = False, trained_on: Path
     return _adjusted(found)
 
 
+def _compared(
+    first: Folder, second: Folder, name: Name, base: Mapping[str, Unit] | None, other: Mapping[str, Unit] | None
+) -> Comparison | None:
+    if base and other:
+        return compare(base, other)
+    before, after = first.figures.get(name), second.figures.get(name)
+    if not before or not after or not before.get("without") or not after.get("without"):
+        return None
+    if {row["id"] for row in _rows(first, name)} != {row["id"] for row in _rows(second, name)}:
+        raise JigsawError(f"{name[0]}: the models were asked different questions; evaluate both on the same")
+    return compare_parts((before["value"], before["without"]), (after["value"], after["without"]), before["n"])
+
+
+def _rows(folder: Folder, name: Name) -> Sequence[Mapping[str, Any]]:
+    return folder.questions.get((name[0], name[2]), ())
+
+
 def _units(folder: Folder, name: Name) -> dict[str, Unit] | None:
     """The units of a figure, if it is their mean."""
     task, metric, frames = name
@@ -225,7 +252,8 @@ def _score(folder: Folder, name: Name, units: Mapping[str, Unit] | None, known: 
         return None
     figure = folder.figures[name]
     if not units:
-        return Score(figure["value"], None, figure["n"], figure["unreadable"])
+        error = error_of_parts(figure["without"]) if figure.get("without") else None
+        return Score(figure["value"], error, figure["n"], figure["unreadable"])
     values, clusters = [unit.value for unit in units.values()], [unit.cluster for unit in units.values()]
     error = clustered_error(values, clusters)
     seen = unseen = None

@@ -123,6 +123,41 @@ def compare(
     )
 
 
+def error_of_parts(without: Sequence[float]) -> float:
+    """The standard error of a figure by the jackknife: from what it is with each of its parts left out.
+
+    >>> error_of_parts([1.0, 1.0])
+    0.0
+    """
+    mean = sum(without) / len(without)
+    return sqrt(sum((value - mean) ** 2 for value in without) * (len(without) - 1) / len(without))
+
+
+def compare_parts(
+    base: tuple[float, Sequence[float]], other: tuple[float, Sequence[float]], units: int
+) -> Comparison | None:
+    """:func:`compare` for figures that are no means, by the jackknife and Student's t.
+
+    Args:
+        base: the figure, and what it is with each part left out.
+        other: of the other model, the same parts.
+        units: how many questions.
+
+    Returns:
+        None where nothing differs from part to part, so that nothing is known of chance.
+    """
+    from scipy.stats import t
+
+    parts = len(base[1])
+    difference = other[0] - base[0]
+    error = error_of_parts([mine - its for mine, its in zip(other[1], base[1], strict=True)])
+    if error == 0:
+        return None
+    reach = float(t.ppf(1 - LEVEL / 2, parts - 1)) * error
+    p = float(2 * t.sf(abs(difference) / error, parts - 1))
+    return Comparison(difference, difference - reach, difference + reach, p, (_SURE + _POWER) * error, units, parts)
+
+
 def mcnemar(differences: Sequence[float]) -> float:
     """The exact two-sided p of McNemar's test: whether as many units were won as lost.
 

@@ -116,6 +116,7 @@ class Benchmark:
     gated: Literal["yes", "no", "unknown"]
     download: str
     judge: str
+    rules: str = ""
     ran_here: str
     on_fixtures: Fixtures | None = None
     citation: Citation | None = None
@@ -126,7 +127,7 @@ class Benchmark:
         data = f"`{self.folder}`" if self.folder else "hub"
         size = "" if self.download == "unknown" else f" ({self.download})"
         licence = "licence unknown" if self.licence == "unknown" else self.licence
-        judge = "" if self.judge == "none" else f"judge: {self.judge}"
+        judge = "" if self.judge == "none" else f"judge: {self.judge}; without: `{self.rules}`"
         return "; ".join(filter(None, (data + size, licence, "gated" if self.gated == "yes" else "", judge)))
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 JIGSAWS = "vj_jigsaw"
+OURS = frozenset(file.stem for file in (EVAL / "tasks").glob("vj_*/*.yaml"))
+"""Names of the tasks that are read here."""
 
 
 @dataclass(frozen=True)

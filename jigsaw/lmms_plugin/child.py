@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jigsaw.errors import JigsawError, print_error
+from jigsaw.evaluation.rescore import number
 from jigsaw.files import write_json
 from jigsaw.lmms_plugin.run import PARENT, quiet
 from jigsaw.processes import end_with
@@ -130,15 +131,8 @@ def _questions(samples: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]
             "prompt": doc.get("prompt", ""),
             "target": str(sample["target"]),
             "reply": sample["filtered_resps"][0],
-            "values": {name: _number(value) for name, value in sample.items() if name not in _OF_SAMPLE},
+            "values": {name: number(value) for name, value in sample.items() if name not in _OF_SAMPLE},
         }
-
-
-def _number(value: Any) -> float | None:
-    """What a question adds to a metric, if that is a number, alone or beside its group."""
-    if isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str):
-        value = value[1]
-    return float(value) if isinstance(value, bool | int | float) else None
 
 
 if __name__ == "__main__":

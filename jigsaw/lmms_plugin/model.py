@@ -1,5 +1,7 @@
 """The model class ``vj_qwen_vl`` of lmms-eval: Qwen2.5-VL and Qwen3-VL, shown media as the paper showed them."""
 
+import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -17,6 +19,7 @@ from jigsaw.evaluation.questions import missing
 from jigsaw.evaluation.shown import Policy
 from jigsaw.lmms_plugin import FEWEST_FRAMES
 from jigsaw.lmms_plugin.engines import Asked, Engine, Generation, Reply, Transformers, Vllm, workers
+from jigsaw.lmms_plugin.first_minute import FirstMinute
 from jigsaw.lmms_plugin.replies import Replies, key_of, weights_of
 
 ENGINES = ("hf", "vllm")
@@ -118,11 +121,14 @@ class QwenVL(lmms):  # type: ignore[misc]
         known = {key: kept for key in first if (kept := self._known(key))}
         open_places = [place for key, place in first.items() if key not in known]
         with tqdm(total=len(first), initial=len(known), disable=self.rank != 0, desc="vj_qwen_vl") as progress:
+            minute = FirstMinute(len(open_places))
             for number, reply in self._engine.ask([asked[place] for place in open_places]) if open_places else ():
                 place = open_places[number]
                 known[keys[place]] = (reply.text, reply.tokens)
                 self._keep(keys[place], requests[place], reply)
                 progress.update()
+                if (told := minute.tell(time.monotonic())) and self.rank == 0:
+                    progress.write(told, file=sys.stderr)
         return [GenerationResult(known[key][0], TokenCounts(output_tokens=known[key][1])) for key in keys]
 
     def _keys(self, asked: Sequence[Asked]) -> list[str]:

