@@ -71,8 +71,8 @@ def render_views(
     for angle in rng.uniform(0, 2 * np.pi) + np.arange(count) * (2 * np.pi / max(count, 12)):
         eye = np.array([2.4 * np.cos(angle), 2.4 * np.sin(angle), rng.uniform(1.3, 1.7)])
         pose = look_at(eye, rng.uniform((-0.6, -0.6, 0.4), (0.6, 0.6, 0.9)))
-        depth, *_ = _cast(boxes, pose, intrinsics(depth_size), depth_size)
-        views.append(View(_shaded(boxes, colours, pose, colour_size), depth, pose))
+        depth, *_ = cast(boxes, pose, intrinsics(depth_size), depth_size)
+        views.append(View(shaded(boxes, colours, pose, intrinsics(colour_size), colour_size), depth, pose))
     return views
 
 
@@ -95,11 +95,19 @@ def _room(rng: np.random.Generator) -> tuple[Array, Array]:
     return np.concatenate((walls, furniture)), rng.uniform(0.25, 0.95, (10, 3))
 
 
-def _cast(boxes: Array, pose: Array, camera: Intrinsics, size: Size) -> tuple[Array, npt.NDArray[np.intp], Array]:
-    """Depth (H, W), number of the box that is seen (H, W) and the point in the world that is seen (3, H, W)."""
+def cast(boxes: Array, pose: Array, camera: Intrinsics, size: Size) -> tuple[Array, npt.NDArray[np.intp], Array]:
+    """Depth (H, W), number of the box that is seen (H, W) and the point in the world that is seen (3, H, W).
+
+    Args:
+        boxes: two corners of each (N, 2, 3), low and high, in metres; the first is the room, which is seen from inside.
+        pose: camera to world (4, 4).
+        camera: its intrinsics.
+        size: (width, height) of the picture.
+    """
     x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     rays = np.stack(((x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, np.ones(x.shape)))
-    rays = np.tensordot(pose[:3, :3].astype(np.float32), rays.astype(np.float32), 1)
+    # Not by BLAS, whose threads are in each other's way where several processes render.
+    rays = np.einsum("ij,jyx->iyx", pose[:3, :3].astype(np.float32), rays.astype(np.float32))
     eye, inverse = pose[:3, 3].astype(np.float32), 1 / rays
     depth, seen = np.full(x.shape, np.inf, np.float32), np.zeros(x.shape, np.intp)
     for number, box in enumerate(boxes.astype(np.float32)):
@@ -113,10 +121,11 @@ def _cast(boxes: Array, pose: Array, camera: Intrinsics, size: Size) -> tuple[Ar
     return depth, seen, eye[:, None, None] + depth * rays
 
 
-def _shaded(boxes: Array, colours: Array, pose: Array, size: Size) -> Image.Image:
-    _, seen, points = _cast(boxes, pose, intrinsics(size), size)
+def shaded(boxes: Array, colours: Array, pose: Array, camera: Intrinsics, size: Size) -> Image.Image:
+    """The picture of boxes with a colour each (N, 3) in 0..1, all with checks of 25 cm; see :func:`cast`."""
+    _, seen, points = cast(boxes, pose, camera, size)
     # The face that is seen is the one whose plane the point lies in; each faces the light in its own way.
-    face = np.abs(boxes[seen].transpose(2, 3, 0, 1) - points).min(axis=0).argmin(axis=0)
+    face = np.abs(boxes.astype(np.float32)[seen].transpose(2, 3, 0, 1) - points).min(axis=0).argmin(axis=0)
     light = np.array([0.72, 0.86, 1.0])[face]
     checks = (np.floor(points * 4 + 1e-6).astype(int).sum(axis=0) % 2) * 0.12
     picture = colours[seen] * (light - checks)[..., None]

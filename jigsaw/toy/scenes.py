@@ -14,7 +14,7 @@ light that the left of the sky has more than the right is taken back on the grou
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -323,11 +323,20 @@ def write_scenes(
     Raises:
         JigsawError: if ``count`` or ``workers`` is under 1.
     """
+    return write_series(partial(_write_scene, Path(folder), seed, size), folder, count, workers=workers)
+
+
+def write_series(
+    write: Callable[[int], Path], folder: str | os.PathLike[str], count: int, *, workers: int
+) -> list[Path]:
+    """Call ``write``, which can be pickled, with 0 to ``count`` − 1, in processes, once the folder is there.
+
+    Raises:
+        JigsawError: if ``count`` or ``workers`` is under 1.
+    """
     if count < 1 or workers < 1:
         raise JigsawError(f"count and workers must be 1 or more, got {count} and {workers}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write = partial(_write_scene, folder, seed, size)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     if workers == 1:
         return [write(index) for index in range(count)]
     # Spawned, not forked: the caller may hold threads (Ray, torch) that a fork would copy half-alive.

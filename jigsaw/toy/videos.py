@@ -1,8 +1,11 @@
 """Rendered videos: a view that pans over a hilly land from dawn to dusk while two balls cross it."""
 
 import os
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -66,14 +69,31 @@ def write_video(
     Returns:
         The file.
     """
-    import av
-
+    film = Film(round(seconds * fps), size, seed)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    film = Film(round(seconds * fps), size, seed)
-    with av.open(str(path), "w") as container:
+    write_frames(path, (film[index] for index in range(film.frames)), fps=fps)
+    return path
+
+
+def write_frames(
+    file: Path | IO[bytes], frames: Iterable[Pixels], *, fps: float, container_format: str | None = None
+) -> None:
+    """Write frames as H.264; the same frames give the same bytes.
+
+    Args:
+        file: its path, or an open file.
+        frames: one or more, each uint8 (height, width, RGB), both sides even.
+        fps: frames a second.
+        container_format: FFmpeg's name of it, for example ``mp4``; None for what the path's suffix says.
+    """
+    import av
+
+    frames = iter(frames)
+    first = next(frames)
+    with av.open(file, "w", format=container_format) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.width, stream.height = size
+        stream.height, stream.width, _ = first.shape
         stream.pix_fmt = "yuv420p"
         # The encoder's choices depend on the number of threads, and with AVX-512 change from run to run.
         stream.options = {
@@ -83,10 +103,9 @@ def write_video(
             "threads": "1",
             "x264-params": "cpu-independent=1",
         }
-        for index in range(film.frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(film[index], format="rgb24")))
+        for frame in chain([first], frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    return path
 
 
 def write_videos(folder: str | os.PathLike[str], count: int, *, seed: int, seconds: float = 24) -> list[Path]:
