@@ -169,7 +169,12 @@ def prompt_texts(extra: list[str]) -> list[str]:
 
 
 def build_tiny_model(
-    folder: str | os.PathLike[str], *, family: str = "qwen2_5_vl", seed: int = 0, words: tuple[str, ...] = ()
+    folder: str | os.PathLike[str],
+    *,
+    family: str = "qwen2_5_vl",
+    seed: int = 0,
+    words: tuple[str, ...] = (),
+    max_pixels: int = 112 * 112,
 ) -> Path:
     """Write a tiny model as a Hugging Face folder, whole or not at all.
 
@@ -178,6 +183,7 @@ def build_tiny_model(
         family: one of :data:`jigsaw.shapes.FAMILIES`.
         seed: of the random weights.
         words: texts that should take few tokens, for example the warm start's replies.
+        max_pixels: a picture with more pixels is scaled down.
 
     Returns:
         The folder.
@@ -194,5 +200,5 @@ def build_tiny_model(
     )
     with atomic_folder(folder) as draft:
         model.save_pretrained(draft)
-        build_processor(tokenizer, family).save_pretrained(draft)
+        build_processor(tokenizer, family, max_pixels).save_pretrained(draft)
     return folder
