@@ -195,7 +195,7 @@ def test_held_out_puzzles_by_the_rewards_metrics(command: Command, model: Path, 
     ("options", "said"),
     [
         (["--tasks=vj_tvbemch"], "eval/tasks; is it vj_tvbench or"),
-        (["--tasks=mathvista_testmini"], "mathvista_testmini: is scored by a judge"),
+        (["--tasks=mathvista_testmini"], "mathvista_testmini: not run, for it is scored by a judge"),
         ([], "nothing to evaluate: give --suite or --tasks"),
         (["--tasks=vj_sat", "--frames=x"], "--frames x: must be numbers, such as 16,32,64"),
         (["--tasks=vj_sat", "--frames=2"], "--frames 2: must be 8 or more"),
