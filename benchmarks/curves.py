@@ -96,11 +96,12 @@ STUDIES = {
 
 def prepare(out: Path, study: Study, seed: int, steps: int, progress: Progress) -> Quickstart:
     """A seed's pictures, rows and warm-started model."""
-    settings = Settings(study.grid, study.begin_with, None, warm_start_steps_of(parse_grid(study.grid)), seed)
+    rows, columns = parse_grid(study.grid)
+    settings = Settings(study.grid, study.begin_with, None, warm_start_steps_of(rows * columns), seed)
     prepared = Quickstart(out / f"seed_{seed}", settings, steps)
     prepared.out.mkdir(parents=True, exist_ok=True)
     for stage in (
-        lambda: prepared.pictures(progress),
+        lambda: prepared.media(progress),
         prepared.tiny_model,
         lambda: prepared.warm_start(progress),
     ):
@@ -121,8 +122,7 @@ def solved(metrics: dict[int, Metrics]) -> int | None:
 def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int, progress: Progress) -> Result:
     """A run from the warm-started model to its last step; one that came so far, or solved its task, before is kept."""
     run = Quickstart(prepared.out / name.replace(" ", "_"), prepared.settings, prepared.steps)
-    run.media_root, run.warm_model = prepared.media_root, prepared.warm_model
-    run.train_rows, run.heldout_rows = prepared.train_rows, prepared.heldout_rows
+    run.parts, run.warm_model = prepared.parts, prepared.warm_model
     run.out.mkdir(exist_ok=True)
     kill_leftovers(run.out)
     clock = Clock(run.out / "timing.json", seconds_install=0.0)

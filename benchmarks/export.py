@@ -27,7 +27,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from jigsaw.toy.model import build_tiny_model
-from jigsaw.toy.warm_start import SCENE_WORDS
+from jigsaw.toy.worlds import SCENE_WORDS
 
 RANKS = 2
 LARGE = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 16, "num_attention_heads": 12}

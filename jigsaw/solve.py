@@ -5,7 +5,7 @@ import os
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -83,7 +83,7 @@ def solve(
         processor: its processor.
         plans: the puzzles.
         media_root: folder of their media.
-        grey: whether every picture is shown as one grey: nothing left to see, all else equal.
+        grey: whether all pictures and clips are shown as one grey: nothing left to see, all else equal.
         sample: whether to draw the replies at temperature 1, as a rollout does, by torch's global seed; else greedily.
         max_new_tokens: longest reply.
         batch_size: puzzles at once.
@@ -108,18 +108,7 @@ def _replies(
     import torch
 
     processor.tokenizer.padding_side = "left"
-    media = [item for puzzle in puzzles for item in puzzle.media]
-    images = [item for item in media if isinstance(item, Image.Image)]
-    clips = [item for item in media if not isinstance(item, Image.Image)]
-    shown: dict[str, Any] = {}
-    if images:
-        shown["images"] = [greyed(image) for image in images] if grey else images
-    if clips:  # their frames are chosen and scaled already
-        shown |= {
-            "videos": [clip.frames for clip in clips],
-            "video_metadata": [clip.metadata() for clip in clips],
-            "do_sample_frames": False,
-        }
+    media = [without_content(item) if grey else item for puzzle in puzzles for item in puzzle.media]
     inputs = processor(
         text=[
             processor.apply_chat_template(puzzle.messages, add_generation_prompt=True, tokenize=False)
@@ -127,7 +116,7 @@ def _replies(
         ],
         padding=True,
         return_tensors="pt",
-        **shown,
+        **shown(media),
     ).to(model.device)
     with torch.inference_mode():
         output = model.generate(
@@ -139,6 +128,24 @@ def _replies(
         )
     replies: list[str] = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return replies
+
+
+def shown(media: Sequence[Any]) -> dict[str, Any]:
+    """How a processor is handed pictures and clips, whose frames are chosen and scaled already."""
+    images = [item for item in media if isinstance(item, Image.Image)]
+    clips = [item for item in media if not isinstance(item, Image.Image)]
+    found: dict[str, Any] = {"images": images} if images else {}
+    if clips:
+        times = [clip.metadata() for clip in clips]
+        found |= {"videos": [clip.frames for clip in clips], "video_metadata": times, "do_sample_frames": False}
+    return found
+
+
+def without_content(piece: Any) -> Any:
+    """A picture, or a clip, of its size in one grey."""
+    if isinstance(piece, Image.Image):
+        return greyed(piece)
+    return replace(piece, frames=piece.frames.new_full(piece.frames.shape, 128))
 
 
 def scores_of(plans: Sequence[Plan], replies: Sequence[str]) -> list[dict[str, float]]:

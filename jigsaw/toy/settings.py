@@ -1,8 +1,12 @@
 """What a quickstart can be told. The command line knows it without verl or torch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jigsaw.shapes import FAMILIES
+
+Kind = Literal["image", "video", "depth", "mixture"]
+"""A task, or all of them in one run."""
 
 STEPS, STEPS_OF_PICTURES = 50, 70
 """GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
@@ -24,6 +28,9 @@ class Settings:
         warm_start_steps: supervised steps before GRPO; None for as many as it takes, see :data:`FORMED`.
         seed: of the pictures, the weights and all draws.
         model: family of the tiny model, one of :data:`jigsaw.shapes.FAMILIES`.
+        task: what is trained.
+        clips: of a film.
+        points: of a room.
     """
 
     grid: str
@@ -32,3 +39,6 @@ class Settings:
     warm_start_steps: int | None
     seed: int
     model: str = FAMILIES[0]
+    task: Kind = "image"
+    clips: int = 2
+    points: int = 2

@@ -1,29 +1,39 @@
 """The warm start's examples as a data set of verl's supervised trainer (configs/warm_start.yaml)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from jigsaw.difficulty import at_level
-from jigsaw.rows import read_rows
+from jigsaw.rows import Row, read_rows
+from jigsaw.toy.settings import Settings
 from jigsaw.toy.warm_start import Example, warm_start_example
+from jigsaw.toy.worlds import World, worlds_of
 from jigsaw.verl_plugin.sft import supervised_item
 
 
 class WarmStartDataset(Dataset[dict[str, Any]]):
     """``data.train_batch_size`` × ``data.steps`` examples; see :func:`jigsaw.toy.warm_start.warm_start_example`.
 
+    The examples of a batch are of one source, the sources come in turn.
+
     Args:
         parquet_files: verl passes them; as in the config.
         tokenizer: not used; verl passes it.
-        config: verl's ``data`` config.
-        processor: a Qwen2.5-VL processor.
+        config: verl's ``data`` config, with ``sources``: of each its rows, their media's folder, and the task of the
+            world that they are rendered of.
+        processor: of a family that is trained.
         max_samples: not used; verl passes it.
     """
 
     def __init__(self, parquet_files: Any, tokenizer: Any, config: Any, processor: Any, max_samples: int = -1) -> None:
-        rows = read_rows(config.train_files)
-        self._rows = [at_level(row, "image", tuple(grid)) for grid in config.levels for row in rows] or rows
+        worlds = {world.task: world for world in worlds_of(Settings(**config.settings))}
+        self._sources: list[tuple[Sequence[Row], str, World | None]] = []
+        for source in config.sources:
+            rows = read_rows(source.files)
+            at_levels: list[Row] = [at_level(row, "image", tuple(grid)) for grid in config.levels for row in rows]
+            self._sources.append((at_levels or rows, source.media_root, worlds[source.world] if source.world else None))
         self._config, self._processor = config, processor
 
     def __len__(self) -> int:
@@ -38,4 +48,5 @@ class WarmStartDataset(Dataset[dict[str, Any]]):
         """The example of an index; a later round goes on with examples that the rounds before have not shown."""
         config = self._config
         index += config.round * len(self)
-        return warm_start_example(self._rows, config.media_root, index, seed=config.seed, scenes=config.scenes)
+        rows, root, world = self._sources[index // config.train_batch_size % len(self._sources)]
+        return warm_start_example(rows, root, index, seed=config.seed, world=world)

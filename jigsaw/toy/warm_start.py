@@ -2,7 +2,7 @@
 
 A model with random weights answers nothing that a reward could tell apart. So it first learns to name what it sees, and
 to answer puzzles in the right form, with orders drawn at random: what it knows about order afterwards is chance, and
-everything above it comes from GRPO. The parts of rendered scenes have names, which it learns from single tiles. Of
+everything above it comes from GRPO. The pieces of rendered media have names, which it learns one by one. Of
 other pictures nothing is known but their pixels: there its replies begin with what those say of each tile.
 """
 
@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from jigsaw.permutation import answer_of
 from jigsaw.puzzle import Message, Puzzle
 from jigsaw.rows import Row
 from jigsaw.tasks import cut, plan
+from jigsaw.toy.worlds import THOUGHT, World
 
 Pixels = npt.NDArray[np.floating[Any]]
 
@@ -29,7 +29,7 @@ class Example:
     """A chat with its media in place, and the reply to learn."""
 
     messages: list[Message]
-    media: list[Image.Image]
+    media: list[Any]
     reply: str
 
 
@@ -41,25 +41,10 @@ def order_example(puzzle: Puzzle, thought: str, rng: random.Random) -> Example:
     return Example(puzzle.messages, puzzle.media, f"<think>{thought}</think><answer>{answer}</answer>")
 
 
-def naming_example(tile: Image.Image, name: str) -> Example:
-    """A single tile and what it shows."""
-    content = [{"type": "image", "image": {}}, {"type": "text", "text": NAMING_PROMPT}]
-    return Example([{"role": "user", "content": content}], [tile], name)
-
-
-NAMING_PROMPT = "\nWhat is this?"
-THOUGHT = "Look."
-SCENE_WORDS = ("sky", "ground", "sunny ", "shady ", THOUGHT, NAMING_PROMPT)
-"""What the tokenizer should spell in few tokens for rendered scenes."""
-
-
-def scene_name(puzzle: Puzzle, place: int) -> str:
-    """What the piece at a 0-based place of a rendered scene shows: sky or ground, towards the light or away from it."""
-    rows, columns = puzzle.grid or (1, 1)
-    row, column = divmod(puzzle.order[place], columns)
-    light = "" if columns == 1 else "sunny" if column < columns / 2 else "shady"
-    what = "" if rows == 1 else "sky" if row < rows / 2 else "ground"
-    return f"{light} {what}".strip()
+def naming_example(world: World, row: Row, puzzle: Puzzle, place: int) -> Example:
+    """A single piece and what it shows."""
+    content, media = world.asked(puzzle, place)
+    return Example([{"role": "user", "content": content}], media, world.name(row, puzzle, place))
 
 
 def _brightness(tile: Pixels) -> float:
@@ -99,25 +84,25 @@ def cue_thought(puzzle: Puzzle) -> str:
 
 
 def warm_start_example(
-    rows: Sequence[Row], media_root: str | os.PathLike[str], index: int, *, seed: int, scenes: bool
+    rows: Sequence[Row], media_root: str | os.PathLike[str], index: int, *, seed: int, world: World | None
 ) -> Example:
     """The example of an index, a pure function of its arguments.
 
-    Of rendered scenes, whose parts have names: three puzzles, for the form takes longer to learn than the names, and a
-    single tile in turn. Of other pictures: puzzles, with what their pixels say.
+    Of rendered media, whose parts have names: three puzzles, for the form takes longer to learn than the names, and a
+    single piece in turn. Of other pictures: puzzles, with what their pixels say.
 
     Args:
         rows: training rows.
-        media_root: folder of their pictures.
+        media_root: folder of their media.
         index: 0-based number of the example.
         seed: of all draws.
-        scenes: whether the pictures are rendered scenes.
+        world: that the media are rendered of; None for pictures of any kind.
     """
     rng = random.Random(f"{seed}/{index}")
-    puzzle = cut(plan(rng.choice(rows), seed, index), media_root)
-    if not scenes:
+    row = rng.choice(rows)
+    puzzle = cut(plan(row, seed, index), media_root)
+    if world is None:
         return order_example(puzzle, cue_thought(puzzle), rng)
     if index % 4:
         return order_example(puzzle, THOUGHT, rng)
-    place = rng.randrange(len(puzzle.pieces))
-    return naming_example(puzzle.pieces[place], scene_name(puzzle, place))
+    return naming_example(world, row, puzzle, rng.randrange(len(puzzle.order)))

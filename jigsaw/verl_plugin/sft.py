@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from jigsaw.errors import JigsawError
 from jigsaw.response import reply_of
 from jigsaw.rows import read_rows
+from jigsaw.solve import shown
 from jigsaw.tasks import build_puzzle
 from jigsaw.verl_plugin.plans import check_processor
 from jigsaw.verl_plugin.positions import get_rope_index
@@ -57,30 +58,32 @@ class AnswerDataset(Dataset[dict[str, Any]]):
 
 
 def supervised_item(
-    processor: Any, messages: Sequence[dict[str, Any]], images: Sequence[Any], reply: str
+    processor: Any, messages: Sequence[dict[str, Any]], media: Sequence[Any], reply: str
 ) -> dict[str, Any]:
-    """An item of a ``data.custom_cls`` of verl's; verl's own data set wants the pictures in the parquet file.
+    """An item of a ``data.custom_cls`` of verl's; verl's own data set wants the media in the parquet file.
 
     Args:
         processor: of a family that is trained.
         messages: the prompt.
-        images: its pictures.
+        media: its pictures and clips, in their order.
         reply: what is to be learnt; the end of the turn is added.
 
     Returns:
-        Token ids (L,), position ids (4, L), a loss mask (L,) that is 1 on the reply, and the picture features.
+        Token ids (L,), position ids (4, L), a loss mask (L,) that is 1 on the reply, and the features of the media.
     """
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     reply += processor.tokenizer.eos_token
-    features = dict(processor(text=[prompt + reply], images=images, return_tensors="pt"))
+    features = dict(processor(text=[prompt + reply], return_tensors="pt", **shown(media)))
     ids = features.pop("input_ids")[0]
     features.pop("mm_token_type_ids", None)
+    where = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
     places = get_rope_index(
         processor,
         input_ids=ids,
-        image_grid_thw=features["image_grid_thw"],
         attention_mask=features.pop("attention_mask")[0],
+        **{name: features[name] for name in where if name in features},
     )
+    features.pop("second_per_grid_ts", None)
     loss_mask = torch.zeros_like(ids)
     loss_mask[-len(processor.tokenizer(reply)["input_ids"]) :] = 1
     return {

@@ -86,7 +86,7 @@ def family(request: pytest.FixtureRequest) -> str:
 def model_of_family(family: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of the family, whose head is its embeddings."""
     from jigsaw.toy.model import build_tiny_model
-    from jigsaw.toy.warm_start import SCENE_WORDS
+    from jigsaw.toy.worlds import SCENE_WORDS
 
     if family == "qwen2_5_vl":
         return tiny_model

@@ -23,7 +23,7 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from jigsaw.errors import JigsawError
 from jigsaw.toy.model import build_tiny_model
-from jigsaw.toy.warm_start import SCENE_WORDS
+from jigsaw.toy.worlds import SCENE_WORDS
 from jigsaw.verl_plugin import patches
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]

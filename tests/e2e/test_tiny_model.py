@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jigsaw.puzzle import Puzzle
 from jigsaw.solve import scores_of, solve
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy.rows import image_row
+from jigsaw.toy.settings import Settings
 from jigsaw.toy.sft_dataset import WarmStartDataset
 from jigsaw.toy.verdict import mean_scores
 from jigsaw.toy.warm_start import Example
@@ -54,12 +56,13 @@ def warm_start_of(
     """The warm start's examples of rows of 2×1, at some levels."""
     data = tmp_path_factory.mktemp("rows")
     prepare_rows(scenes, data, ImageOptions(grid=(2, 1)), progress=lambda done, total: None)
-    config = {"train_files": str(data / "train.parquet"), "media_root": str(scenes), "seed": 0, "scenes": True}
-    config |= {"train_batch_size": 16, "steps": 2, "round": 0}
+    settings = asdict(Settings("2x1", None, None, None, 0))
+    source = {"files": str(data / "train.parquet"), "media_root": str(scenes), "world": "image"}
+    config = {"sources": [source], "settings": settings, "seed": 0, "train_batch_size": 16, "steps": 2, "round": 0}
 
     def of_levels(levels: list[list[int]], **others: int) -> WarmStartDataset:
         given = OmegaConf.create({**config, "levels": levels, **others})
-        return WarmStartDataset(config["train_files"], model[1].tokenizer, given, model[1])
+        return WarmStartDataset(source["files"], model[1].tokenizer, given, model[1])
 
     return of_levels
 

@@ -15,7 +15,7 @@ from jigsaw.errors import JigsawError
 from jigsaw.tasks import plan
 from jigsaw.toy.quickstart import Quickstart, _begin, schedule, warm_start_steps_of
 from jigsaw.toy.rows import image_row
-from jigsaw.toy.settings import Settings
+from jigsaw.toy.settings import Kind, Settings
 
 
 def _row(number: int) -> dict[str, Any]:
@@ -71,14 +71,14 @@ def test_a_round_that_was_finished_is_not_made_again(tmp_path: Path, monkeypatch
 
 def test_puzzles_of_one_picture_are_known_by_it(tmp_path: Path, scenes: Path) -> None:
     rendered = Quickstart(tmp_path, SETTINGS, steps=1)
-    assert rendered.picture_of(plan(_row(3))) == "scene-00003.png"
+    assert rendered.source_of(plan(_row(3))) == "scene-00003.png"
     pictures = tmp_path / "pictures"
     shutil.copytree(scenes, pictures)
     for number in range(2):
         shutil.copy(scenes / "scene-00000.png", pictures / f"more-{number}.png")
     crops = Quickstart(tmp_path, replace(SETTINGS, images=str(pictures)), steps=1)
     crop = _row(0) | {"images": [{"path": "holiday/beach.jpg/004.jpg", "jigsaw_config": [2, 1]}]}
-    assert crops.picture_of(plan(crop)) == "holiday/beach.jpg"
+    assert crops.source_of(plan(crop)) == "holiday/beach.jpg"
 
 
 def test_a_folder_of_the_same_settings_is_kept(tmp_path: Path) -> None:
@@ -117,9 +117,44 @@ def test_a_grid_to_begin_with_becomes_a_schedule(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("grid", "steps"), [((2, 1), 250), ((1, 2), 250), ((2, 2), 1000)])
-def test_more_tiles_take_a_longer_warm_start(grid: tuple[int, int], steps: int) -> None:
-    assert warm_start_steps_of(grid) == steps
+@pytest.mark.parametrize(("pieces", "steps"), [(2, 250), (3, 562), (4, 1000)])
+def test_more_pieces_take_a_longer_warm_start(pieces: int, steps: int) -> None:
+    assert warm_start_steps_of(pieces) == steps
+
+
+def test_each_task_has_media_and_puzzles_of_its_own(tmp_path: Path) -> None:
+    def parts(task: Kind, **changed: Any) -> list[tuple[str, str, float]]:
+        run = Quickstart(tmp_path, replace(SETTINGS, task=task, **changed), steps=1)
+        return [(part.media_root.name, part.kind, part.chance) for part in run.parts]
+
+    assert parts("image", grid="2x2") == [("scenes", "2x2 tiles", 1 / 24)]
+    assert parts("video", clips=3) == [("films", "3 clips", 1 / 6)]
+    assert parts("depth") == [("rooms", "2 points", 1 / 2)]
+    assert [name for name, *_ in parts("mixture")] == ["scenes", "films", "rooms"]
+
+
+def test_a_mixture_is_one_of_verls_config(tmp_path: Path) -> None:
+    run = Quickstart(tmp_path / "with, blank's", replace(SETTINGS, task="mixture"), steps=1)
+    given = {one.key_or_group: one.value() for one in OverridesParser.create().parse_overrides(run.arguments_of_rows())}
+    assert [source["name"] for source in given["data.mixture"]] == ["image", "video", "depth"]
+    assert [source["files"] for source in given["data.val_files"]] == [str(part.heldout_rows) for part in run.parts]
+    assert given["data.train_files"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"task": "depth", "images": "."}, r"task depth: needs depth, which a folder of pictures has not"),
+        ({"task": "video", "images": "."}, r"task video: needs films, which a folder of pictures has not"),
+        ({"task": "video", "clips": 1}, r"clips 1: must be 2 to 4"),
+        ({"task": "depth", "points": 9}, r"points 9: must be 2 to 4"),
+        ({"task": "depth", "model": "qwen3_vl"}, r"model qwen3_vl: cannot read the rooms' numbers"),
+        ({"task": "mixture", "grid": "2x2", "begin_with": "2x1"}, r"begin_with 2x1: is for --task image"),
+    ],
+)
+def test_what_does_not_go_together_is_said(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(JigsawError, match=message):
+        Quickstart(tmp_path, replace(SETTINGS, **changed), steps=1)
 
 
 def test_a_grid_beyond_the_tiny_model_is_refused(tmp_path: Path) -> None:

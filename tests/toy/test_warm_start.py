@@ -67,7 +67,7 @@ def test_examples_are_functions_of_their_index(scenes: Path) -> None:
     rows = [_row(f"scene-{number:05d}.png") for number in range(48)]
 
     def shown(index: int) -> tuple[str, list[bytes]]:
-        example = warm_start_example(rows, scenes, index, seed=0, scenes=False)
+        example = warm_start_example(rows, scenes, index, seed=0, world=None)
         return example.reply, [tile.tobytes() for tile in example.media]
 
     assert shown(3) == shown(3)
