@@ -127,7 +127,11 @@ def _held_out(model: str, rows: Path | None, media_root: Path | None) -> str:
     summary = Path(model) / "summary.json"
     if summary.is_file():
         said = json.loads(summary.read_text(encoding="utf-8"))
-        rows, media_root = rows or Path(said["heldout_parquet"]), media_root or Path(said["heldout_media_root"])
+        if "heldout_parquet" not in said and rows is None:
+            parts = ", ".join(f"--rows {one['heldout_parquet']}" for one in said["tasks"].values())
+            raise JigsawError(f"{model}: is a mixture; give --rows and --media-root of one of its tasks: {parts}")
+        if "heldout_parquet" in said:
+            rows, media_root = rows or Path(said["heldout_parquet"]), media_root or Path(said["heldout_media_root"])
         exported = sorted((Path(model) / "model").glob("step_*"), key=lambda folder: int(folder.name[5:]))
         if not exported:
             raise JigsawError(f"{model}: holds no exported model; let the quickstart end first")

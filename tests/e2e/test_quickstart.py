@@ -15,7 +15,9 @@ from jigsaw.toy.benchmarks import MAKERS, write_benchmarks
 pytestmark = [pytest.mark.e2e, pytest.mark.slow("learning"), pytest.mark.timeout(1800)]
 
 KEYS = {
-    "grid",
+    "task",
+    "tasks",
+    "pieces",
     "chance",
     "exact_before",
     "exact_after",
@@ -27,7 +29,7 @@ KEYS = {
     "score_after",
     "verdict",
     "heldout_puzzles",
-    "heldout_pictures",
+    "heldout_sources",
     "grpo_steps",
     "seconds_total",
     "seconds_install",
