@@ -185,7 +185,8 @@ class Judge:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.say(200 if self.headers["Authorization"] == f"Bearer {judge.key}" else 401, {"data": []})
+                has_key = self.headers["Authorization"] == f"Bearer {judge.key}"
+                self.say((200 if has_key else 401) if self.path == "/v1/models" else 404, {"data": []})
 
             def do_POST(self) -> None:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -1,6 +1,7 @@
 """``jigsaw results``: evaluated models side by side."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +24,7 @@ def results(
         typer.Option(help="Training rows: tell questions about their media apart.", metavar="ROWS", show_default=False),
     ] = None,
     rescore: Annotated[
-        bool, typer.Option(help="Score the kept replies anew, by the tasks as they are now; needs VJ_DATA, no model.")
+        bool, typer.Option(help="Score the kept replies by the tasks as they are now; takes VJ_DATA, no model.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write it as .md, .json, .png or .html, too.", show_default=False)
@@ -42,17 +43,23 @@ def results(
     if out and out.suffix.lower() not in KINDS:
         raise JigsawError(f"--out {out}: must end in {', '.join(KINDS)}")
     found = [read_folder(folder) for folder in folders]
+    notes = []
     if rescore:
-        found = [rescored(folder) for folder in found]
+        anew = [rescored(folder) for folder in found]
+        found, notes = [folder for folder, _ in anew], [note for _, of_folder in anew for note in of_folder]
     lines = lines_of(found, paper=against == "paper", trained_on=trained_on)
     if out:
         write(found, lines, out)
     if as_json:
         print(json.dumps(told(found, lines), indent=1))
         return
+    for note in notes:
+        print(note, file=sys.stderr)
     console = Console()
     for table in tables(found, lines):
-        shown = Table(*table.columns, title=table.title)
+        shown = Table(title=table.title)
+        for column in table.columns:
+            shown.add_column(column, no_wrap=column in ("benchmark", "metric", "read"))
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)

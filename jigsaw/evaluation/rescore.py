@@ -3,90 +3,108 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from jigsaw.errors import JigsawError
 from jigsaw.evaluation.questions import Document
-from jigsaw.evaluation.results import Folder, units_of
-from jigsaw.evaluation.tasks import OURS, Task, read_task
+from jigsaw.evaluation.results import Folder, chance, units_of
+from jigsaw.evaluation.tasks import JIGSAWS, OURS, Task, read_task
 
 PARTS = 20
 """Into which the clusters of a figure are dealt, each left out once."""
 _SAME = 1e-9
 
 
-def rescored(folder: Folder) -> Folder:
-    """What a model's replies come to now; a task that is not ours stays as it was.
+def rescored(folder: Folder) -> tuple[Folder, list[str]]:
+    """What a model's replies come to now, and what there is to know about it, a line each.
 
     Args:
-        folder: what an evaluation left. The benchmarks' data must be there, as for asking them.
+        folder: what an evaluation left. The benchmarks' data must be there, as for asking them. Nothing is written.
+
+    Returns:
+        The folder with figures of now. Puzzles, and tasks that are lmms-eval's or scored by rules, stay as they were.
 
     Raises:
         JigsawError: if the data are not there, or a task asks in other words than those that were answered.
     """
-    questions = dict(folder.questions)
-    figures = dict(folder.figures)
-    for (name, frames), rows in folder.questions.items():
-        if name not in OURS:
+    questions, figures, notes = dict(folder.questions), dict(folder.figures), []
+    names = dict.fromkeys((task, frames) for task, _, frames in folder.figures)
+    for name, frames in names:
+        rows = folder.questions.get((name, frames), ())
+        if not rows or name not in OURS or name.startswith(JIGSAWS):
+            notes.append(f"{folder.model}, {name}: is shown as it was scored")
             continue
         task = read_task(name)
         answered = _answered(task, rows, str(folder.path))
-        said = [task.score(doc, [reply]) for doc, reply in answered]
-        values = [{metric: number(value) for metric, value in one.items()} for one in said]
-        questions[name, frames] = [{**row, "values": one} for row, one in zip(rows, values, strict=True)]
+        now = [_as_now(row, doc, task.score(doc, [reply])) for row, (doc, reply) in zip(rows, answered, strict=True)]
+        if others := sum(row["target"] != new["target"] for row, new in zip(rows, now, strict=True)):
+            notes.append(f"{folder.model}, {name}: {others} of its right answers are others now")
+        questions[name, frames] = now
         found = task.figures(answered)
+        without = left_out(task, answered, now, found)
         for key, figure in folder.figures.items():
-            if (key[0], key[2]) == (name, frames):
-                if key[1] not in found:
-                    raise JigsawError(f"{folder.path}: {name} has no {key[1]} any more; start its evaluation again")
-                without = left_out(task, key[1], answered, questions[name, frames], found[key[1]])
-                now = {"value": found[key[1]], "unreadable": found.get("unreadable"), "without": without}
-                figures[key] = {**figure, **now}
-    return replace(folder, questions=questions, figures=figures)
+            if (key[0], key[2]) != (name, frames):
+                continue
+            if key[1] not in found:
+                raise JigsawError(f"{folder.path}: {name} has no {key[1]} any more; start its evaluation again")
+            new = {"value": found[key[1]], "unreadable": found.get("unreadable"), "without": without.get(key[1])}
+            figures[key] = {**figure, **new, "chance": chance(now, key[1])}
+    return replace(folder, questions=questions, figures=figures), notes
 
 
-def left_out_of(name: str, metric: str, rows: Sequence[Mapping[str, Any]], value: float) -> list[float] | None:
-    """:func:`left_out` by the questions of an evaluation; None for a task that is not ours.
+def _as_now(row: Mapping[str, Any], doc: Document, values: Mapping[str, Any]) -> dict[str, Any]:
+    now = {"target": str(doc["answer"]), "group": doc["group"], "values": {}}
+    if row["letters"] is not None:
+        now["letters"] = doc["letters"]
+    now["values"] = {metric: number(value) for metric, value in values.items()}
+    return {**row, **now}
+
+
+def left_out_of(name: str, rows: Sequence[Mapping[str, Any]], found: Mapping[str, float]) -> dict[str, list[float]]:
+    """:func:`left_out` of a task by its name; nothing for one that is not ours, or has means alone.
 
     Args:
         name: of the task.
-        metric: of it.
-        rows: the questions.
-        value: what the metric is.
+        rows: the questions as an evaluation left them.
+        found: its metrics.
     """
-    if name not in OURS or _is_mean(rows, metric, value):
-        return None
+    if name not in OURS or all(_is_mean(rows, metric, value) for metric, value in found.items()):
+        return {}
     task = read_task(name)
-    return left_out(task, metric, _answered(task, rows, name), rows, value)
+    return left_out(task, _answered(task, rows, name), rows, found)
 
 
 def left_out(
     task: Task,
-    metric: str,
     answered: Sequence[tuple[Document, str]],
     rows: Sequence[Mapping[str, Any]],
-    value: float,
-) -> list[float] | None:
-    """A metric with each part of the clusters left out, for its error; None where it is a mean, whose error is known.
+    found: Mapping[str, float],
+) -> dict[str, list[float]]:
+    """Metrics that are no means, with each part of the clusters left out: what their errors follow from.
 
     Args:
         task: that scores.
-        metric: of it.
         answered: questions and replies.
         rows: the same questions as an evaluation left them.
-        value: what the metric is of all of them.
+        found: the metrics of all of them.
+
+    Returns:
+        By metric; nothing where there are too few clusters for the parts.
     """
-    if _is_mean(rows, metric, value):
-        return None
-    parts = [int(sha256(row["cluster"].encode()).hexdigest(), 16) % PARTS for row in rows]
-    found = []
-    for part in range(PARTS):
-        rest = [one for one, its in zip(answered, parts, strict=True) if its != part]
-        figures = task.figures(rest) if rest else {}
-        if metric not in figures:
-            return None
-        found.append(figures[metric])
-    return found
+    metrics = [metric for metric, value in found.items() if not _is_mean(rows, metric, value)]
+    parts = [_part(row["cluster"]) for row in rows]
+    if not metrics or len({row["cluster"] for row in rows}) < 2 * PARTS:
+        return {}
+    figures = [
+        task.figures([one for one, its in zip(answered, parts, strict=True) if its != part]) for part in range(PARTS)
+    ]
+    return {metric: [one[metric] for one in figures] for metric in metrics if all(metric in one for one in figures)}
+
+
+def _part(cluster: str) -> int:
+    """The part that a cluster is dealt to, wherever the data lie: by the name of a file and of its folder."""
+    return int(sha256("/".join(Path(cluster).parts[-2:]).encode()).hexdigest(), 16) % PARTS
 
 
 def _is_mean(rows: Sequence[Mapping[str, Any]], metric: str, value: float) -> bool:

@@ -30,6 +30,9 @@ RESULTS, QUESTIONS = "results.json", "questions.jsonl"
 Name = tuple[str, str, int | None]
 """A figure: task, metric and frames."""
 
+_OF_QUESTION = (
+    *("task", "frames", "id", "group", "cluster", "media", "letters", "pieces", "prompt", "target", "reply", "values"),
+)
 _SAME_LETTER = 0.95
 _EXACT = 1e-9
 _MEDIA_KEY = re.compile(r"scene\d{4}_\d{2}|\d{12}")
@@ -61,7 +64,7 @@ class Score:
 
     Attributes:
         value: 0 to 1.
-        error: its standard error by clusters; None where it is no mean over questions.
+        error: its standard error by clusters; None where it is not known.
         n: questions.
         unreadable: share of replies in which nothing was read.
         seen, unseen: the same of questions whose media were trained on, and of the others; None unless asked for.
@@ -122,10 +125,23 @@ def read_folder(path: Path) -> Folder:
         figures = {(one["task"], one["metric"], one["frames"]): one for one in results["figures"]}
         questions = defaultdict(list)
         for row in read_questions(path / QUESTIONS):
+            if not isinstance(row["reply"], str) or not isinstance(row["values"], dict):
+                raise TypeError(f"question {row['id']!r:.60} has no reply")
             questions[row["task"], row["frames"]].append(row)
+        for figure in figures.values():
+            _check_figure(figure)
         return Folder(path, results["model"], results["versions"], figures, dict(questions))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise JigsawError(f"{path}: its results cannot be read ({error!r}); start its evaluation again") from error
+
+
+def _check_figure(figure: Mapping[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError if a figure is not as an evaluation writes it."""
+    float(figure["value"]), int(figure["n"]), figure["benchmark"], figure["protocol"], figure["chance"]
+    figure["unreadable"] is None or float(figure["unreadable"])
+    without = figure.get("without")
+    if without is not None and (not isinstance(without, list) or [float(value) for value in without] != without):
+        raise ValueError(f"{figure['task']}, {figure['metric']}: without is no list of numbers")
 
 
 def read_questions(file: Path) -> Iterator[dict[str, Any]]:
@@ -134,7 +150,7 @@ def read_questions(file: Path) -> Iterator[dict[str, Any]]:
     Raises:
         JigsawError: if a line is damaged.
     """
-    return json_lines(file, "task", "frames", "values", remedy="remove the file and start its evaluation again")
+    return json_lines(file, *_OF_QUESTION, remedy="remove the file and start its evaluation again")
 
 
 def units_of(questions: Iterable[Mapping[str, Any]], metric: str) -> dict[str, Unit]:
@@ -230,6 +246,8 @@ def _compared(
         return None
     if {row["id"] for row in _rows(first, name)} != {row["id"] for row in _rows(second, name)}:
         raise JigsawError(f"{name[0]}: the models were asked different questions; evaluate both on the same")
+    if len(before["without"]) != len(after["without"]):
+        raise JigsawError(f"{name[0]}, {name[1]}: has other parts in each folder; --rescore makes them anew")
     return compare_parts((before["value"], before["without"]), (after["value"], after["without"]), before["n"])
 
 

@@ -36,10 +36,10 @@ class Comparison:
     Attributes:
         difference: of their means, the other's less the base's.
         low, high: its 95 % interval.
-        p: of no difference, two-sided: the larger of the bootstrap's and McNemar's.
+        p: of no difference, two-sided: the larger of the bootstrap's and McNemar's, or the jackknife's.
         smallest: difference that so many units show in four of five cases.
         units: how many.
-        clusters: how many.
+        clusters: how many; of the jackknife, parts.
     """
 
     difference: float

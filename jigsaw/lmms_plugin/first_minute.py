@@ -25,5 +25,5 @@ class FirstMinute:
         rate = self._done / (now - self._begin)
         left = self._questions - self._done - 1
         self._done = None
-        hours = left / rate / 3600
-        return f"by the first minute, {rate:.2g} questions a second: {hours:.1f} h for the {left:,} that are left"
+        told = f"{left / rate / 3600:.1f} h for the {left:,} of this round that are left"
+        return f"by the first minute, {rate:.2g} questions a second: {told}"

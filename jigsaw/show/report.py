@@ -259,7 +259,8 @@ def _of_learning(run: Run, floors: Mapping[int, float]) -> list[Panel]:
 def _of_benchmarks(run: Run) -> list[Line]:
     """The mean of each suite's benchmarks, at the steps at which all of them were asked."""
     lines = []
-    for suite, colour in zip(SUITES, _COLOURS, strict=False):
+    asked = run.setting("eval.suite")
+    for suite, colour in zip([asked] if asked in SUITES else SUITES, _COLOURS, strict=False):
         curves = [run.benchmarks[one.name][1] for one in of_suite(suite) if one.name in run.benchmarks]
         steps = sorted(set(curves[0]).intersection(*curves)) if curves else []
         lines.append(Line(suite, {step: fmean(curve[step] for curve in curves) for step in steps}, colour, "dots"))
@@ -381,6 +382,7 @@ def summary(found: Figures) -> list[tuple[str, str]]:
         "reward": change("reward", "floor"),
         "exact, training": change("exact", "chance"),
         "exact, held out": change("held_out_exact"),
+        "benchmarks, mean": _mean_of_benchmarks(found["benchmarks"]),
         "valid answers": change("valid_permutation"),
         "entropy": change("entropy"),
         "response length": change("response_length"),
@@ -390,6 +392,13 @@ def summary(found: Figures) -> list[tuple[str, str]]:
         "failed prompts": f"{found['failed_prompts']:,}" if found["failed_prompts"] else None,
     }
     return [(name, value) for name, value in rows.items() if value is not None]
+
+
+def _mean_of_benchmarks(benchmarks: Mapping[str, Mapping[str, Any]]) -> str | None:
+    if not benchmarks:
+        return None
+    first, last = (fmean(one[name] for one in benchmarks.values()) for name in ("first", "last"))
+    return f"{first:.3g} → {last:.3g}  ({len(benchmarks)} of them)"
 
 
 _STATES = {

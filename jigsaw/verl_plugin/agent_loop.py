@@ -235,6 +235,8 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
             self.reward_loop_worker_handles = [_reward_worker_here(self.config)]
         positions_of_the_rollout(self.processor)
         self._life = uuid4().hex
+        # Of a benchmark's questions, as jigsaw eval has it: the checkpoint's. verl's rollout has none.
+        self._penalty = getattr(self.model_config.generation_config, "repetition_penalty", None) or 1.0
 
     async def generate_sequences(self, batch: TensorDict) -> str:
         """verl's own; the name of the life that took the prompts."""
@@ -265,6 +267,8 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
         row = kwargs["extra_info"]
         try:
             seed = reply_seed(self.config.data.seed or 0, row["split"], row["id"], trajectory["step"], session_id)
+            if MARK in row:
+                sampling_params = {**sampling_params, "repetition_penalty": self._penalty}
             return await self._respond({**sampling_params, "seed": seed}, trajectory, session_id=session_id, **kwargs)
         except Exception as error:  # verl turns any error into a failed group; here it is only written down
             self._note_failure(row, error)

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from jigsaw import machine
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, Problems
 from jigsaw.evaluation.questions import ROOT, Document, chat, missing
 from jigsaw.evaluation.table import of_suite
 from jigsaw.evaluation.tasks import Task, read_task
@@ -20,6 +21,7 @@ from jigsaw.verl_plugin.plans import whole
 SUITES = ("image", "video", "3d", "all")
 MARK = "benchmark"
 """What the spec of a benchmark's medium has in place of a path, and what a question is called in ``extra_info``."""
+UNANSWERED = "unanswered"
 REPLY = "reply"
 """Where among its metrics a reply to a question stands; the trainer scores all of a benchmark together."""
 
@@ -100,37 +102,58 @@ class Benchmarks:
     def figures(self, replies: Mapping[int, str]) -> dict[str, float]:
         """Metrics of a validation, the replies read carefully: those of ``vj_mmvp_fixed`` are MMVP's.
 
+        Besides, ``unanswered``: the share of questions that were not answered.
+
         Args:
             replies: by place; a question that was not answered, as one that is too long, counts as answered by nothing.
         """
         begin, found = 0, {}
         for one in self._asked:
             answered = [(doc, replies.get(begin + place, "")) for place, doc in enumerate(one.docs)]
-            found.update(
-                {f"{BENCHMARK}{one.name}/{metric}": value for metric, value in one.task.figures(answered).items()}
-            )
+            silent = sum(begin + place not in replies for place in range(len(one.docs)))
+            figures = {**one.task.figures(answered), UNANSWERED: silent / len(one.docs)}
+            found.update({f"{BENCHMARK}{one.name}/{metric}": value for metric, value in figures.items()})
             begin += len(one.docs)
         return found
 
 
 @lru_cache(1)
 def _find(suite: str, data: str | None, limit: int) -> tuple[tuple[_Asked, ...], dict[str, str]]:
-    """The benchmarks of a suite that are there, and of the others why they are not."""
+    """The benchmarks of a suite that are there, and of the others why they are not.
+
+    Raises:
+        JigsawError: if none is there, or a folder is there and cannot be asked from.
+    """
     if data:
         os.environ[ROOT] = data
-    asked, absent = [], {}
+    asked: list[_Asked] = []
+    absent: dict[str, str] = {}
+    damaged = []
     for benchmark in of_suite(suite):
         task = read_task(f"{benchmark.task}_fixed")
         try:
-            docs = task.documents()
-            first = list(docs.select(range(min(limit, len(docs)))))
+            first = _first(list(task.documents()), limit)
             if gone := [file for doc in first for file in missing(doc)]:
                 raise JigsawError(f"{gone[0]}: no such file")
         except (JigsawError, OSError) as error:
             absent[benchmark.name] = str(error)
+            if Path(os.environ.get(ROOT) or ".", benchmark.folder).is_dir():
+                damaged.append(f"{benchmark.name}: {error}; complete its folder, or move it away")
         else:
             asked.append(_Asked(benchmark.name, task, first))
+    if damaged:
+        raise Problems(damaged)
     if not asked:
         name, why = next(iter(absent.items()))
         raise JigsawError(f"eval.suite={suite}: none of its benchmarks is there; {name}: {why}")
     return tuple(asked), absent
+
+
+def _first(docs: Sequence[Document], limit: int) -> list[Document]:
+    """The first questions, whole groups of them: of half a group nothing is right. At least one group."""
+    first = docs[:limit]
+    if not any(doc["group"] for doc in docs):
+        return list(first)
+    sizes, begun = (Counter(doc["group"] for doc in some) for some in (docs, first))
+    whole = {group for group, count in begun.items() if count == sizes[group]} or {first[0]["group"]}
+    return [doc for doc in docs if doc["group"] in whole]

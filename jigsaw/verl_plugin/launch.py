@@ -40,6 +40,7 @@ _PATH = "actor_rollout_ref.model.path"
 _ROLLOUT = "actor_rollout_ref.rollout"
 _LIMIT = f"{_ROLLOUT}.engine_kwargs.vllm.limit_mm_per_prompt"
 _BUILDS_ON = re.compile(r"^defaults:\n  - (\w+)$", re.MULTILINE)
+_AT_A_TIME = 512
 _SHOWN = 3
 """Names that are proposed for one that is unknown."""
 
@@ -168,8 +169,7 @@ def plan_start(recipe: str, given: Sequence[str]) -> Start:
     folder = Path(config.trainer.default_local_dir).resolve()
     metrics = folder / "metrics" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
     follows = [*resume_overrides(folder), *_places_of_logs(config, folder, metrics), *_sizes(config)]
-    if config.eval.suite and not config.eval.data and (benchmarks := os.environ.get(ROOT)):
-        follows.append(override("eval.data", Path(benchmarks).resolve()))
+    follows += _benchmarks(config)
     named = {parsed.key_or_group for parsed in _parse(given)}
     for parsed in _parse(follows):  # to compose anew takes a second
         if parsed.key_or_group not in named:
@@ -246,6 +246,16 @@ def _places_of_logs(config: DictConfig, folder: Path, metrics: Path) -> Iterator
         if name in LOGS and name != "file":
             variable = LOGS[name]
             yield log_override(name, os.environ.get(variable) or (metrics.parent if name == "wandb" else folder / name))
+
+
+def _benchmarks(config: DictConfig) -> Iterator[str]:
+    """Overrides for benchmarks during training: where they lie, and how many prompts' media are in memory at a time."""
+    if not config.eval.suite:
+        return
+    if data := config.eval.data or os.environ.get(ROOT):
+        yield override("eval.data", Path(data).resolve())
+    if config.data.val_batch_size is None:
+        yield f"data.val_batch_size={_AT_A_TIME}"
 
 
 def _sizes(config: DictConfig) -> list[str]:

@@ -95,7 +95,9 @@ class JigsawTrainer(PPOTrainerSync):  # type: ignore[misc]
                     data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts
                 )
             )
-        said = {name: reward_extra_infos_dict.pop(name) for name in (MARK, REPLY)}
+        # None of them where no question was answered.
+        nothing = [None] * len(data_sources)
+        said = {name: reward_extra_infos_dict.pop(name, nothing) for name in (MARK, REPLY)}
         replies: dict[int, str] = {}
         for place, reply in zip(said[MARK], said[REPLY], strict=True):
             if place is not None:

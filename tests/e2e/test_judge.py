@@ -64,6 +64,8 @@ def test_a_judge_scores_and_what_it_says_is_kept(place: Path, judge: Any, tiny_m
     results = json.loads((place / "out/results.json").read_text())
     found = {figure["task"]: (figure["metric"], figure["value"], figure["n"]) for figure in results["figures"]}
     assert found == {"mathverse_testmini": ("gpt_eval_score", 1.0, ROWS), "mathverse_rules": ("acc", 0.0, ROWS)}
-    assert results["judge"] == {"url": judge.url, "models": [judge.asked[0]["model"]]}
+    of_judge = {figure["task"]: figure["judge"] for figure in results["figures"]}
+    by = {"url": judge.url, "models": [judge.asked[0]["model"]]}
+    assert of_judge == {"mathverse_testmini": by, "mathverse_rules": None}
     kept = [json.loads(line) for line in (place / "out/judge.jsonl").read_text().splitlines()]
     assert [(line["reply"], line["tokens"]) for line in kept] == [("1", 1)] * ROWS

@@ -9,6 +9,7 @@ import pytest
 
 from jigsaw.errors import JigsawError
 from jigsaw.lmms_plugin.judge import Judge
+from jigsaw.lmms_plugin.replies import Replies
 from jigsaw.lmms_plugin.run import tasks_of
 
 ASKED = {"model": "gpt", "messages": [{"role": "user", "content": "Is it so?"}]}
@@ -56,8 +57,49 @@ def test_what_was_not_answered_is_told_unless_it_was_later(kept: Path, judge: An
         between.check_answered()
 
 
+@pytest.mark.parametrize("text", [None, " "])
+def test_an_empty_answer_is_none(kept: Path, judge: Any, monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    monkeypatch.setattr(judge, "answer", {"choices": [{"message": {"content": text}}]})
+    between = Judge(kept)
+    with between.listening() as environment:
+        assert ask(environment).status_code == 502
+    with pytest.raises(JigsawError, match="its answer is empty"):
+        between.check_answered()
+
+
+def test_what_cannot_be_kept_counts_as_unanswered(kept: Path, judge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Replies, row: object) -> None:
+        raise JigsawError("disk full")
+
+    monkeypatch.setattr(Replies, "add", full)
+    between = Judge(kept)
+    with between.listening() as environment:
+        assert ask(environment).status_code == 500
+    with pytest.raises(JigsawError, match="left 1 questions unanswered"):
+        between.check_answered()
+
+
+def test_a_judge_that_stays_silent_is_not_asked_for_ever(kept: Path, judge: Any) -> None:
+    between, given_up = Judge(kept), []
+    between.give_up = lambda: given_up.append(True)
+    judge.silent = True
+    with between.listening() as environment:
+        for _ in range(10):
+            ask(environment)
+        assert not given_up
+        ask(environment)
+    assert given_up
+
+
+def test_an_address_that_is_none_of_the_protocol_is_told(
+    kept: Path, judge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_URL", judge.url.removesuffix("/v1"))
+    with pytest.raises(JigsawError, match=r"answers 404 to /models; OPENAI_API_URL must name .* ends in /v1$"):
+        Judge(kept).check()
+
+
 def test_an_answer_of_another_form_is_none(kept: Path, judge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_URL", judge.url + "/else")  # answered all the same
     between = Judge(kept)
     monkeypatch.setattr(judge, "answer", {"choices": []})
     with between.listening() as environment:
@@ -77,7 +119,7 @@ def test_without_a_key_nobody_is_asked(kept: Path, judge: Any, monkeypatch: pyte
     with pytest.raises(JigsawError, match="there is no OPENAI_API_KEY"):
         between.check_answered()
     assert judge.asked == []
-    told = r"^mathverse_testmini: not run, .* there is no OPENAI_API_KEY; mathverse_rules scores the same replies"
+    told = r"^mathverse_testmini: not run, .* there is no OPENAI_API_KEY; mathverse_rules asks the same questions"
     with pytest.raises(JigsawError, match=told):
         tasks_of(None, ["mathverse_testmini"], "both")
 

@@ -92,5 +92,5 @@ def test_the_first_minute_says_how_many_hours_are_to_come() -> None:
     minute = FirstMinute(7201)
     told = [minute.tell(now) for now in (100.0, 130.0, 159.0, 160.0, 161.0, 500.0)]
     assert told[:3] == [None, None, None]
-    assert told[3] == "by the first minute, 0.05 questions a second: 40.0 h for the 7,197 that are left"
+    assert told[3] == "by the first minute, 0.05 questions a second: 40.0 h for the 7,197 of this round that are left"
     assert told[4:] == [None, None]

@@ -1,6 +1,7 @@
 """Replies scored anew, without a model, and figures that are no means: their errors and differences."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -69,7 +70,7 @@ def box(share: float) -> Reply:
     def reply(doc: Mapping[str, Any]) -> str:
         truth = json.loads(Path(doc["annotations"]).read_text())["annotations"]
         mine = [one["bbox"] for one in truth if (one["image_id"], one["category_id"]) == (doc["image"], doc["target"])]
-        if not mine or Random(doc["media"][0]).random() >= share:
+        if not mine or Random(Path(doc["media"][0]).name).random() >= share:
             return "[0, 0, 1, 1]"
         left, top, width, height = mine[0]
         return json.dumps([left, top, left + width, top + height])
@@ -83,7 +84,8 @@ def test_replies_are_scored_as_the_task_is_now(
     folder = evaluated(tmp_path / "model", "vj_mmvp_fixed", letter(0.8))
     before = read_folder(folder)
     assert {figure["value"] for figure in before.figures.values()} == {0.0}
-    now = rescored(before)
+    now, notes = rescored(before)
+    assert notes == []
     docs = list(read_task("vj_mmvp_fixed").documents())
     figures = read_task("vj_mmvp_fixed").figures([(doc, letter(0.8)(doc)) for doc in docs])
     found = {key[1]: figure["value"] for key, figure in now.figures.items()}
@@ -112,7 +114,7 @@ def test_replies_to_other_words_are_not_scored(tmp_path: Path) -> None:
 def test_average_precision_has_an_error_and_a_difference_an_interval(tmp_path: Path) -> None:
     shares = {"half": 0.5, "same": 0.5, "all": 1.0}
     folders = [
-        rescored(read_folder(evaluated(tmp_path / name, "vj_ovdeval_fixed", box(share))))
+        rescored(read_folder(evaluated(tmp_path / name, "vj_ovdeval_fixed", box(share))))[0]
         for name, share in shares.items()
     ]
     line = next(line for line in lines_of(folders) if line.metric == "nms_ap")
@@ -133,5 +135,60 @@ def test_average_precision_has_an_error_and_a_difference_an_interval(tmp_path: P
 
 def test_a_mean_needs_no_parts(tmp_path: Path) -> None:
     rows = read_folder(evaluated(tmp_path / "model", "vj_mmvp", letter(1))).questions["vj_mmvp", None]
-    assert left_out_of("vj_mmvp", "acc", rows, 0.0) is None
-    assert left_out_of("mmmu_val", "mmmu_acc", rows, 0.5) is None
+    assert left_out_of("vj_mmvp", rows, {"acc": 0.0}) == {}
+    assert left_out_of("mmmu_val", rows, {"mmmu_acc": 0.5}) == {}
+
+
+def test_parts_are_the_same_wherever_the_data_lie(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(path: Path) -> object:
+        folder, _ = rescored(read_folder(evaluated(path, "vj_ovdeval_fixed", box(0.5))))
+        return folder.figures["vj_ovdeval_fixed", "nms_ap", None]["without"]
+
+    here = without(tmp_path / "here")
+    assert here is not None
+    shutil.copytree(data, tmp_path / "elsewhere")
+    monkeypatch.setenv("VJ_DATA", str(tmp_path / "elsewhere"))
+    assert without(tmp_path / "there") == here
+
+
+def test_answers_that_have_changed_and_tasks_that_stay_are_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = evaluated(tmp_path / "model", "vj_mmvp_fixed", letter(1))
+    lines = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    lines[0]["target"] = "neither"
+    (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = json.loads((folder / "results.json").read_text())
+    results["figures"].append({**results["figures"][0], "task": "mathverse_rules"})
+    (folder / "results.json").write_text(json.dumps(results))
+    now, notes = rescored(read_folder(folder))
+    assert [note.partition(", ")[2] for note in notes] == [
+        "vj_mmvp_fixed: 1 of its right answers are others now",
+        "mathverse_rules: is shown as it was scored",
+    ]
+    assert now.questions["vj_mmvp_fixed", None][0]["target"] != "neither"
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("questions.jsonl", {"cluster": None}),
+        ("questions.jsonl", {"reply": 1}),
+        ("results.json", {"without": "abc"}),
+        ("results.json", {"without": ["a"]}),
+        ("results.json", {"unreadable": "x"}),
+    ],
+)
+def test_damaged_results_are_one_line(tmp_path: Path, file: str, changed: dict[str, Any]) -> None:
+    folder = evaluated(tmp_path / "model", "vj_mmvp", letter(1))
+    place = folder / file
+    if file == "results.json":
+        results = json.loads(place.read_text())
+        results["figures"][0] |= changed
+        place.write_text(json.dumps(results))
+    else:
+        first = json.loads(place.read_text().splitlines()[0]) | changed
+        first = {name: value for name, value in first.items() if value is not None or name in ("frames", "pieces")}
+        place.write_text(json.dumps(first) + "\n")
+    with pytest.raises(JigsawError, match=r"model"):
+        read_folder(folder)

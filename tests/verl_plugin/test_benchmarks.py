@@ -78,17 +78,20 @@ def test_figures_are_read_carefully_and_by_group_and_silence_is_wrong(data: Path
     assert figures["val-benchmark/MMVP/acc"] == 0.75
     assert figures["val-benchmark/MMVP/pair_acc"] == 0.5
     assert figures["val-benchmark/MMVP/unreadable"] == 0.25
+    assert figures["val-benchmark/MMVP/unanswered"] == 0.25
+    assert figures["val-benchmark/HR-Bench-8K/unanswered"] == 0
 
 
-def test_a_benchmark_without_its_media_is_not_there(data: Path, tmp_path: Path) -> None:
+def test_a_benchmark_without_all_its_media_is_refused(data: Path, tmp_path: Path) -> None:
     root = tmp_path / "some"
     shutil.copytree(data / "MMVP", root / "MMVP")
     shutil.copytree(data / "CVBench", root / "CVBench")
     gone = sorted((root / "MMVP/images").iterdir())[0]
     gone.unlink()
-    found = Benchmarks(said(root))
-    assert list(found.questions) == ["CVBench"]
-    assert found.absent["MMVP"] == f"{gone}: no such file"
+    with pytest.raises(JigsawError, match=rf"^MMVP: {gone}: no such file; complete its folder, or move it away$"):
+        Benchmarks(said(root))
+    shutil.rmtree(root / "MMVP")
+    assert list(Benchmarks(said(root)).questions) == ["CVBench"]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,12 @@ def test_a_benchmark_without_its_media_is_not_there(data: Path, tmp_path: Path) 
 def test_what_cannot_be_asked_is_said(data: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(JigsawError, match=message):
         Benchmarks(said(data, **changed))
+
+
+def test_groups_are_asked_whole(data: Path) -> None:
+    assert Benchmarks(said(data, limit=3)).questions["MMVP"] == 2
+    assert Benchmarks(said(data, limit=1)).questions["Winoground"] == 4
+    assert Benchmarks(said(data, limit=3)).questions["HR-Bench-8K"] == 3
 
 
 def test_nothing_is_asked_unless_told(data: Path) -> None:

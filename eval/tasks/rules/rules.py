@@ -1,7 +1,8 @@
 """Benchmarks that lmms-eval has a judge score, scored by rules: without a key, and the same every time.
 
-The questions are those of the data sets on the hub; a reply is read as a careful reader does. What no rule reads is
-wrong, and counted as unreadable. These are other figures than a judge's.
+The questions are those of the data sets on the hub, not always in lmms-eval's words; a reply is read as a careful
+reader does. These are other figures than a judge's: of words that differ from the answer's no rule knows whether they
+mean the same, and they are wrong.
 """
 
 import re
@@ -15,6 +16,8 @@ from jigsaw.evaluation.replies import careful_letter, said
 Row = Mapping[str, Any]
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?|-?\.\d+")
 _OF_PROSE = re.compile(r"[\s$\\{}.,;:!'\"*]+")
+_FRACTION = re.compile(r"\\d?frac\{([^{}]+)\}\{([^{}]+)\}")
+_POWER = re.compile(r"\^\{?-?\d+\}?")
 _PICTURE = re.compile(r"<image_\d+>")
 
 
@@ -50,6 +53,8 @@ def emma(row: Row, replies: Sequence[str]) -> dict[str, float]:
 
 def _option(reply: str, choices: Sequence[str], answer: str) -> dict[str, float]:
     """A letter, or one option word for word."""
+    if answer not in choices:
+        return words(reply, answer)
     letter = careful_letter(reply, letters(len(choices)))
     if letter is None:
         plain = _plain(said(reply) or "")
@@ -59,11 +64,13 @@ def _option(reply: str, choices: Sequence[str], answer: str) -> dict[str, float]
 
 
 def words(reply: str, answer: str) -> dict[str, float]:
-    """Whether a reply ends in the answer: its last number where the answer is one, else the same words."""
+    """Whether a reply ends in the answer: in that number where the answer is one, else in the same words."""
     try:
         wanted = float(answer.replace(",", ""))
     except ValueError:
-        return _verdict(_plain(said(reply) or "") or None, _plain(answer))
+        read, wanted_words = _plain(said(reply) or ""), _plain(answer)
+        ends = read.endswith(wanted_words) and not read.removesuffix(wanted_words)[-1:].isalnum()
+        return _verdict((wanted_words if ends else read) or None, wanted_words)
     return _verdict(last_number(reply), wanted)
 
 
@@ -73,12 +80,14 @@ def last_number(reply: str) -> float | None:
     >>> last_number("It is 3 cm, so 1,200.5 in all.")
     1200.5
     """
-    found = _NUMBER.findall(said(reply) or "")
+    found = _NUMBER.findall(_POWER.sub("", said(reply) or ""))
     return float(found[-1].replace(",", "")) if found else None
 
 
 def _plain(text: str) -> str:
-    return _OF_PROSE.sub(" ", text).strip().casefold()
+    """Without mark-up, and without the space between a number and its unit."""
+    plain = _OF_PROSE.sub(" ", _FRACTION.sub(r"\1/\2", text)).strip().casefold()
+    return re.sub(r"(?<=\d) (?=[a-z°%])", "", plain)
 
 
 def _verdict(read: object, answer: object) -> dict[str, float]:
