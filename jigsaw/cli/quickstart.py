@@ -13,7 +13,10 @@ from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 
 
 def quickstart(
-    task: Annotated[Kind, typer.Option(help="What is rendered and trained; mixture is all three.")] = "image",
+    task: Annotated[
+        Kind,
+        typer.Option(help="What is rendered and trained; mixture is all. Of films and rooms learning is not shown."),
+    ] = "image",
     grid: Annotated[str, typer.Option(help="Of pictures: rows x columns of tiles.")] = "2x1",
     clips: Annotated[int, typer.Option(help="Of films.")] = 2,
     points: Annotated[int, typer.Option(help="Of rooms.")] = 2,

@@ -146,9 +146,14 @@ class Films(World):
 
     def name(self, row: Row, puzzle: Puzzle, place: int) -> str:
         """What is there, and how high it stands, in tenths: of an hourglass, its upper sand."""
+        kind, _ = films.film_states(self.settings.seed, _number(row["videos"][0]["path"]))
+        return f"{kind} {_tenth(self.heights(row, puzzle)[place])}"
+
+    def heights(self, row: Row, puzzle: Puzzle) -> list[float]:
+        """How high what moves stands in each clip shown, 0 to 1."""
         kind, states = films.film_states(self.settings.seed, _number(row["videos"][0]["path"]))
-        state = fmean(float(states[index]) for index in puzzle.pieces[place].indices)
-        return f"{kind} {_tenth(state if kind == 'flower' else 1 - state)}"
+        found = [fmean(float(states[index]) for index in clip.indices) for clip in puzzle.pieces]
+        return found if kind == "flower" else [1 - state for state in found]
 
     def asked(self, puzzle: Puzzle, place: int) -> tuple[list[dict[str, Any]], list[Any]]:
         """The clip alone."""

@@ -1,0 +1,348 @@
+"""What the quickstart learns, in one process: the supervised start and GRPO of the tiny model, without Ray and vLLM.
+
+    python benchmarks/learning_loop.py OUT [task=video] [grid=2x2] [thought=found] [steps=60] [seed=1] [lr=1e-4] ...
+
+For screening settings: about a second a step on one core. Media, rows, puzzles, model, reward, verl's advantages and
+the packed forward pass are the quickstart's own; the draws differ. Arguments are fields of :class:`Settings`.
+``OUT/runs/`` gets a file of JSON lines a run: its settings, what the model says before GRPO, and a line a step. Media
+and supervised starts are kept in ``OUT`` and shared by its runs. What came of it: docs/quickstart.md.
+"""
+
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+from verl.utils.torch_functional import get_cosine_schedule_with_warmup
+
+from jigsaw.packing.layout import Layout
+from jigsaw.packing.model import take_packs
+from jigsaw.prepare.pipeline import prepare_rows
+from jigsaw.puzzle import Puzzle
+from jigsaw.reward import compute_score
+from jigsaw.rows import Row, read_rows
+from jigsaw.solve import shown, without_content
+from jigsaw.tasks import cut, plan
+from jigsaw.toy.model import build_tiny_model
+from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, ROUNDS, warm_start_steps_of
+from jigsaw.toy.settings import FORMED, Kind
+from jigsaw.toy.settings import Settings as Quickstart
+from jigsaw.toy.warm_start import Example, naming_example
+from jigsaw.toy.worlds import World, worlds_of
+from jigsaw.verl_plugin.positions import get_rope_index
+
+MEASURED, EVERY = 120, 20
+"""Held-out puzzles that are asked every so many steps; all of them after the last one."""
+TRUE = 0.8
+"""Share of thoughts that must be true before GRPO, where they say which tile is which: form is learned long before."""
+SUPERVISED = (
+    *("task", "grid", "clips", "points", "seed"),
+    *("warm_steps", "warm_lr", "naming", "thought", "by_name_steps", "truth"),
+)
+"""What a supervised start depends on."""
+RANKS = ("high", "middle", "low")
+PARTS = ("sunny sky", "shady sky", "sunny ground", "shady ground", "sunny", "shady", "sky", "ground", *RANKS)
+FOUND_WORDS = (*PARTS, *(f"{name} " for name in PARTS), ", ")
+"""What the tokenizer should spell in few tokens where the thought says which piece is which."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is told; the defaults are the quickstart's, on 2×2 tiles."""
+
+    task: Kind = "image"
+    grid: str = "2x2"
+    clips: int = 2
+    points: int = 2
+    seed: int = 0
+    steps: int = 200
+    warm_steps: int = 0
+    """Supervised steps; 0: rounds as long as the quickstart's, until replies are permutations and thoughts true."""
+    warm_lr: float = 1e-3
+    naming: int = 4
+    """The first of every so many examples of the supervised start is a single piece."""
+    thought: str = "look"
+    """What the supervised start thinks: ``look``: nothing. ``named``: what each piece shows, in the order shown.
+    ``found``: where each part is, in the random order of the answer; of clips by which is higher, of points by which is
+    nearer."""
+    by_name_steps: int = 0
+    """Of the supervised steps, the first in which ``found`` goes by the alphabet, not as the answer: a look-up that
+    depends on the place in the reply alone is learned long before one that depends on the name."""
+    truth: bool = False
+    """Whether the supervised start teaches the true orders: a bound on what the model can learn."""
+    prompts: int = BATCH
+    n: int = 8
+    lr: float = 3e-4
+    by_std: bool = True
+    """Whether advantages are divided by the standard deviation of their group."""
+    entropy_coeff: float = 0.0
+    gamma: float = 0.2
+    shape: str = "position"
+    threads: int = 1
+
+
+Prompt = dict[str, Tensor]
+"""What the model takes of a prompt: token ids (L,), places (3, L), patches and grids of its media."""
+SEEN = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+
+
+class Loop:
+    """The pictures, the model, and both kinds of training."""
+
+    def __init__(self, out: Path, settings: Settings) -> None:
+        self.out, self.settings = out, settings
+        told = Quickstart(
+            settings.grid,
+            None,
+            None,
+            None,
+            settings.seed,
+            task=settings.task,
+            clips=settings.clips,
+            points=settings.points,
+        )
+        (self.world,) = worlds_of(told)
+        self.media = out / f"{self.world.folder}_{settings.seed}"
+        data = out / f"data_{self.world}_{settings.seed}".replace(" ", "_")
+        if not data.is_dir():
+            self.world.write(self.media, workers=2)
+            prepare_rows(self.media, data, self.world.options(28), progress=lambda done, total: None)
+        self.train, self.held_out = (read_rows(data / f"{part}.parquet") for part in ("train", "val"))
+        words = (*self.world.words, *(FOUND_WORDS if settings.thought == "found" else ()))
+        random_model = out / f"random_{self.world}_{settings.seed}_{len(words)}".replace(" ", "_")
+        made = build_tiny_model(random_model, seed=settings.seed, words=words, max_pixels=self.world.pixels)
+        self._load(made)
+
+    def _load(self, folder: Path) -> None:
+        """Take the weights in a folder: a model that takes packs, and one of the same weights that draws replies."""
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model, self.drawing = (AutoModelForImageTextToText.from_pretrained(folder) for _ in range(2))
+        self.drawing.load_state_dict(self.model.state_dict(keep_vars=True), assign=True)
+        take_packs(self.model)
+
+    def prompt(self, messages: Any, media: Sequence[Any], *, grey: bool = False) -> Prompt:
+        """A chat with its media, greyed out or not, as the model takes it."""
+        given = shown([without_content(medium) if grey else medium for medium in media])
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        made = self.processor(text=[text], return_tensors="pt", **given)
+        seen = {name: made[name] for name in SEEN if name in made}
+        where = {name: made[name] for name in (*SEEN[1::2], "second_per_grid_ts") if name in made}
+        ids = made["input_ids"][0]
+        return {"input_ids": ids, "position_ids": get_rope_index(self.processor, input_ids=ids, **where), **seen}
+
+    def log_probs(self, prompts: Sequence[Prompt], replies: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies of all tokens of the replies to each prompt, one behind the other."""
+        lengths = tuple(tuple(map(len, group)) for group in replies)
+        pack = Layout(tuple(len(prompt["input_ids"]) for prompt in prompts), lengths, torch.device("cpu"))
+        ids = pack.join([prompt["input_ids"] for prompt in prompts], replies)[None]
+        places = pack.positions([prompt["position_ids"] for prompt in prompts])[:, None]
+        found: tuple[Tensor, Tensor] = self.model(pack=pack, input_ids=ids, position_ids=places, **_seen(prompts))
+        return found
+
+    @torch.no_grad()
+    def draw(self, prompts: Sequence[Prompt], n: int, *, greedy: bool = False) -> list[list[Tensor]]:
+        """``n`` replies to each prompt, all prompts of one length; a prompt passes through once for all of them."""
+        config, cache = self.drawing.config, DynamicCache()
+        end, never = config.text_config.eos_token_id, [config.image_token_id, config.video_token_id]
+        ids = torch.stack([prompt["input_ids"] for prompt in prompts])
+        places = torch.stack([prompt["position_ids"] for prompt in prompts], 1)
+        given = {"input_ids": ids, "position_ids": places, "past_key_values": cache, **_seen(prompts)}
+        logits = self.drawing(**given, logits_to_keep=1).logits[:, -1]
+        cache.batch_repeat_interleave(n)
+        logits, place = logits.repeat_interleave(n, 0), places[..., -1:].repeat_interleave(n, 1)
+        drawn: list[Tensor] = []
+        over = torch.zeros(len(logits), dtype=torch.bool)
+        while not over.all() and len(drawn) < 16 + 10 * self.world.pieces:
+            logits[:, never] = -math.inf
+            token = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
+            drawn.append(token)
+            over |= token == end
+            hidden = self.drawing.model.language_model(
+                input_ids=token[:, None], position_ids=place + len(drawn), past_key_values=cache
+            )
+            logits = self.drawing.lm_head(hidden.last_hidden_state[:, 0])
+        rows = torch.stack(drawn, 1)
+        kept = (rows == end).cumsum(1) - (rows == end).int() == 0
+        replies = [row[mask] for row, mask in zip(rows, kept, strict=True)]
+        return [replies[at : at + n] for at in range(0, len(replies), n)]
+
+    def text(self, reply: Tensor) -> str:
+        """A reply as the reward reads it."""
+        return str(self.processor.decode(reply, skip_special_tokens=True))
+
+    def score(self, row: Row, puzzle: Puzzle, reply: Tensor) -> dict[str, float]:
+        """The reward of a reply, and whether its thought, of the kind ``found``, is true."""
+        told: dict[str, Any] = {"gamma": self.settings.gamma, "shape": self.settings.shape}
+        text = self.text(reply)
+        scores = compute_score(f"visual_jigsaw_{puzzle.task}", text, puzzle.answer, puzzle.extra_info, **told)
+        true = {f"{part} {place}" for place, part in enumerate(parts(self.world, row, puzzle), 1)}
+        said = text.removeprefix("<think>").partition("</think>")[0].split(", ")
+        return scores | {"true_thought": float(true == set(said))}
+
+    def measure(self, rows: Sequence[Row], *, greedy: bool = True, grey: bool = False) -> dict[str, float]:
+        """Mean scores of a reply to each row's puzzle."""
+        found = []
+        for at in range(0, len(rows), 32):
+            asked = rows[at : at + 32]
+            puzzles = [cut(plan(row, self.settings.seed), self.media) for row in asked]
+            replies = self.draw([self.prompt(p.messages, p.media, grey=grey) for p in puzzles], 1, greedy=greedy)
+            together = zip(asked, puzzles, replies, strict=True)
+            found += [self.score(row, puzzle, reply) for row, puzzle, (reply,) in together]
+        return {name: fmean(scores[name] for scores in found) for name in found[0]}
+
+    def naming(self) -> float:
+        """How many of the held-out pieces, the first of each puzzle and alone, are called by their name."""
+        puzzles = [cut(plan(row, self.settings.seed), self.media) for row in self.held_out]
+        examples = [naming_example(self.world, *each, 0) for each in zip(self.held_out, puzzles, strict=True)]
+        said = self.draw([self.prompt(each.messages, each.media) for each in examples], 1, greedy=True)
+        return fmean(self.text(reply) == each.reply for each, (reply,) in zip(examples, said, strict=True))
+
+    def example(self, index: int) -> Example:
+        """An example of the supervised start, as :func:`jigsaw.toy.warm_start.warm_start_example` makes them."""
+        told = self.settings
+        rng = random.Random(f"{told.seed}/{index}")
+        row = rng.choice(self.train)
+        puzzle = cut(plan(row, told.seed, index), self.media)
+        if index % told.naming == 0:
+            return naming_example(self.world, row, puzzle, 0)
+        count = len(puzzle.order)
+        answer = list(puzzle.answer) if told.truth else rng.sample(range(1, count + 1), count)
+        found = parts(self.world, row, puzzle)
+        by_name = index < told.by_name_steps * BATCH
+        listed = sorted(answer, key=lambda number: found[number - 1]) if by_name else answer
+        names = [self.world.name(row, puzzle, place) for place in range(count)]
+        thought = {
+            "look": "Look.",
+            "named": ", ".join(f"{number} {name}" for number, name in enumerate(names, 1)),
+            "found": ", ".join(f"{found[number - 1]} {number}" for number in listed),
+        }[told.thought]
+        reply = f"<think>{thought}</think><answer>{', '.join(map(str, answer))}</answer>"
+        return Example(puzzle.messages, puzzle.media, reply)
+
+    def warm_start(self) -> None:
+        """The supervised start, or what an earlier run has left of it."""
+        told = self.settings
+        folder = self.out / "warm" / "_".join(str(getattr(told, name)) for name in SUPERVISED)
+        if not folder.is_dir():
+            steps = told.warm_steps or warm_start_steps_of(self.world.pieces)
+            for number in range(1 if told.warm_steps else ROUNDS):
+                self._warm_start_round(number * steps, steps)
+                scores = self.measure(self.train[:FORM_PUZZLES], greedy=False)
+                valid, true = scores["valid_permutation"], scores["true_thought"]
+                print(f"warm start: {(number + 1) * steps} steps, {valid:.0%} valid, {true:.0%} true", flush=True)
+                if valid >= FORMED and (told.thought != "found" or true >= TRUE):
+                    break
+            self.drawing.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+        self._load(folder)
+
+    def _warm_start_round(self, first: int, steps: int) -> None:
+        optimizer = AdamW(self.model.parameters(), lr=self.settings.warm_lr, weight_decay=0.01)
+        schedule = get_cosine_schedule_with_warmup(optimizer, 20, steps, min_lr_ratio=0.05)
+        begin, end = time.time(), self.processor.tokenizer.eos_token
+        for step in range(steps):
+            examples = [self.example((first + step) * BATCH + place) for place in range(BATCH)]
+            replies = [torch.tensor(self.processor.tokenizer(each.reply + end)["input_ids"]) for each in examples]
+            prompts = [self.prompt(each.messages, each.media) for each in examples]
+            loss = -self.log_probs(prompts, [[reply] for reply in replies])[0].mean()
+            self._update(optimizer, loss)
+            schedule.step()
+            if step % 100 == 99:
+                print(f"  {step + 1} loss {loss.item():.3f} {(time.time() - begin) / (step + 1):.2f} s", flush=True)
+
+    def _update(self, optimizer: Optimizer, loss: Tensor) -> float:
+        """A step of the optimizer; the norm of the gradient."""
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        optimizer.step()
+        return float(norm)
+
+    def grpo(self) -> Iterator[dict[str, Any]]:
+        """Train; what is logged of each step."""
+        told = self.settings
+        torch.manual_seed(told.seed)
+        rng = random.Random(told.seed)
+        optimizer = AdamW(self.model.parameters(), lr=told.lr, weight_decay=0.0)
+        rows = ((row, epoch) for epoch in range(1000) for row in rng.sample(self.train, len(self.train)))
+        groups = np.arange(told.prompts).repeat(told.n)
+        for step in range(1, told.steps + 1):
+            begin = time.time()
+            drawn = list(islice(rows, told.prompts))
+            puzzles = [cut(plan(row, told.seed, epoch), self.media) for row, epoch in drawn]
+            prompts = [self.prompt(puzzle.messages, puzzle.media) for puzzle in puzzles]
+            replies = self.draw(prompts, told.n)
+            asked = zip(drawn, puzzles, replies, strict=True)
+            scores = [self.score(row, puzzle, reply) for (row, _), puzzle, group in asked for reply in group]
+            rewards = torch.tensor([[each["score"]] for each in scores])
+            advantages, _ = compute_grpo_outcome_advantage(
+                rewards, torch.ones_like(rewards), groups, norm_adv_by_std_in_grpo=told.by_std
+            )
+            lengths = torch.tensor([len(reply) for group in replies for reply in group])
+            chosen, entropy = self.log_probs(prompts, replies)
+            # One update a step: the ratio to the policy that drew is 1, and nothing is clipped.
+            loss = -(advantages[:, 0].repeat_interleave(lengths) * chosen).mean() - told.entropy_coeff * entropy.mean()
+            norm = self._update(optimizer, loss)
+            logged: dict[str, Any] = {name: fmean(each[name] for each in scores) for name in scores[0]}
+            answers = {self.text(reply).rpartition("<answer>")[2] for group in replies for reply in group}
+            logged |= {"answers": len(answers), "entropy": entropy.mean().item(), "norm": norm}
+            logged |= {"step": step, "seconds": time.time() - begin}
+            if step % EVERY == 0 or step == told.steps:
+                logged["held_out"] = self.measure(self.held_out[: None if step == told.steps else MEASURED])
+            yield logged
+        yield {"grey": self.measure(self.held_out, grey=True)}
+
+
+def parts(world: World, row: Row, puzzle: Puzzle) -> list[str]:
+    """What the pieces shown are, each by a name of its own; of clips which is higher, of points which is nearer."""
+    names = [world.name(row, puzzle, place) for place in range(len(puzzle.order))]
+    if world.task == "image":
+        return names
+    if world.task == "depth":
+        values = [-row["extra_info"]["depths"][rank] for rank in puzzle.order]
+    else:
+        values = world.heights(row, puzzle)  # type: ignore[attr-defined]
+    ranked = sorted(range(len(values)), key=lambda place: -values[place])
+    ranks = RANKS if len(values) == 3 else RANKS[::2]
+    about = f"{names[0].split()[0]} " if world.task == "video" else ""
+    return [about + ranks[ranked.index(place)] for place in range(len(values))]
+
+
+def _seen(prompts: Sequence[Prompt]) -> Prompt:
+    return {name: torch.cat([prompt[name] for prompt in prompts]) for name in SEEN if name in prompts[0]}
+
+
+def main() -> None:
+    """Start, train and log."""
+    settings: Any = OmegaConf.to_object(OmegaConf.merge(Settings, OmegaConf.from_dotlist(sys.argv[2:])))
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    loop = Loop(Path(sys.argv[1]), settings)
+    loop.warm_start()
+    before = {"naming": loop.naming(), "before": loop.measure(loop.held_out)}
+    (loop.out / "runs").mkdir(exist_ok=True)
+    with (loop.out / "runs" / f"{' '.join(sorted(sys.argv[2:])) or 'quickstart'}.jsonl").open("w") as log:
+        for line in chain((asdict(settings), before), loop.grpo()):
+            print(json.dumps(line), file=log, flush=True)
+            shown = {
+                name: round(line[name], 3) for name in ("step", "score", "exact", "entropy", "answers") if name in line
+            }
+            print(shown, line.get("held_out", {}).get("exact", ""), flush=True)
+
+
+if __name__ == "__main__":
+    main()
