@@ -123,21 +123,21 @@ class Judge:
         key = sha256(json.dumps([self.url, asked], sort_keys=True).encode()).hexdigest()
         # Noted before anything can fail: without the judge's word its task must not score.
         self._unanswered.setdefault(key, "the server between failed")
-        self._silent += 1
-        if self._silent > _PATIENCE:
-            self.give_up()
         known = self._replies.get(key)
         if not known or "answer" not in known:
             try:
                 answer, text = await self._judged(asked)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
-                self._unanswered[key] = f"{type(error).__name__}: {error}".splitlines()[0]
-                return JSONResponse({"error": {"message": self._unanswered[key], "type": "judge"}}, status_code=502)
+                why = self._unanswered[key] = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._silent += 1
+                if self._silent >= _PATIENCE:
+                    self.give_up()
+                return JSONResponse({"error": {"message": why, "type": "judge"}}, status_code=502)
             tokens = (answer.get("usage") or {}).get("completion_tokens", 0)
             known = {"key": key, "reply": text, "tokens": tokens, "asked": asked, "answer": answer}
             self._replies.add(known)
         self._silent = 0
-        self._unanswered.pop(key)
+        self._unanswered.pop(key, None)
         return JSONResponse(known["answer"])
 
     async def _judged(self, asked: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -84,7 +84,7 @@ def test_a_judge_that_stays_silent_is_not_asked_for_ever(kept: Path, judge: Any)
     between.give_up = lambda: given_up.append(True)
     judge.silent = True
     with between.listening() as environment:
-        for _ in range(10):
+        for _ in range(9):
             ask(environment)
         assert not given_up
         ask(environment)
