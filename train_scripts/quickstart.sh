@@ -5,7 +5,8 @@
 #   bash train_scripts/quickstart.sh [options]      2×1 tiles of rendered scenes, about a quarter of an hour
 #
 #   --task video            films; depth: rooms; mixture: landscapes, films and rooms; image if not given
-#   --clips 3, --points 3   of a film, of a room; 2 if not given
+#   --clips 3               of a film; 2 if not given
+#   --points 3              of a room; 2 if not given
 #   --images DIR            your own pictures instead of rendered scenes
 #   --grid 2x2              rows × columns of tiles; 2x1 if not given
 #   --begin-with 2x1        an easier grid, until it is solved; then --grid
