@@ -73,7 +73,7 @@ class JigsawDataset(Dataset[dict[str, Any]]):
         rows = len(self._plans)
         item = self.benchmarks[index - rows] if self.benchmarks and index >= rows else self._plans[index]
         # verl's collate wants one tensor to know the batch size by.
-        return {**item, "index": index, "dummy_tensor": torch.tensor([0], dtype=torch.uint8)}
+        return {**item, "dummy_tensor": torch.tensor([0], dtype=torch.uint8)}
 
     @classmethod
     async def process_multi_modal_info(
