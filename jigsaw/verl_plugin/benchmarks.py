@@ -97,6 +97,7 @@ class Benchmarks:
                 "index": place,
                 MARK: place,
             },
+            "index": place,
         }
 
     def figures(self, replies: Mapping[int, str]) -> dict[str, float]:

@@ -117,3 +117,9 @@ def test_groups_are_asked_whole(data: Path) -> None:
 def test_nothing_is_asked_unless_told(data: Path) -> None:
     found = Benchmarks(said(data, suite=None))
     assert (len(found), found.questions, str(found)) == (0, {}, "none")
+
+
+def test_a_question_says_of_itself_what_a_puzzle_says(data: Path) -> None:
+    """verl makes a batch of both: a key that one of them lacks would shift all values."""
+    puzzle = {"data_source", "raw_prompt", "reward_model", "extra_info", "index"}
+    assert Benchmarks(said(data))[0].keys() == puzzle
