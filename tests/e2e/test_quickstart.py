@@ -66,7 +66,7 @@ def test_stopped_and_started_again_it_finishes(repository: Path, tmp_path: Path)
     assert (out / "model/warm_start/model.safetensors").stat().st_mtime_ns == warm_start
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary) >= KEYS
-    assert summary["grid"] == "2x1"
+    assert summary["pieces"] == "2x1 tiles"
     assert summary["chance"] == 0.5
     assert summary["heldout_puzzles"] >= 200
     assert 0.35 <= summary["exact_before"] <= 0.65
