@@ -156,6 +156,7 @@ def test_a_figure_that_is_no_mean_has_no_error(tmp_path: Path) -> None:
     assert line.scores[0].error is None
 
 
+@pytest.mark.seconds
 def test_it_is_written_in_every_form(
     pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_states_tell_the_order_together_but_not_alone(states, clips, alone):
     assert np.mean(guess == np.arange(clips)) <= alone
 
 
+@pytest.mark.seconds
 def test_pixels_show_the_order(films):
     """Least squares on coarse pictures of two clips, learned from 160 films and judged on 80."""
     coarse = films[:, indices(2)].mean(2).reshape(FILMS, 2, 12, HEIGHT // 12, 8, WIDTH // 8, 3).mean((3, 5)) / 255
