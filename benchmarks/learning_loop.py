@@ -39,7 +39,7 @@ from jigsaw.solve import shown, without_content
 from jigsaw.tasks import cut, plan
 from jigsaw.toy.model import build_tiny_model
 from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, ROUNDS, warm_start_steps_of
-from jigsaw.toy.settings import FORMED, Kind
+from jigsaw.toy.settings import FORMED
 from jigsaw.toy.settings import Settings as Quickstart
 from jigsaw.toy.warm_start import Example, naming_example
 from jigsaw.toy.worlds import World, worlds_of
@@ -64,7 +64,7 @@ FOUND_WORDS = (*PARTS, *(f"{name} " for name in PARTS), ", ")
 class Settings:
     """What a run is told; the defaults are the quickstart's, on 2×2 tiles."""
 
-    task: Kind = "image"
+    task: str = "image"
     grid: str = "2x2"
     clips: int = 2
     points: int = 2
