@@ -105,17 +105,8 @@ class Loop:
 
     def __init__(self, out: Path, settings: Settings) -> None:
         self.out, self.settings = out, settings
-        told = Quickstart(
-            settings.grid,
-            None,
-            None,
-            None,
-            settings.seed,
-            task=settings.task,
-            clips=settings.clips,
-            points=settings.points,
-        )
-        (self.world,) = worlds_of(told)
+        named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
+        (self.world,) = worlds_of(Quickstart(begin_with=None, images=None, warm_start_steps=None, **named))
         self.media = out / f"{self.world.folder}_{settings.seed}"
         data = out / f"data_{self.world}_{settings.seed}".replace(" ", "_")
         if not data.is_dir():
