@@ -8,12 +8,11 @@ from typing import Any
 
 from jigsaw.errors import JigsawError
 from jigsaw.evaluation.questions import Document
-from jigsaw.evaluation.results import Folder, chance, units_of
+from jigsaw.evaluation.results import Folder, chance, units_of_mean
 from jigsaw.evaluation.tasks import JIGSAWS, OURS, Task, read_task
 
 PARTS = 20
 """Into which the clusters of a figure are dealt, each left out once."""
-_SAME = 1e-9
 
 
 def rescored(folder: Folder) -> tuple[Folder, list[str]]:
@@ -37,12 +36,14 @@ def rescored(folder: Folder) -> tuple[Folder, list[str]]:
             continue
         task = read_task(name)
         answered = _answered(task, rows, str(folder.path))
-        now = [_as_now(row, doc, task.score(doc, [reply])) for row, (doc, reply) in zip(rows, answered, strict=True)]
+        scores = task.scores(answered)
+        together = zip(rows, answered, scores, strict=True)
+        now = [_as_now(row, doc, score) for row, (doc, _), score in together]
         if others := sum(row["target"] != new["target"] for row, new in zip(rows, now, strict=True)):
             notes.append(f"{folder.model}, {name}: {others} of its right answers are others now")
         questions[name, frames] = now
-        found = task.figures(answered)
-        without = left_out(task, answered, now, found)
+        found = task.figures(scores)
+        without = left_out(task, scores, now, found)
         for key, figure in folder.figures.items():
             if (key[0], key[2]) != (name, frames):
                 continue
@@ -54,11 +55,13 @@ def rescored(folder: Folder) -> tuple[Folder, list[str]]:
 
 
 def _as_now(row: Mapping[str, Any], doc: Document, values: Mapping[str, Any]) -> dict[str, Any]:
-    now = {"target": str(doc["answer"]), "group": doc["group"], "values": {}}
-    if row["letters"] is not None:
-        now["letters"] = doc["letters"]
-    now["values"] = {metric: number(value) for metric, value in values.items()}
-    return {**row, **now}
+    return {
+        **row,
+        "target": str(doc["answer"]),
+        "group": doc["group"],
+        "letters": None if row["letters"] is None else doc["letters"],
+        "values": {metric: number(value) for metric, value in values.items()},
+    }
 
 
 def left_out_of(name: str, rows: Sequence[Mapping[str, Any]], found: Mapping[str, float]) -> dict[str, list[float]]:
@@ -69,15 +72,15 @@ def left_out_of(name: str, rows: Sequence[Mapping[str, Any]], found: Mapping[str
         rows: the questions as an evaluation left them.
         found: its metrics.
     """
-    if name not in OURS or all(_is_mean(rows, metric, value) for metric, value in found.items()):
+    if name not in OURS or all(units_of_mean(rows, metric, value) for metric, value in found.items()):
         return {}
     task = read_task(name)
-    return left_out(task, _answered(task, rows, name), rows, found)
+    return left_out(task, task.scores(_answered(task, rows, name)), rows, found)
 
 
 def left_out(
     task: Task,
-    answered: Sequence[tuple[Document, str]],
+    scores: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
     found: Mapping[str, float],
 ) -> dict[str, list[float]]:
@@ -85,19 +88,19 @@ def left_out(
 
     Args:
         task: that scores.
-        answered: questions and replies.
+        scores: of the replies to each question.
         rows: the same questions as an evaluation left them.
         found: the metrics of all of them.
 
     Returns:
         By metric; nothing where there are too few clusters for the parts.
     """
-    metrics = [metric for metric, value in found.items() if not _is_mean(rows, metric, value)]
+    metrics = [metric for metric, value in found.items() if not units_of_mean(rows, metric, value)]
     parts = [_part(row["cluster"]) for row in rows]
     if not metrics or len({row["cluster"] for row in rows}) < 2 * PARTS:
         return {}
     figures = [
-        task.figures([one for one, its in zip(answered, parts, strict=True) if its != part]) for part in range(PARTS)
+        task.figures([one for one, its in zip(scores, parts, strict=True) if its != part]) for part in range(PARTS)
     ]
     return {metric: [one[metric] for one in figures] for metric in metrics if all(metric in one for one in figures)}
 
@@ -105,11 +108,6 @@ def left_out(
 def _part(cluster: str) -> int:
     """The part that a cluster is dealt to, wherever the data lie: by the name of a file and of its folder."""
     return int(sha256("/".join(Path(cluster).parts[-2:]).encode()).hexdigest(), 16) % PARTS
-
-
-def _is_mean(rows: Sequence[Mapping[str, Any]], metric: str, value: float) -> bool:
-    units = units_of(rows, metric)
-    return bool(units) and abs(sum(unit.value for unit in units.values()) / len(units) - value) < _SAME
 
 
 def _answered(task: Task, rows: Iterable[Mapping[str, Any]], where: str) -> list[tuple[Document, str]]:

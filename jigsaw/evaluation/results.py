@@ -30,9 +30,20 @@ RESULTS, QUESTIONS = "results.json", "questions.jsonl"
 Name = tuple[str, str, int | None]
 """A figure: task, metric and frames."""
 
-_OF_QUESTION = (
-    *("task", "frames", "id", "group", "cluster", "media", "letters", "pieces", "prompt", "target", "reply", "values"),
-)
+_OF_QUESTION = [
+    "task",
+    "frames",
+    "id",
+    "group",
+    "cluster",
+    "media",
+    "letters",
+    "pieces",
+    "prompt",
+    "target",
+    "reply",
+    "values",
+]
 _SAME_LETTER = 0.95
 _EXACT = 1e-9
 _MEDIA_KEY = re.compile(r"scene\d{4}_\d{2}|\d{12}")
@@ -137,11 +148,13 @@ def read_folder(path: Path) -> Folder:
 
 def _check_figure(figure: Mapping[str, Any]) -> None:
     """Raise KeyError, TypeError or ValueError if a figure is not as an evaluation writes it."""
-    float(figure["value"]), int(figure["n"]), figure["benchmark"], figure["protocol"], figure["chance"]
-    figure["unreadable"] is None or float(figure["unreadable"])
-    without = figure.get("without")
-    if without is not None and (not isinstance(without, list) or [float(value) for value in without] != without):
-        raise ValueError(f"{figure['task']}, {figure['metric']}: without is no list of numbers")
+    if not {"benchmark", "protocol", "chance", "n", "unreadable", "value"} <= figure.keys():
+        raise KeyError(f"{figure['task']}, {figure['metric']} lacks fields")
+    without = figure.get("without") or []
+    if not isinstance(without, list):
+        raise TypeError(f"{figure['task']}, {figure['metric']}: without is no list")
+    for number in (figure["value"], figure["n"], figure["unreadable"] or 0, *without):
+        float(number)
 
 
 def read_questions(file: Path) -> Iterator[dict[str, Any]]:
@@ -163,6 +176,12 @@ def units_of(questions: Iterable[Mapping[str, Any]], metric: str) -> dict[str, U
         name: Unit(float(len(rows) == size and all(row["values"][metric] for row in rows)), rows[0]["cluster"])
         for name, rows in groups.items()
     }
+
+
+def units_of_mean(questions: Iterable[Mapping[str, Any]], metric: str, value: float) -> dict[str, Unit] | None:
+    """The units of a metric if its value is their mean, else None."""
+    units = units_of(questions, metric)
+    return units if units and abs(fmean(unit.value for unit in units.values()) - value) < _EXACT else None
 
 
 def _counted(
@@ -257,12 +276,9 @@ def _rows(folder: Folder, name: Name) -> Sequence[Mapping[str, Any]]:
 
 def _units(folder: Folder, name: Name) -> dict[str, Unit] | None:
     """The units of a figure, if it is their mean."""
-    task, metric, frames = name
     if name not in folder.figures:
         return None
-    units = units_of(folder.questions.get((task, frames), ()), metric)
-    mean = sum(unit.value for unit in units.values()) / len(units) if units else -1.0
-    return units if abs(mean - folder.figures[name]["value"]) < _EXACT else None
+    return units_of_mean(_rows(folder, name), name[1], folder.figures[name]["value"])
 
 
 def _score(folder: Folder, name: Name, units: Mapping[str, Unit] | None, known: frozenset[str] | None) -> Score | None:

@@ -21,6 +21,9 @@ if not EVAL.is_dir():
     EVAL = Path(__file__).parents[1] / "eval"
 """The folder of tables and tasks: the clone's, or the wheel's."""
 
+SUITES = ("image", "video", "3d")
+"""Of the paper's tables 1 to 3; reasoning has no task of ours."""
+
 BEGIN = "<!-- benchmarks: made by python -m jigsaw.evaluation.table -->"
 END = "<!-- end -->"
 MEAN = "mean"

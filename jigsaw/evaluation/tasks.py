@@ -40,11 +40,15 @@ class Task:
     score: Callable[[Document, Sequence[str]], Mapping[str, Any]]
     metrics: Mapping[str, Callable[[Sequence[Any]], float]]
 
-    def figures(self, answered: Iterable[tuple[Document, str]]) -> dict[str, float]:
-        """Each metric over questions and their replies; one to which none adds is left out."""
+    def scores(self, answered: Iterable[tuple[Document, str]]) -> list[Mapping[str, Any]]:
+        """What each question's reply adds to the metrics."""
+        return [self.score(doc, [reply]) for doc, reply in answered]
+
+    def figures(self, scores: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+        """Each metric over questions; one to which none adds is left out."""
         added: dict[str, list[Any]] = {metric: [] for metric in self.metrics}
-        for doc, reply in answered:
-            for metric, value in self.score(doc, [reply]).items():
+        for score in scores:
+            for metric, value in score.items():
                 added[metric].append(value)
         return {metric: float(self.metrics[metric](values)) for metric, values in added.items() if values}
 
@@ -53,7 +57,7 @@ def read_task(name: str) -> Task:
     """The task of a name.
 
     Raises:
-        JigsawError: if there is none, or its file names a function that cannot be imported.
+        JigsawError: if there is none.
     """
     folder = EVAL / "tasks" / (JIGSAWS if name.startswith(JIGSAWS) else name.removesuffix("_fixed"))
     file = folder / f"{name}.yaml"

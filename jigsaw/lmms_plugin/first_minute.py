@@ -25,5 +25,7 @@ class FirstMinute:
         rate = self._done / (now - self._begin)
         left = self._questions - self._done - 1
         self._done = None
+        if left <= 0:
+            return None
         told = f"{left / rate / 3600:.1f} h for the {left:,} of this round that are left"
         return f"by the first minute, {rate:.2g} questions a second: {told}"

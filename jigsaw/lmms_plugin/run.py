@@ -105,7 +105,7 @@ def tasks_of(suite: str | None, names: Sequence[str], protocol: str) -> tuple[st
         if name in table and table[name].judge != "none" and not os.environ.get(KEY):
             raise JigsawError(
                 f"{name}: not run, for it is scored by a judge ({table[name].judge}) and there is no {KEY}; "
-                f"{table[name].rules or 'no task'} asks the same questions and scores by rules"
+                f"{table[name].rules} scores by rules"
             )
     made = [
         name + kind if name in table and not table[name].built_in else name

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from jigsaw.errors import JigsawError
-from jigsaw.evaluation.table import of_suite
+from jigsaw.evaluation.table import SUITES, of_suite
 from jigsaw.reward import OPTIONS
 from jigsaw.show.curves import GREEN, GREY, RED, Line, Panel, draw
 from jigsaw.show.gallery import check_place, render, write_page
@@ -41,7 +41,6 @@ _MEMORY = {
     "cpu_memory_used_gb": "host memory in use",
 }
 """Ends of verl's names of metrics of memory, in words."""
-SUITES = ("image", "video", "3d")
 _LEAST = 1e-9
 """What stands for less on a logarithmic axis."""
 _SHOWN_FAILURES = 5

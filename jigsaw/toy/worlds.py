@@ -178,7 +178,9 @@ class Rooms(World):
 
     def write(self, folder: Path, workers: int) -> None:
         """Render the halls: some have no place for three points."""
-        count = (TRAIN + HELDOUT) * (1 if self.pieces == 2 else 3) // (1 if self.pieces == 2 else 2)
+        count = TRAIN + HELDOUT
+        if self.pieces > 2:
+            count += count // 2
         rooms.write_rooms(folder, count, seed=self.settings.seed, workers=workers)
 
     def options(self, side: int) -> Options:

@@ -286,11 +286,10 @@ class PlainAgentLoopWorker(_Worker):  # type: ignore[misc, valid-type]
         if (place := kwargs["extra_info"].get(MARK)) is not None:
             output.reward_score = 0.0
             output.extra_fields["reward_extra_info"] = {MARK: place, REPLY: reply}
-            await super()._agent_loop_postprocess(output, validate, **kwargs)
-            return
-        pieces, form = len(kwargs["reward_model"]["ground_truth"]), kwargs["extra_info"]["answer_format"]
-        answer = parse(reply, pieces, form, strict=False).answer
-        output.extra_fields[ANSWER] = None if answer is None else ", ".join(map(str, answer))
+        else:
+            pieces, form = len(kwargs["reward_model"]["ground_truth"]), kwargs["extra_info"]["answer_format"]
+            answer = parse(reply, pieces, form, strict=False).answer
+            output.extra_fields[ANSWER] = None if answer is None else ", ".join(map(str, answer))
         await super()._agent_loop_postprocess(output, validate, **kwargs)
 
     def _note_failure(self, extra_info: dict[str, Any], error: Exception) -> None:

@@ -13,12 +13,12 @@ from omegaconf import DictConfig
 from jigsaw import machine
 from jigsaw.errors import JigsawError, Problems
 from jigsaw.evaluation.questions import ROOT, Document, chat, missing
-from jigsaw.evaluation.table import of_suite
+from jigsaw.evaluation.table import SUITES, of_suite
 from jigsaw.evaluation.tasks import Task, read_task
 from jigsaw.show.training import BENCHMARK
 from jigsaw.verl_plugin.plans import whole
 
-SUITES = ("image", "video", "3d", "all")
+_SUITES = (*SUITES, "all")
 MARK = "benchmark"
 """What the spec of a benchmark's medium has in place of a path, and what a question is called in ``extra_info``."""
 UNANSWERED = "unanswered"
@@ -53,8 +53,10 @@ class Benchmarks:
         self._asked: tuple[_Asked, ...] = ()
         self.absent: dict[str, str] = {}
         if config.suite is not None:
-            if config.suite not in SUITES:
-                raise JigsawError(f"eval.suite is {config.suite!r:.60}; it must be one of {', '.join(SUITES)}, or null")
+            if config.suite not in _SUITES:
+                raise JigsawError(
+                    f"eval.suite is {config.suite!r:.60}; it must be one of {', '.join(_SUITES)}, or null"
+                )
             if not find_spec("decord"):
                 raise JigsawError(f"decord is not installed, which eval.suite needs; first: {machine.SETUP}")
             self._asked, self.absent = _find(config.suite, config.data, limit)
@@ -112,7 +114,7 @@ class Benchmarks:
         for one in self._asked:
             answered = [(doc, replies.get(begin + place, "")) for place, doc in enumerate(one.docs)]
             silent = sum(begin + place not in replies for place in range(len(one.docs)))
-            figures = {**one.task.figures(answered), UNANSWERED: silent / len(one.docs)}
+            figures = {**one.task.figures(one.task.scores(answered)), UNANSWERED: silent / len(one.docs)}
             found.update({f"{BENCHMARK}{one.name}/{metric}": value for metric, value in figures.items()})
             begin += len(one.docs)
         return found
@@ -138,7 +140,7 @@ def _find(suite: str, data: str | None, limit: int) -> tuple[tuple[_Asked, ...],
                 raise JigsawError(f"{gone[0]}: no such file")
         except (JigsawError, OSError) as error:
             absent[benchmark.name] = str(error)
-            if Path(os.environ.get(ROOT) or ".", benchmark.folder).is_dir():
+            if (root := os.environ.get(ROOT)) and Path(root, benchmark.folder).is_dir():
                 damaged.append(f"{benchmark.name}: {error}; complete its folder, or move it away")
         else:
             asked.append(_Asked(benchmark.name, task, first))

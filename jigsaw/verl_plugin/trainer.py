@@ -89,13 +89,7 @@ class JigsawTrainer(PPOTrainerSync):  # type: ignore[misc]
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
         """verl's own of the held-out puzzles, and the figures of benchmarks."""
-        if not self.val_dataset.benchmarks:
-            return dict(
-                super()._val_metrics_update(
-                    data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts
-                )
-            )
-        # None of them where no question was answered.
+        # None of them where no question was asked, or answered.
         nothing = [None] * len(data_sources)
         said = {name: reward_extra_infos_dict.pop(name, nothing) for name in (MARK, REPLY)}
         replies: dict[int, str] = {}

@@ -119,7 +119,7 @@ def test_without_a_key_nobody_is_asked(kept: Path, judge: Any, monkeypatch: pyte
     with pytest.raises(JigsawError, match="there is no OPENAI_API_KEY"):
         between.check_answered()
     assert judge.asked == []
-    told = r"^mathverse_testmini: not run, .* there is no OPENAI_API_KEY; mathverse_rules asks the same questions"
+    told = r"^mathverse_testmini: not run, .* there is no OPENAI_API_KEY; mathverse_rules scores by rules$"
     with pytest.raises(JigsawError, match=told):
         tasks_of(None, ["mathverse_testmini"], "both")
 

@@ -87,7 +87,8 @@ def test_replies_are_scored_as_the_task_is_now(
     now, notes = rescored(before)
     assert notes == []
     docs = list(read_task("vj_mmvp_fixed").documents())
-    figures = read_task("vj_mmvp_fixed").figures([(doc, letter(0.8)(doc)) for doc in docs])
+    task = read_task("vj_mmvp_fixed")
+    figures = task.figures(task.scores((doc, letter(0.8)(doc)) for doc in docs))
     found = {key[1]: figure["value"] for key, figure in now.figures.items()}
     assert found == {metric: figures[metric] for metric in ("acc", "pair_acc")}
     assert 0 < figures["pair_acc"] < figures["acc"] < 1

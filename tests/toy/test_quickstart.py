@@ -146,9 +146,13 @@ def test_a_mixture_is_one_of_verls_config(tmp_path: Path) -> None:
     [
         ({"task": "depth", "images": "."}, r"task depth: needs depth, which a folder of pictures has not"),
         ({"task": "video", "images": "."}, r"task video: needs films, which a folder of pictures has not"),
-        ({"task": "video", "clips": 1}, r"clips 1: must be 2 to 4"),
-        ({"task": "depth", "points": 9}, r"points 9: must be 2 to 4"),
-        ({"task": "depth", "model": "qwen3_vl"}, r"model qwen3_vl: cannot read the rooms' numbers"),
+        ({"task": "video", "clips": 1}, r"clips 1: must be 2 to 3"),
+        ({"task": "depth", "points": 9}, r"points 9: must be 2 to 3"),
+        ({"task": "depth", "model": "qwen3_vl"}, r"model qwen3_vl: is not for rooms"),
+        ({"task": "video", "grid": "2x2"}, r"grid 2x2: is for --task image"),
+        ({"clips": 3}, r"clips 3: is for --task video"),
+        ({"task": "video", "points": 3}, r"points 3: is for --task depth"),
+        ({"task": "video", "begin_with": "2x1"}, r"begin_with 2x1: is for --task image"),
         ({"task": "mixture", "grid": "2x2", "begin_with": "2x1"}, r"begin_with 2x1: is for --task image"),
     ],
 )
