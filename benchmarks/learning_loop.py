@@ -1,6 +1,6 @@
 """What the quickstart learns, in one process: the supervised start and GRPO of the tiny model, without Ray and vLLM.
 
-    python benchmarks/learning_loop.py OUT [task=video] [grid=2x2] [thought=found] [steps=60] [seed=1] [lr=1e-4] ...
+    python benchmarks/learning_loop.py OUT [task=video] [grid=2x2] [steps=60] [seed=1] [lr=1e-4] ...
 
 For screening settings: about a second a step on one core. Media, rows, puzzles, model, reward, verl's advantages and
 the packed forward pass are the quickstart's own; the draws differ. Arguments are fields of :class:`Settings`.
@@ -14,6 +14,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -26,7 +27,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
-from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, kl_penalty
 from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 
 from jigsaw.packing.layout import Layout
@@ -41,23 +42,14 @@ from jigsaw.toy.model import build_tiny_model
 from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, ROUNDS, warm_start_steps_of
 from jigsaw.toy.settings import FORMED
 from jigsaw.toy.settings import Settings as Quickstart
-from jigsaw.toy.warm_start import Example, naming_example
-from jigsaw.toy.worlds import World, worlds_of
+from jigsaw.toy.warm_start import Example, name_thought, warm_start_example
+from jigsaw.toy.worlds import worlds_of
 from jigsaw.verl_plugin.positions import get_rope_index
 
 MEASURED, EVERY = 120, 20
 """Held-out puzzles that are asked every so many steps; all of them after the last one."""
-TRUE = 0.8
-"""Share of thoughts that must be true before GRPO, where they say which tile is which: form is learned long before."""
-SUPERVISED = (
-    *("task", "grid", "clips", "points", "seed"),
-    *("warm_steps", "warm_lr", "naming", "thought", "by_name_steps", "truth"),
-)
+SUPERVISED = ("task", "grid", "clips", "points", "seed", "warm_steps", "warm_lr", "truth")
 """What a supervised start depends on."""
-RANKS = ("high", "middle", "low")
-PARTS = ("sunny sky", "shady sky", "sunny ground", "shady ground", "sunny", "shady", "sky", "ground", *RANKS)
-FOUND_WORDS = (*PARTS, *(f"{name} " for name in PARTS), ", ")
-"""What the tokenizer should spell in few tokens where the thought says which piece is which."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +63,19 @@ class Settings:
     seed: int = 0
     steps: int = 200
     warm_steps: int = 0
-    """Supervised steps; 0: rounds as long as the quickstart's, until replies are permutations and thoughts true."""
+    """Supervised steps; 0: rounds as long as the quickstart's, until replies are permutations."""
     warm_lr: float = 1e-3
-    naming: int = 4
-    """The first of every so many examples of the supervised start is a single piece."""
-    thought: str = "look"
-    """What the supervised start thinks: ``look``: nothing. ``named``: what each piece shows, in the order shown.
-    ``found``: where each part is, in the random order of the answer; of clips by which is higher, of points by which is
-    nearer."""
-    by_name_steps: int = 0
-    """Of the supervised steps, the first in which ``found`` goes by the alphabet, not as the answer: a look-up that
-    depends on the place in the reply alone is learned long before one that depends on the name."""
     truth: bool = False
     """Whether the supervised start teaches the true orders: a bound on what the model can learn."""
     prompts: int = BATCH
     n: int = 8
+    temperature: float = 1.0
     lr: float = 3e-4
     by_std: bool = True
     """Whether advantages are divided by the standard deviation of their group."""
     entropy_coeff: float = 0.0
+    kl_coef: float = 0.0
+    """Weight of the divergence from the supervised start, by verl's ``low_var_kl``."""
     gamma: float = 0.2
     shape: str = "position"
     threads: int = 1
@@ -105,17 +91,19 @@ class Loop:
 
     def __init__(self, out: Path, settings: Settings) -> None:
         self.out, self.settings = out, settings
+        self.temperature = 1.0
+        """Of what is drawn and of its log-probabilities; GRPO has its own."""
         named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
         (self.world,) = worlds_of(Quickstart(begin_with=None, images=None, warm_start_steps=None, **named))
-        self.media = out / f"{self.world.folder}_{settings.seed}"
+        self.media = out / f"{self.world.root}_{settings.seed}"
+        rendered = out / f"{self.world.folder}_{settings.seed}"
         data = out / f"data_{self.world}_{settings.seed}".replace(" ", "_")
         if not data.is_dir():
-            self.world.write(self.media, workers=2)
-            prepare_rows(self.media, data, self.world.options(28), progress=lambda done, total: None)
+            self.world.write(rendered, workers=2)
+            prepare_rows(rendered, data, self.world.options(28, self.media), progress=lambda done, total: None)
         self.train, self.held_out = (read_rows(data / f"{part}.parquet") for part in ("train", "val"))
-        words = (*self.world.words, *(FOUND_WORDS if settings.thought == "found" else ()))
-        random_model = out / f"random_{self.world}_{settings.seed}_{len(words)}".replace(" ", "_")
-        made = build_tiny_model(random_model, seed=settings.seed, words=words, max_pixels=self.world.pixels)
+        random_model = out / f"random_{self.world}_{settings.seed}".replace(" ", "_")
+        made = build_tiny_model(random_model, seed=settings.seed, words=self.world.words, max_pixels=self.world.pixels)
         self._load(made)
 
     def _load(self, folder: Path) -> None:
@@ -135,13 +123,17 @@ class Loop:
         ids = made["input_ids"][0]
         return {"input_ids": ids, "position_ids": get_rope_index(self.processor, input_ids=ids, **where), **seen}
 
-    def log_probs(self, prompts: Sequence[Prompt], replies: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    def log_probs(
+        self, prompts: Sequence[Prompt], replies: Sequence[Sequence[Tensor]], model: Any = None
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies of all tokens of the replies to each prompt, one behind the other."""
         lengths = tuple(tuple(map(len, group)) for group in replies)
         pack = Layout(tuple(len(prompt["input_ids"]) for prompt in prompts), lengths, torch.device("cpu"))
         ids = pack.join([prompt["input_ids"] for prompt in prompts], replies)[None]
         places = pack.positions([prompt["position_ids"] for prompt in prompts])[:, None]
-        found: tuple[Tensor, Tensor] = self.model(pack=pack, input_ids=ids, position_ids=places, **_seen(prompts))
+        found: tuple[Tensor, Tensor] = (model or self.model)(
+            pack=pack, input_ids=ids, position_ids=places, **_seen(prompts)
+        )
         return found
 
     @torch.no_grad()
@@ -159,7 +151,7 @@ class Loop:
         over = torch.zeros(len(logits), dtype=torch.bool)
         while not over.all() and len(drawn) < 16 + 10 * self.world.pieces:
             logits[:, never] = -math.inf
-            token = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
+            token = logits.argmax(-1) if greedy else torch.multinomial((logits / self.temperature).softmax(-1), 1)[:, 0]
             drawn.append(token)
             over |= token == end
             hidden = self.drawing.model.language_model(
@@ -176,13 +168,13 @@ class Loop:
         return str(self.processor.decode(reply, skip_special_tokens=True))
 
     def score(self, row: Row, puzzle: Puzzle, reply: Tensor) -> dict[str, float]:
-        """The reward of a reply, and whether its thought, of the kind ``found``, is true."""
+        """The reward of a reply, and the share of pieces that its thought names right."""
         told: dict[str, Any] = {"gamma": self.settings.gamma, "shape": self.settings.shape}
         text = self.text(reply)
         scores = compute_score(f"visual_jigsaw_{puzzle.task}", text, puzzle.answer, puzzle.extra_info, **told)
-        true = {f"{part} {place}" for place, part in enumerate(parts(self.world, row, puzzle), 1)}
+        true = name_thought(self.world, row, puzzle).split(", ")
         said = text.removeprefix("<think>").partition("</think>")[0].split(", ")
-        return scores | {"true_thought": float(true == set(said))}
+        return scores | {"named": len(set(true) & set(said)) / len(true)}
 
     def measure(self, rows: Sequence[Row], *, greedy: bool = True, grey: bool = False) -> dict[str, float]:
         """Mean scores of a reply to each row's puzzle."""
@@ -195,34 +187,15 @@ class Loop:
             found += [self.score(row, puzzle, reply) for row, puzzle, (reply,) in together]
         return {name: fmean(scores[name] for scores in found) for name in found[0]}
 
-    def naming(self) -> float:
-        """How many of the held-out pieces, the first of each puzzle and alone, are called by their name."""
-        puzzles = [cut(plan(row, self.settings.seed), self.media) for row in self.held_out]
-        examples = [naming_example(self.world, *each, 0) for each in zip(self.held_out, puzzles, strict=True)]
-        said = self.draw([self.prompt(each.messages, each.media) for each in examples], 1, greedy=True)
-        return fmean(self.text(reply) == each.reply for each, (reply,) in zip(examples, said, strict=True))
-
     def example(self, index: int) -> Example:
-        """An example of the supervised start, as :func:`jigsaw.toy.warm_start.warm_start_example` makes them."""
-        told = self.settings
-        rng = random.Random(f"{told.seed}/{index}")
-        row = rng.choice(self.train)
-        puzzle = cut(plan(row, told.seed, index), self.media)
-        if index % told.naming == 0:
-            return naming_example(self.world, row, puzzle, 0)
-        count = len(puzzle.order)
-        answer = list(puzzle.answer) if told.truth else rng.sample(range(1, count + 1), count)
-        found = parts(self.world, row, puzzle)
-        by_name = index < told.by_name_steps * BATCH
-        listed = sorted(answer, key=lambda number: found[number - 1]) if by_name else answer
-        names = [self.world.name(row, puzzle, place) for place in range(count)]
-        thought = {
-            "look": "Look.",
-            "named": ", ".join(f"{number} {name}" for number, name in enumerate(names, 1)),
-            "found": ", ".join(f"{found[number - 1]} {number}" for number in listed),
-        }[told.thought]
-        reply = f"<think>{thought}</think><answer>{', '.join(map(str, answer))}</answer>"
-        return Example(puzzle.messages, puzzle.media, reply)
+        """An example of the supervised start: the quickstart's, or one that teaches the true order."""
+        seed = self.settings.seed
+        if not self.settings.truth:
+            return warm_start_example(self.train, self.media, index, seed=seed, world=self.world)
+        row = random.Random(f"{seed}/{index}").choice(self.train)
+        puzzle = cut(plan(row, seed, index), self.media)
+        thought, answer = name_thought(self.world, row, puzzle), ", ".join(map(str, puzzle.answer))
+        return Example(puzzle.messages, puzzle.media, f"<think>{thought}</think><answer>{answer}</answer>")
 
     def warm_start(self) -> None:
         """The supervised start, or what an earlier run has left of it."""
@@ -233,9 +206,9 @@ class Loop:
             for number in range(1 if told.warm_steps else ROUNDS):
                 self._warm_start_round(number * steps, steps)
                 scores = self.measure(self.train[:FORM_PUZZLES], greedy=False)
-                valid, true = scores["valid_permutation"], scores["true_thought"]
-                print(f"warm start: {(number + 1) * steps} steps, {valid:.0%} valid, {true:.0%} true", flush=True)
-                if valid >= FORMED and (told.thought != "found" or true >= TRUE):
+                valid, named = scores["valid_permutation"], scores["named"]
+                print(f"warm start: {(number + 1) * steps} steps, {valid:.0%} valid, {named:.0%} named", flush=True)
+                if valid >= FORMED:
                     break
             self.drawing.save_pretrained(folder)
             self.processor.save_pretrained(folder)
@@ -267,10 +240,11 @@ class Loop:
         """Train; what is logged of each step."""
         told = self.settings
         torch.manual_seed(told.seed)
-        rng = random.Random(told.seed)
+        rng, self.temperature = random.Random(told.seed), told.temperature
         optimizer = AdamW(self.model.parameters(), lr=told.lr, weight_decay=0.0)
         rows = ((row, epoch) for epoch in range(1000) for row in rng.sample(self.train, len(self.train)))
         groups = np.arange(told.prompts).repeat(told.n)
+        start = deepcopy(self.model)
         for step in range(1, told.steps + 1):
             begin = time.time()
             drawn = list(islice(rows, told.prompts))
@@ -287,6 +261,9 @@ class Loop:
             chosen, entropy = self.log_probs(prompts, replies)
             # One update a step: the ratio to the policy that drew is 1, and nothing is clipped.
             loss = -(advantages[:, 0].repeat_interleave(lengths) * chosen).mean() - told.entropy_coeff * entropy.mean()
+            if told.kl_coef:
+                known = self.log_probs(prompts, replies, model=start)[0].detach()
+                loss = loss + told.kl_coef * kl_penalty(chosen, known, "low_var_kl").mean()
             norm = self._update(optimizer, loss)
             logged: dict[str, Any] = {name: fmean(each[name] for each in scores) for name in scores[0]}
             answers = {self.text(reply).rpartition("<answer>")[2] for group in replies for reply in group}
@@ -296,21 +273,6 @@ class Loop:
                 logged["held_out"] = self.measure(self.held_out[: None if step == told.steps else MEASURED])
             yield logged
         yield {"grey": self.measure(self.held_out, grey=True)}
-
-
-def parts(world: World, row: Row, puzzle: Puzzle) -> list[str]:
-    """What the pieces shown are, each by a name of its own; of clips which is higher, of points which is nearer."""
-    names = [world.name(row, puzzle, place) for place in range(len(puzzle.order))]
-    if world.task == "image":
-        return names
-    if world.task == "depth":
-        values = [-row["extra_info"]["depths"][rank] for rank in puzzle.order]
-    else:
-        values = world.heights(row, puzzle)  # type: ignore[attr-defined]
-    ranked = sorted(range(len(values)), key=lambda place: -values[place])
-    ranks = RANKS if len(values) == 3 else RANKS[::2]
-    about = f"{names[0].split()[0]} " if world.task == "video" else ""
-    return [about + ranks[ranked.index(place)] for place in range(len(values))]
 
 
 def _seen(prompts: Sequence[Prompt]) -> Prompt:
@@ -324,7 +286,7 @@ def main() -> None:
     torch.manual_seed(settings.seed)
     loop = Loop(Path(sys.argv[1]), settings)
     loop.warm_start()
-    before = {"naming": loop.naming(), "before": loop.measure(loop.held_out)}
+    before = {"before": loop.measure(loop.held_out), "sampled": loop.measure(loop.held_out, greedy=False)}
     (loop.out / "runs").mkdir(exist_ok=True)
     with (loop.out / "runs" / f"{' '.join(sorted(sys.argv[2:])) or 'quickstart'}.jsonl").open("w") as log:
         for line in chain((asdict(settings), before), loop.grpo()):

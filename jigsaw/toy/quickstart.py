@@ -74,6 +74,14 @@ def warm_start_steps_of(pieces: int) -> int:
     return 250 * pieces**2 // 4
 
 
+def responses_of(pieces: int) -> int:
+    """Responses a prompt: about as many as there are orders to try, from 8 to 64.
+
+    With 8 of 24 orders what a group says of an order is mostly noise, and GRPO settles on a few answers before it sees.
+    """
+    return min(64, 1 << max(3, (2 * factorial(pieces) - 1).bit_length()))
+
+
 def schedule(levels: list[list[int]]) -> tuple[str, ...]:
     """Overrides that go from grid to grid once one is solved; none for no grids."""
     given = f"data.difficulty={{image: {{levels: {levels}, raise_at: {RAISE_AT}, window: {WINDOW}}}}}"
@@ -157,7 +165,7 @@ class Quickstart:
                 Part(
                     world.task,
                     world,
-                    out / world.folder,
+                    out / world.root,
                     out / "data" / world.task if len(worlds) > 1 else out / "data",
                     world.pieces,
                     str(world),
@@ -215,9 +223,10 @@ class Quickstart:
             assert part.world is not None
             if len(self.parts) > 1:
                 progress.console.print(f"  {part.kind}")
-            part.world.write(part.media_root, available_cores())
-            options = part.world.options(self.token_side)
-            summary = prepare_rows(part.media_root, part.data, options, progress=lambda done, total: None)
+            rendered = self.out / part.world.folder
+            part.world.write(rendered, available_cores())
+            options = part.world.options(self.token_side, part.media_root)
+            summary = prepare_rows(rendered, part.data, options, progress=lambda done, total: None)
             notes.append(f"{summary.train} to train on, {summary.val} held out")
         return "; ".join(notes)
 
@@ -392,7 +401,7 @@ class Quickstart:
         """GRPO through verl, from the last complete checkpoint if there is one; further overrides of its config."""
         from jigsaw.verl_plugin.checkpoint import last_whole, override, resume_overrides, step_of
 
-        steps = self.steps
+        steps, pieces = self.steps, max(part.pieces for part in self.parts)
         done = last_whole(self.checkpoints)
         first = step_of(done) if done else 0
         if first == steps:
@@ -426,8 +435,9 @@ class Quickstart:
                 *self._arguments("quickstart", self.checkpoints),
                 *self.arguments_of_rows(),
                 override("actor_rollout_ref.model.path", self.warm_model),
-                # 4 of them words a piece.
-                f"data.max_response_length={max(24, 8 + 6 * max(part.pieces for part in self.parts))}",
+                # Of a piece its number, up to three words, and its place in the answer.
+                f"data.max_response_length={12 + 7 * pieces}",
+                f"actor_rollout_ref.rollout.n={responses_of(pieces)}",
                 f"trainer.total_training_steps={steps}",
                 f"trainer.val_before_train={str(not done).lower()}",
                 *(["eval.every=20"] if self.images else []),  # of more steps

@@ -1,9 +1,9 @@
 """The supervised start of the tiny model: the answer's format and a few words for what it sees, never the order.
 
-A model with random weights answers nothing that a reward could tell apart. So it first learns to name what it sees, and
-to answer puzzles in the right form, with orders drawn at random: what it knows about order afterwards is chance, and
-everything above it comes from GRPO. The pieces of rendered media have names, which it learns one by one. Of
-other pictures nothing is known but their pixels: there its replies begin with what those say of each tile.
+A model with random weights answers nothing that a reward could tell apart. So it first learns to answer puzzles in the
+right form: what each piece shows, then an order drawn at random. What it knows about order afterwards is chance, and
+everything above it comes from GRPO. The pieces of rendered media have names. Of other pictures nothing is known but
+their pixels: there its replies say what those tell of each tile.
 """
 
 import os
@@ -19,7 +19,7 @@ from jigsaw.permutation import answer_of
 from jigsaw.puzzle import Message, Puzzle
 from jigsaw.rows import Row
 from jigsaw.tasks import cut, plan
-from jigsaw.toy.worlds import THOUGHT, World
+from jigsaw.toy.worlds import World
 
 Pixels = npt.NDArray[np.floating[Any]]
 
@@ -41,10 +41,10 @@ def order_example(puzzle: Puzzle, thought: str, rng: random.Random) -> Example:
     return Example(puzzle.messages, puzzle.media, f"<think>{thought}</think><answer>{answer}</answer>")
 
 
-def naming_example(world: World, row: Row, puzzle: Puzzle, place: int) -> Example:
-    """A single piece and what it shows."""
-    content, media = world.asked(puzzle, place)
-    return Example([{"role": "user", "content": content}], media, world.name(row, puzzle, place))
+def name_thought(world: World, row: Row, puzzle: Puzzle) -> str:
+    """The number of each piece shown, 1-based, and what it shows; never which place is its own."""
+    numbers = range(1, len(puzzle.order) + 1)
+    return ", ".join(f"{number} {world.name(row, puzzle, number - 1)}" for number in numbers)
 
 
 def _brightness(tile: Pixels) -> float:
@@ -88,9 +88,6 @@ def warm_start_example(
 ) -> Example:
     """The example of an index, a pure function of its arguments.
 
-    Of rendered media, whose parts have names: three puzzles, for the form takes longer to learn than the names, and a
-    single piece in turn. Of other pictures: puzzles, with what their pixels say.
-
     Args:
         rows: training rows.
         media_root: folder of their media.
@@ -101,8 +98,5 @@ def warm_start_example(
     rng = random.Random(f"{seed}/{index}")
     row = rng.choice(rows)
     puzzle = cut(plan(row, seed, index), media_root)
-    if world is None:
-        return order_example(puzzle, cue_thought(puzzle), rng)
-    if index % 4:
-        return order_example(puzzle, THOUGHT, rng)
-    return naming_example(world, row, puzzle, rng.randrange(len(puzzle.order)))
+    thought = name_thought(world, row, puzzle) if world else cue_thought(puzzle)
+    return order_example(puzzle, thought, rng)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jigsaw.prepare.images import ImageOptions, parse_grid
 from jigsaw.prepare.pipeline import Options
@@ -37,6 +37,8 @@ class World(ABC):
     """Name of the folder of its media."""
     noun: ClassVar[str]
     """What a piece is."""
+    root: ClassVar[str]
+    """Name of the folder that its rows' media lie in, beside it."""
     pixels: ClassVar[int] = PIXELS
     """Of its largest picture."""
 
@@ -58,16 +60,12 @@ class World(ABC):
         """Render the media."""
 
     @abstractmethod
-    def options(self, side: int) -> Options:
-        """How rows are made; ``side`` are the pixels of a token's."""
+    def options(self, side: int, root: Path) -> Options:
+        """How rows are made; ``side`` are the pixels of a token's, ``root`` the folder of the rows' media."""
 
     @abstractmethod
     def name(self, row: Row, puzzle: Puzzle, place: int) -> str:
         """What the piece at a 0-based place shows; never which place is its own."""
-
-    @abstractmethod
-    def asked(self, puzzle: Puzzle, place: int) -> tuple[list[dict[str, Any]], list[Any]]:
-        """A question what that piece shows: the content of a chat message, and its media."""
 
     def __str__(self) -> str:
         return f"{self.pieces} {self.noun}"
@@ -77,6 +75,7 @@ class Landscapes(World):
     """Pictures of a sky over a ground, lit from the left."""
 
     task, folder, noun = "image", "scenes", "tiles"
+    root = folder
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -96,7 +95,7 @@ class Landscapes(World):
         """Render the pictures."""
         scenes.write_scenes(folder, TRAIN + HELDOUT, seed=self.settings.seed, workers=workers)
 
-    def options(self, side: int) -> Options:
+    def options(self, side: int, root: Path) -> Options:
         """Tiles of a token or more."""
         grid = self._grid
         return ImageOptions(grid=grid, min_side=side * max(grid), val=HELDOUT, seed=self.settings.seed, verify=True)
@@ -109,10 +108,6 @@ class Landscapes(World):
         what = "" if rows == 1 else "sky" if at_row < rows / 2 else "ground"
         return f"{light} {what}".strip()
 
-    def asked(self, puzzle: Puzzle, place: int) -> tuple[list[dict[str, Any]], list[Any]]:
-        """The tile alone."""
-        return [{"type": "image", "image": {}}, {"type": "text", "text": NAMING_PROMPT}], [puzzle.pieces[place]]
-
     def __str__(self) -> str:
         return f"{self.settings.grid} tiles"
 
@@ -121,6 +116,7 @@ class Films(World):
     """Films in which something changes one way."""
 
     task, folder, noun = "video", "films", "clips"
+    root = "frames"
 
     @property
     def pieces(self) -> int:
@@ -131,39 +127,34 @@ class Films(World):
     def words(self) -> tuple[str, ...]:
         """What moves, and the prompt."""
         kinds = tuple(f"{kind} " for kind in films.KINDS)
-        return (render(self.task, "answer_tag", clips=self.pieces), *kinds, THOUGHT, NAMING_PROMPT)
+        return (render(self.task, "answer_tag", clips=self.pieces), *kinds)
 
     def write(self, folder: Path, workers: int) -> None:
         """Render the films."""
         films.write_films(folder, TRAIN + HELDOUT, seed=self.settings.seed, workers=workers)
 
-    def options(self, side: int) -> Options:
-        """Four frames a clip, as large as they are."""
-        pixels = films.WIDTH * films.HEIGHT
+    def options(self, side: int, root: Path) -> Options:
+        """Four frames a clip, as large as they are; extracted, for each is read many times."""
         return VideoOptions(
-            clips=self.pieces, max_frames=4, max_pixels=pixels, val=HELDOUT, seed=self.settings.seed, verify=True
+            clips=self.pieces,
+            max_frames=4,
+            max_pixels=films.WIDTH * films.HEIGHT,
+            val=HELDOUT,
+            seed=self.settings.seed,
+            extract_frames=root,
         )
 
     def name(self, row: Row, puzzle: Puzzle, place: int) -> str:
-        """What is there, and how high it stands, in tenths: of an hourglass, its upper sand."""
-        kind, _ = films.film_states(self.settings.seed, _number(row["videos"][0]["path"]))
-        return f"{kind} {_tenth(self.heights(row, puzzle)[place])}"
-
-    def heights(self, row: Row, puzzle: Puzzle) -> list[float]:
-        """How high what moves stands in each clip shown, 0 to 1."""
+        """What is there, and how much of it, in tenths."""
         kind, states = films.film_states(self.settings.seed, _number(row["videos"][0]["path"]))
-        found = [fmean(float(states[index]) for index in clip.indices) for clip in puzzle.pieces]
-        return found if kind == "flower" else [1 - state for state in found]
-
-    def asked(self, puzzle: Puzzle, place: int) -> tuple[list[dict[str, Any]], list[Any]]:
-        """The clip alone."""
-        return [{"type": "video", "video": {}}, {"type": "text", "text": NAMING_PROMPT}], [puzzle.pieces[place]]
+        return f"{kind} {_tenth(fmean(float(states[index]) for index in puzzle.pieces[place].indices))}"
 
 
 class Rooms(World):
     """Halls with pillars, seen by one who stands in them."""
 
     task, folder, noun = "depth", "rooms", "points"
+    root = folder
     pixels = rooms.SIZE[0] * rooms.SIZE[1]
 
     @property
@@ -173,8 +164,8 @@ class Rooms(World):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The prompt, and what is asked of one point."""
-        return (render(self.task, "answer_tag", points=self.pieces), THOUGHT, *_FAR)
+        """The prompt."""
+        return (render(self.task, "answer_tag", points=self.pieces),)
 
     def write(self, folder: Path, workers: int) -> None:
         """Render the halls: some have no place for three points."""
@@ -183,7 +174,7 @@ class Rooms(World):
             count += count // 2
         rooms.write_rooms(folder, count, seed=self.settings.seed, workers=workers)
 
-    def options(self, side: int) -> Options:
+    def options(self, side: int, root: Path) -> Options:
         """A puzzle a hall."""
         return DepthOptions(points=self.pieces, val=HELDOUT, seed=self.settings.seed)
 
@@ -192,20 +183,9 @@ class Rooms(World):
         depth = row["extra_info"]["depths"][puzzle.order[place]]
         return str(_tenth(math.log(depth / rooms.NEAREST) / math.log(rooms.FARTHEST / rooms.NEAREST)))
 
-    def asked(self, puzzle: Puzzle, place: int) -> tuple[list[dict[str, Any]], list[Any]]:
-        """The whole picture, and the number of a point."""
-        return [
-            {"type": "image", "image": {}},
-            {"type": "text", "text": f"{_FAR[0]}{place + 1}{_FAR[1]}"},
-        ], puzzle.media
 
-
-THOUGHT = "Look."
-"""Of a puzzle's reply."""
-NAMING_PROMPT = "\nWhat is this?"
-SCENE_WORDS = ("sky", "ground", "sunny ", "shady ", THOUGHT, NAMING_PROMPT)
+SCENE_WORDS = ("sky", "ground", "sunny ", "shady ")
 """What the tokenizer should spell in few tokens for landscapes."""
-_FAR = ("\nHow far is ", "?")
 WORLDS: dict[str, type[World]] = {world.task: world for world in (Landscapes, Films, Rooms)}
 
 

