@@ -252,7 +252,7 @@ def main(
 
     Example: python benchmarks/learning.py "2x2 tiles" --seed 0 --seed 1 --json learning.json
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     folder = (out or OUTPUTS / "learning").resolve()
     chosen, seeds = cases or list(CASES), seed if seed is not None else list(range(5))
     with told_in_one_line(lambda: console.print("stopped; started again with the same arguments it goes on")):

@@ -1,4 +1,4 @@
-"""The figures that benchmarks/curves.py keeps; the runs themselves take hours."""
+"""The figures that benchmarks/curves.py and benchmarks/learning.py keep; the runs themselves take hours."""
 
 import json
 import signal
@@ -68,3 +68,70 @@ def test_a_file_of_other_figures_is_left_as_it_is(
     assert "figures.json: holds no figures of this study; move it away, or give another --json" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
     assert (tmp_path / "figures.json").read_text() == figures
+
+
+def learned(seed: int, exact: float, name: str = "1x2 tiles") -> dict[str, Any]:
+    curve = {"0": 0.5, "10": 0.75, "20": exact}
+    return {
+        "name": name,
+        "seed": seed,
+        "chance": 0.5,
+        "exact_before": 0.5,
+        "exact_after": exact,
+        "exact_greyed": 0.48,
+        "minutes": 7.0,
+        "peak_gib": 10.0,
+        "curve": curve,
+        "machine": {"cpu": "a CPU"},
+    }
+
+
+@pytest.fixture
+def learning(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command, given figures of earlier starts and words."""
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    app = Typer()
+    app.command()(import_module("learning").main)
+
+    def run(figures: str, *words: str) -> Result:
+        (tmp_path / "figures.json").write_text(figures)
+        places = {"--json": "figures.json", "--picture": "curves.png", "--out": "out"}
+        given = [word for option, name in places.items() for word in (option, str(tmp_path / name))]
+        return CliRunner().invoke(app, [*words, *given])
+
+    return run
+
+
+def test_seeds_that_are_there_are_shown_together_and_not_run_again(
+    learning: Callable[..., Result], tmp_path: Path
+) -> None:
+    figures = json.dumps({"results": [learned(0, 0.9), learned(1, 0.98), learned(0, 0.5, "random reward")]})
+    ran = learning(figures, "1x2 tiles", "--seed", "0", "--seed", "1")
+    assert (ran.exit_code, ran.stderr) == (0, "")
+    assert "0 runs to make, about 0.0 hours on 2 cores; 3 are there" in ran.stdout
+    (line,) = [line for line in ran.stdout.splitlines() if "1x2 tiles" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "0.480", "7 to 7", "10.0"),
+    ]  # Student's t of one degree of freedom
+    assert (tmp_path / "figures.json").read_text() == figures
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 600
+
+
+@pytest.mark.parametrize(
+    ("figures", "words", "message"),
+    [
+        ('{"results": []}', ["2x1 tiles", "--seed", "3", "--seed", "3"], "seed 3: is given twice"),
+        ('{"results": []}', ["4x4 tiles"], "case 4x4 tiles: is none; these are there: 2x1 tiles, "),
+        ("[", ["2x1 tiles"], "figures.json: holds no figures of this benchmark"),
+        ('{"results": [{"name": "2x1 tiles"}]}', ["2x1 tiles"], "figures.json: holds no figures of this benchmark"),
+    ],
+)
+def test_what_cannot_be_learned_is_said_before_it_starts(
+    learning: Callable[..., Result], tmp_path: Path, figures: str, words: list[str], message: str
+) -> None:
+    ran = learning(figures, *words)
+    assert ran.exit_code == 1
+    assert message in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1

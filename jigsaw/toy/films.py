@@ -2,10 +2,12 @@
 
 Something changes one way: a glass fills, a balloon swells, the sun rises, a plant grows. It begins at a state drawn at
 random, so a single frame does not tell when it is shown, while two clips beside each other do. Means tell nothing
-either: what changes is striped in two colours whose mean is that of what is behind it, and the light flickers.
+either: what changes is lit on its left and in shade on its right, as much as makes its mean that of what is behind it,
+and the light flickers.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +22,7 @@ from jigsaw.toy.scenes import write_series
 from jigsaw.toy.videos import Pixels, write_frames
 
 Array = npt.NDArray[np.floating[Any]]
-Picture = tuple[npt.NDArray[np.bool_], Array]
-"""Where what changes is seen, and the sign of its stripes there."""
+Mask = npt.NDArray[np.bool_]
 
 WIDTH, HEIGHT = 56, 112
 """Pixels; upright, as water and plants rise: eight of Qwen2.5-VL's tokens every two frames."""
@@ -30,8 +31,8 @@ FRAMES, FPS = 48, 2
 CHANGE = (0.40, 0.50)
 """Share of the way from the first state to the last that a film covers."""
 CONTRAST = (45, 75)
-"""Of the stripes: how far each lies off their mean, in grey levels of 255."""
-_SUPERSAMPLING = 3
+"""Of the lit half and the one in shade: how far each lies off their mean, in grey levels of 255."""
+_SUPERSAMPLING = 2
 
 
 def film_states(seed: int, index: int) -> tuple[str, Array]:
@@ -55,55 +56,51 @@ def render_film(seed: int, index: int) -> Pixels:
     kind, states = film_states(seed, index)
     rng = _rng("look", seed, index)
     back = rng.uniform(90, 160) + rng.uniform(-25, 25, 3)
-    stripe = rng.uniform(*CONTRAST) + rng.uniform(-30, 30, 3)
+    light_of_sides = rng.uniform(*CONTRAST) + rng.uniform(-30, 30, 3)
     # Drawn for every frame: did it only drift, the first and the last clip would differ most in it.
     light = rng.uniform(0.85, 1.1, (FRAMES, 1)) + rng.uniform(-0.06, 0.06, (FRAMES, 3))
     size = (HEIGHT * _SUPERSAMPLING, WIDTH * _SUPERSAMPLING)
-    down, right = (np.mgrid[: size[0], : size[1]] + 0.5) / size[1]
+    down, right = (np.mgrid[: size[0], : size[1]].astype(np.float32) + 0.5) / size[1]
     place = rng.uniform(0.44, 0.56)
     frames = []
     for state in states:
-        covered, pattern = KINDS[kind](right - place, down, float(state))
-        picture = back + stripe * (covered * np.sign(pattern))[..., None]
-        blocks = picture.reshape(HEIGHT, _SUPERSAMPLING, WIDTH, _SUPERSAMPLING, 3)
-        frames.append(blocks.mean((1, 3)))
+        sides = KINDS[kind](right - place, down, float(state)) * np.sign(place - right)
+        smooth = sides.reshape(HEIGHT, _SUPERSAMPLING, WIDTH, _SUPERSAMPLING).mean((1, 3))
+        frames.append(back + light_of_sides * smooth[..., None])
     film: Pixels = (np.stack(frames) * light[:, None, None]).clip(0, 255).astype(np.uint8)
     return film
 
 
-# Places are in widths of the picture: to the right of its middle, and down from its upper edge; the lower one is at 2.
+# Where what changes is seen. Places are in widths of the picture: to the right of its middle, and down from its upper
+# edge; the lower one is at 2. All are as wide to the left as to the right.
 
 
-def _water(right: Array, down: Array, state: float) -> Picture:
+def _water(right: Array, down: Array, state: float) -> Mask:
     """A glass that fills; the surface has ripples."""
-    level = 1.85 - 1.75 * state + 0.02 * np.sin(20 * right)
-    return (abs(right) < 0.36) & (down > level) & (down < 1.92), np.sin(2 * np.pi * down / 0.12)
+    return (abs(right) < 0.36) & (down > 1.85 - 1.75 * state + 0.02 * np.cos(20 * right)) & (down < 1.92)
 
 
-def _balloon(right: Array, down: Array, state: float) -> Picture:
-    """A striped balloon on a string, which swells; its area goes with the state."""
-    width = 0.4 * np.sqrt(0.06 + 0.94 * state)
-    tall = 2 * width
-    inside = (right / width) ** 2 + ((down - 0.95) / tall) ** 2 < 1
-    string = (abs(right) < 0.02) & (down > 0.95)
-    return inside | string, np.sin(2 * np.pi * right / 0.16)
+def _balloon(right: Array, down: Array, state: float) -> Mask:
+    """A balloon on a string, which swells; its area goes with the state."""
+    width = 0.4 * math.sqrt(0.06 + 0.94 * state)
+    inside: Mask = (right / width) ** 2 + ((down - 0.95) / (2 * width)) ** 2 < 1
+    return inside | (abs(right) < 0.02) & (down > 0.95)
 
 
-def _sun(right: Array, down: Array, state: float) -> Picture:
-    """A sun with rings, which rises behind the sea."""
-    far = np.hypot(right, down - (1.8 - 1.35 * state))
-    return (far < 0.42) & (down < 1.4), np.sin(2 * np.pi * far / 0.2)
+def _sun(right: Array, down: Array, state: float) -> Mask:
+    """A sun that rises behind the sea."""
+    inside: Mask = right**2 + (down - (1.8 - 1.35 * state)) ** 2 < 0.42**2
+    return inside & (down < 1.4)
 
 
-def _plant(right: Array, down: Array, state: float) -> Picture:
+def _plant(right: Array, down: Array, state: float) -> Mask:
     """A plant that grows, with leaves to both sides all the way up."""
-    top = 1.75 - 1.6 * state
     leaf = abs(right) < 0.3 * (1 - ((down + 0.5 * abs(right)) / 0.22) % 1)
-    pot = (abs(right) < 0.2) & (down > 1.8)
-    return (down > top) & ((abs(right) < 0.05) | leaf & (down < 1.8)) | pot, np.sign(right)
+    stalk = (down > 1.75 - 1.6 * state) & ((abs(right) < 0.05) | leaf & (down < 1.8))
+    return stalk | (abs(right) < 0.2) & (down > 1.8)
 
 
-KINDS: dict[str, Callable[[Array, Array, float], Picture]] = {
+KINDS: dict[str, Callable[[Array, Array, float], Mask]] = {
     "water": _water,
     "balloon": _balloon,
     "sun": _sun,

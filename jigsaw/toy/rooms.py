@@ -23,18 +23,15 @@ NEAREST, FARTHEST = 1.8, 5.5
 """Metres between which pillars stand; the wall behind them is beyond what a point's depth may be."""
 WIDE, HIGH = (0.5, 0.65), (0.9, 2.1)
 """Metres. The eye is at 1.5, so a point on a pillar may lie above or below the horizon, wherever the pillar stands."""
-LATTICE, PLACE, JITTER = 28, 7, 1
-"""Pixels from one place where a point may be marked to the next, of the first one, and how far a point may lie off it.
+LATTICE, JITTER = 28, 3
+"""Pixels from one place where a point may be marked to the next, and how far it may lie off it.
 
-Discs keep to the middle of a patch, the first of a token's four: wherever they lay, a tiny model could hardly read
-their numbers.
+The discs keep to the middle of tokens: wherever in a token they lay, a tiny model could hardly read their numbers.
 """
 _EYE = 1.5
 _REACH = 8
 """Pixels round a point whose readings count (jigsaw/tasks/depth.py)."""
-CHECK, CONTRAST = 0.125, 0.4
-"""Metres and share of light; checks of 12 pixels on the nearest pillars, of 4 on the farthest."""
-_SUPERSAMPLING = 3
+_SUPERSAMPLING = 2
 
 
 def render_room(seed: int, index: int) -> View:
@@ -45,8 +42,8 @@ def render_room(seed: int, index: int) -> View:
         index: 0-based number of the hall in its series.
 
     Returns:
-        The view. Its depth map is of the picture's size and has readings round those places alone, else 0, so that
-        points are marked there.
+        The view. Its depth map is of the picture's size and has readings round the middle of tokens alone, else 0, so
+        that points are marked there.
     """
     rng = np.random.default_rng(list(hashlib.sha256(f"hall/{seed}/{index}".encode()).digest()))
     camera = _camera(SIZE)
@@ -54,7 +51,7 @@ def render_room(seed: int, index: int) -> View:
     ratio = (FARTHEST / NEAREST) ** (1 / (PILLARS - 0.7))
     far = NEAREST * ratio ** (np.arange(PILLARS) + rng.uniform(0, 0.3, PILLARS))
     wide, high = rng.uniform(*WIDE, PILLARS), rng.uniform(*HIGH, PILLARS)
-    columns = np.arange(PLACE + LATTICE, SIZE[0] - LATTICE, LATTICE)
+    columns = np.arange(LATTICE * 1.5, SIZE[0] - LATTICE, LATTICE)
     column = rng.choice(columns, PILLARS, replace=False)
     # Off the middle of its column by no more than leaves room for a point there, whatever hides the rest of it.
     play = np.maximum(wide / 2 - (_REACH + JITTER) * far / camera.fx, 0)
@@ -67,11 +64,9 @@ def render_room(seed: int, index: int) -> View:
     pose = look_at(np.array([0, 0, _EYE]), np.array([0, 1, _EYE]))
     depth, *_ = cast(boxes, pose, camera, SIZE)
     fine = (SIZE[0] * _SUPERSAMPLING, SIZE[1] * _SUPERSAMPLING)
-    shown = shaded(boxes, colours, pose, _camera(fine), fine, check=CHECK, contrast=CONTRAST)
-    half = LATTICE // 2
-    off = (np.abs((np.arange(side) - PLACE + half) % LATTICE - half) for side in depth.shape)
-    y, x = (each <= _REACH + JITTER for each in off)
-    return View(shown.reduce(_SUPERSAMPLING), np.where(y[:, None] & x, depth, 0), pose)
+    picture = shaded(boxes, colours, pose, _camera(fine), fine).reduce(_SUPERSAMPLING)
+    y, x = (np.abs(np.arange(side) % LATTICE - LATTICE // 2) <= _REACH + JITTER for side in depth.shape)
+    return View(picture, np.where(y[:, None] & x, depth, 0), pose)
 
 
 def _camera(size: Size) -> Intrinsics:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import json
 import subprocess
 import sys
@@ -894,6 +895,14 @@ def test_torch_still_refuses_gloo_twice() -> None:
         "d.initialize_global_process_group_ray()\n"
     )
     assert "cpu:gloo,cpu:gloo" in error
+
+
+@pytest.mark.slow("upstream")
+def test_verl_still_pins_the_reference_model() -> None:
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
+
+    source = inspect.getsource(FSDPEngine)
+    assert "CPUOffloadPolicy(pin_memory=True)" in source, "verl pins nothing any more: remove it"
 
 
 @pytest.mark.slow("upstream")

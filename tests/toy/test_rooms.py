@@ -12,7 +12,7 @@ from jigsaw.prepare.scenes import DepthOptions, depth_row, look_at_scene
 from jigsaw.tasks import build_puzzle
 from jigsaw.tasks.depth import RADIUS, choose_points
 from jigsaw.toy.rgbd import View
-from jigsaw.toy.rooms import JITTER, LATTICE, PLACE, SIZE, render_room, write_rooms
+from jigsaw.toy.rooms import JITTER, LATTICE, SIZE, render_room, write_rooms
 
 ROOMS = 200
 
@@ -62,13 +62,13 @@ def test_the_files_do_not_depend_on_the_number_of_workers_and_what_is_there_is_k
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_patches(tmp_path, count):
+def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, count):
     (folder,) = write_rooms(tmp_path, 1, seed=5)
     options = DepthOptions(points=count)
     (record,) = look_at_scene(folder.name, media_root=tmp_path, options=options, frames=None)
     assert (record["tokens"], record["smaller"]) == (44, False)
-    off = (np.array(record["points"]) - PLACE + LATTICE // 2) % LATTICE - LATTICE // 2
-    assert np.abs(off).max() <= JITTER
+    off = np.abs(np.array(record["points"]) % LATTICE - LATTICE // 2)
+    assert off.max() <= JITTER
     puzzle = build_puzzle(depth_row(record, 0, "train", options), tmp_path)
     (picture,) = puzzle.media
     exact = render_room(5, 0)

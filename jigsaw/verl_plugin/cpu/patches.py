@@ -67,18 +67,6 @@ def keep_plain_weights() -> None:
         layer.cpu_linear = linear
 
     utils.dispatch_cpu_unquantized_gemm = use_weight
-    _wait_asleep()
-
-
-def _wait_asleep() -> None:
-    """Let vLLM's processes sleep while they wait for each other, in place of asking all the time for a second.
-
-    They share the cores with the trainer and the rollout's workers (distributed/device_communicators/shm_broadcast.py:126
-    in 0.24.0; no option sets it).
-    """
-    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
-
-    SpinCondition.__init__.__defaults__ = (0.0,)
 
 
 def offload_without_pinning() -> None:
