@@ -37,6 +37,8 @@ from jigsaw.verl_plugin.launch import OUTPUTS
 
 SEQUENCES = 128
 """Responses a step (configs/quickstart.yaml); the ranks share them, in one micro-batch each."""
+PLAIN = ("actor_rollout_ref.rollout.n=8", "actor_rollout_ref.actor.use_kl_loss=false")
+"""In place of what the quickstart says for pieces with names."""
 SOLVED = 0.9
 COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#6c4f8b")
 
@@ -71,13 +73,16 @@ def of_ranks(ranks: int) -> tuple[str, ...]:
 
 
 STUDIES = {
-    "ranks": Study("2x1", None, seeds=3, steps=45, base=(), variants={"1 rank": of_ranks(1), "2 ranks": of_ranks(2)}),
+    "ranks": Study(
+        "2x1", None, seeds=3, steps=45, base=PLAIN, variants={"1 rank": of_ranks(1), "2 ranks": of_ranks(2)}
+    ),
     "stability": Study(
         "2x2",
         "2x1",
         seeds=1,
         steps=100,
         base=(
+            *PLAIN,
             "actor_rollout_ref.actor.ppo_mini_batch_size=8",
             f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={SEQUENCES // 2}",
         ),

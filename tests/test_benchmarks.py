@@ -76,7 +76,7 @@ def learned(seed: int, exact: float, name: str = "1x2 tiles") -> dict[str, Any]:
         "name": name,
         "seed": seed,
         "chance": 0.5,
-        "exact_before": 0.5,
+        "exact_before_sampled": 0.5,
         "exact_after": exact,
         "exact_greyed": 0.48,
         "minutes": 7.0,

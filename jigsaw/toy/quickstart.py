@@ -74,12 +74,14 @@ def warm_start_steps_of(pieces: int) -> int:
     return 250 * pieces**2 // 4
 
 
-def responses_of(pieces: int) -> int:
-    """Responses a prompt: about as many as there are orders to try, from 8 to 64.
+def of_names(pieces: int) -> tuple[str, ...]:
+    """Overrides where pieces have names: at least 32 replies a prompt, up to 64, and a KL loss.
 
-    With 8 of 24 orders what a group says of an order is mostly noise, and GRPO settles on a few answers before it sees.
+    Before an order is found a step's gradient is noise, which wears the names out; see docs/quickstart.md.
     """
-    return min(64, 1 << max(3, (2 * factorial(pieces) - 1).bit_length()))
+    responses = min(64, max(32, 2 * factorial(pieces)))
+    actor = "actor_rollout_ref.actor"
+    return f"actor_rollout_ref.rollout.n={responses}", f"{actor}.use_kl_loss=true", f"{actor}.kl_loss_coef=0.1"
 
 
 def schedule(levels: list[list[int]]) -> tuple[str, ...]:
@@ -387,14 +389,17 @@ class Quickstart:
         path = PurePosixPath(media_specs(planned.messages)[0]["path"])
         return str(path.parent if self.images else path)  # crops lie in a folder of their picture's name
 
-    def measure(self, folder: Path, *, grey: bool = False) -> dict[str, list[dict[str, float]]]:
-        """A model's reward metrics on the held-out puzzles of each task, answered greedily, greyed out or not."""
+    def measure(self, folder: Path, *, grey: bool = False, sample: bool = False) -> dict[str, list[dict[str, float]]]:
+        """A model's reward metrics on the held-out puzzles of each task, greyed out or not, greedily or sampled."""
+        import torch
+
         from jigsaw.solve import scores_of, solve
 
         loaded, found = load(folder), {}
         for part in self.parts:
             plans = self.heldout_plans(part)
-            found[part.task] = scores_of(plans, solve(*loaded, plans, part.media_root, grey=grey))
+            torch.manual_seed(self.settings.seed)
+            found[part.task] = scores_of(plans, solve(*loaded, plans, part.media_root, grey=grey, sample=sample))
         return found
 
     def grpo(self, progress: Progress, clock: Clock, *overrides: str) -> str:
@@ -437,10 +442,9 @@ class Quickstart:
                 override("actor_rollout_ref.model.path", self.warm_model),
                 # Of a piece its number, up to three words, and its place in the answer.
                 f"data.max_response_length={12 + 7 * pieces}",
-                f"actor_rollout_ref.rollout.n={responses_of(pieces)}",
                 f"trainer.total_training_steps={steps}",
                 f"trainer.val_before_train={str(not done).lower()}",
-                *(["eval.every=20"] if self.images else []),  # of more steps
+                *(["eval.every=20"] if self.images else of_names(pieces)),  # of pictures there are more steps
                 *([RAMP] if self.settings.model == "qwen3_vl" else []),
                 *resume_overrides(self.checkpoints),
                 *overrides,
@@ -534,6 +538,8 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         stage("tiny model", quickstart.tiny_model)
         stage("warm start (format, words, random orders)", lambda: quickstart.warm_start(progress))
         before = stage("held-out puzzles before", lambda: quickstart.measure(quickstart.warm_model))
+        # Where all orders are about as likely, the greedy one may be the right one by luck, for all puzzles at once.
+        drawn = stage("the same, sampled", lambda: quickstart.measure(quickstart.warm_model, sample=True))
         stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress, clock, *schedule(quickstart.levels)))
     stage("checkpoint to Hugging Face folder", quickstart.merge)
     after = stage("held-out puzzles after", lambda: quickstart.measure(quickstart.trained_model))
@@ -545,7 +551,7 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         chance=fmean(part.chance for part in quickstart.parts),
         title=f"Quickstart, {', '.join(part.kind for part in quickstart.parts)}, GRPO",
     )
-    measured = {"before": before, "after": after, "greyed out": blind}
+    measured = {"before": before, "before, sampled": drawn, "after": after, "greyed out": blind}
     summary = _summary(quickstart, clock, measured)
     write_json(out / "summary.json", summary)
     for part in quickstart.parts:
@@ -597,6 +603,7 @@ def _of_part(quickstart: Quickstart, part: Part, measured: dict[str, Scores]) ->
             for short, metric in (("exact", "exact"), ("valid", "valid_permutation"), ("score", "score"))
             for name in ("before", "after")
         },
+        "exact_before_sampled": mean_scores(measured["before, sampled"])["exact"],
         "exact_se": clustered_error([score["exact"] for score in after], sources),
         "exact_greyed": mean_scores(blind)["exact"],
         "verdict": verdict(after, blind, sources, part.chance),

@@ -85,9 +85,8 @@ def test_a_film_makes_a_row_by_the_papers_rules(tmp_path, clips, tokens):
         assert np.abs(shown - film[list(clip.indices)]).mean() < 8  # H.264, colour at half its resolution
 
 
-# How far a guess gets, on 700 films of each of the series 0, 1 and 2. By the means of first frames: 0.46 to 0.54 of
-# the orders of two clips, 0.14 to 0.20 of three; of whole clips: 0.44 to 0.56, 0.14 to 0.20. By the state of one clip
-# at a time: 0.72 of the places of two clips, 0.54 of three. Least squares on pixels: 0.94 to 0.99 of two.
+# How far a guess gets, on 500 films of each of the series 0, 1 and 2. By the means of first frames: 0.44 to 0.56 of
+# the orders of two clips, 0.12 to 0.18 of three; of whole clips: 0.46 to 0.54, 0.14 to 0.21.
 
 
 @pytest.mark.seconds
@@ -112,7 +111,7 @@ def test_states_tell_the_order_together_but_not_alone(states, clips, alone):
 
 @pytest.mark.seconds
 def test_pixels_show_the_order(films):
-    """Least squares on where two clips have stripes, learned from 160 films and judged on 80."""
+    """Least squares on where two clips are not even, learned from 160 films and judged on 80."""
     grey = films[:, indices(2)].mean((2, -1)) / 255
     coarse = grey.reshape(FILMS, 2, 8, HEIGHT // 8, 4, WIDTH // 4).std((3, 5))
     swapped = np.random.default_rng(0).choice((-1, 1), FILMS)

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from jigsaw.difficulty import Difficulty, read_difficulties
 from jigsaw.errors import JigsawError
 from jigsaw.tasks import plan
-from jigsaw.toy.quickstart import Quickstart, _begin, responses_of, schedule, warm_start_steps_of
+from jigsaw.toy.quickstart import Quickstart, _begin, of_names, schedule, warm_start_steps_of
 from jigsaw.toy.rows import image_row
 from jigsaw.toy.settings import Kind, Settings
 
@@ -122,9 +122,9 @@ def test_more_pieces_take_a_longer_warm_start(pieces: int, steps: int) -> None:
     assert warm_start_steps_of(pieces) == steps
 
 
-@pytest.mark.parametrize(("pieces", "responses"), [(2, 8), (3, 16), (4, 64), (9, 64)])
+@pytest.mark.parametrize(("pieces", "responses"), [(2, 32), (3, 32), (4, 48), (9, 64)])
 def test_a_group_has_room_for_most_orders(pieces: int, responses: int) -> None:
-    assert responses_of(pieces) == responses
+    assert of_names(pieces)[0] == f"actor_rollout_ref.rollout.n={responses}"
 
 
 def test_each_task_has_media_and_puzzles_of_its_own(tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ def test_each_task_has_media_and_puzzles_of_its_own(tmp_path: Path) -> None:
         return [(part.media_root.name, part.kind, part.chance) for part in run.parts]
 
     assert parts("image", grid="2x2") == [("scenes", "2x2 tiles", 1 / 24)]
-    assert parts("video", clips=3) == [("films", "3 clips", 1 / 6)]
+    assert parts("video", clips=3) == [("frames", "3 clips", 1 / 6)]
     assert parts("depth") == [("rooms", "2 points", 1 / 2)]
-    assert [name for name, *_ in parts("mixture")] == ["scenes", "films", "rooms"]
+    assert [name for name, *_ in parts("mixture")] == ["scenes", "frames", "rooms"]
 
 
 def test_a_mixture_is_one_of_verls_config(tmp_path: Path) -> None:
