@@ -551,8 +551,8 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         chance=fmean(part.chance for part in quickstart.parts),
         title=f"Quickstart, {', '.join(part.kind for part in quickstart.parts)}, GRPO",
     )
-    measured = {"before": before, "before, sampled": drawn, "after": after, "greyed out": blind}
-    summary = _summary(quickstart, clock, measured)
+    measured = {"before": before, "after": after, "greyed out": blind}
+    summary = _summary(quickstart, clock, measured, drawn)
     write_json(out / "summary.json", summary)
     for part in quickstart.parts:
         _show(quickstart, part, summary["tasks"][part.task], _of_task(measured, part.task))
@@ -574,9 +574,17 @@ def _of_task(measured: dict[str, dict[str, Scores]], task: str) -> dict[str, Sco
     return {name: of_tasks[task] for name, of_tasks in measured.items()}
 
 
-def _summary(quickstart: Quickstart, clock: Clock, measured: dict[str, dict[str, Scores]]) -> dict[str, Any]:
+def _summary(
+    quickstart: Quickstart, clock: Clock, measured: dict[str, dict[str, Scores]], drawn: dict[str, Scores]
+) -> dict[str, Any]:
     """What the run came to; of one task its figures, of a mixture's their means besides each task's."""
-    tasks = {part.task: _of_part(quickstart, part, _of_task(measured, part.task)) for part in quickstart.parts}
+    tasks = {
+        part.task: {
+            **_of_part(quickstart, part, _of_task(measured, part.task)),
+            "exact_before_sampled": mean_scores(drawn[part.task])["exact"],
+        }
+        for part in quickstart.parts
+    }
     first, *others = tasks.values()
     numbers = [name for name, value in first.items() if isinstance(value, float)]
     return {
@@ -603,7 +611,6 @@ def _of_part(quickstart: Quickstart, part: Part, measured: dict[str, Scores]) ->
             for short, metric in (("exact", "exact"), ("valid", "valid_permutation"), ("score", "score"))
             for name in ("before", "after")
         },
-        "exact_before_sampled": mean_scores(measured["before, sampled"])["exact"],
         "exact_se": clustered_error([score["exact"] for score in after], sources),
         "exact_greyed": mean_scores(blind)["exact"],
         "verdict": verdict(after, blind, sources, part.chance),
@@ -654,6 +661,8 @@ def _show(quickstart: Quickstart, part: Part, summary: dict[str, Any], measured:
         values = [[score[name] for score in scores] for scores in measured.values()]
         cells = [f"{fmean(each):.3f} ± {clustered_error(each, sources):.3f}" for each in values]
         table.add_row(name.replace("_", " "), *cells, "" if chance is None else f"{chance:.3f}")
+        if name == "exact":
+            table.add_row("exact, sampled", f"{summary['exact_before_sampled']:.3f}", "", "", f"{part.chance:.3f}")
     console.print(table)
     puzzle = plans[0]
     (reply,) = solve(*load(quickstart.trained_model), [puzzle], part.media_root)
