@@ -101,9 +101,9 @@ def test_warm_start_examples_depend_on_seed_and_index_alone(warm_start: WarmStar
     assert len({repr(shown(warm_start.example(index))) for index in range(32)}) > 24  # some tiles come twice
 
 
-def test_single_tiles_are_named_after_what_they_show(warm_start: WarmStartDataset) -> None:
-    names = {warm_start.example(index).reply for index in range(0, 32, 4)}
-    assert names == {"sky", "ground"}
+def test_tiles_are_named_after_what_they_show(warm_start: WarmStartDataset) -> None:
+    thoughts = {warm_start.example(index).reply.partition("<answer>")[0] for index in range(32)}
+    assert thoughts == {"<think>1 sky, 2 ground</think>", "<think>1 ground, 2 sky</think>"}
 
 
 def test_shuffling_a_prompts_pixels_changes_the_log_probabilities(
