@@ -80,8 +80,13 @@ def of_names(pieces: int) -> tuple[str, ...]:
     Before an order is found a step's gradient is noise, which wears the names out; see docs/quickstart.md.
     """
     responses = min(64, max(32, 2 * factorial(pieces)))
-    actor = "actor_rollout_ref.actor"
-    return f"actor_rollout_ref.rollout.n={responses}", f"{actor}.use_kl_loss=true", f"{actor}.kl_loss_coef=0.1"
+    rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+    return (
+        f"{rollout}.n={responses}",
+        f"{rollout}.max_num_seqs={BATCH * responses}",
+        f"{actor}.use_kl_loss=true",
+        f"{actor}.kl_loss_coef=0.1",
+    )
 
 
 def schedule(levels: list[list[int]]) -> tuple[str, ...]:
