@@ -124,14 +124,20 @@ def solved(metrics: dict[int, Metrics]) -> int | None:
     return next((step for step, exact in curve_of(metrics).items() if exact >= SOLVED), None)
 
 
-def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int, progress: Progress) -> Result:
-    """A run from the warm-started model to its last step; one that came so far, or solved its task, before is kept."""
+def beside(prepared: Quickstart, name: str) -> tuple[Quickstart, Clock]:
+    """A run of a folder of its own from a quickstart's rows and warm-started model, and its clock."""
     run = Quickstart(prepared.out / name.replace(" ", "_"), prepared.settings, prepared.steps)
     run.parts, run.warm_model = prepared.parts, prepared.warm_model
     run.out.mkdir(exist_ok=True)
     kill_leftovers(run.out)
     clock = Clock(run.out / "timing.json", seconds_install=0.0)
     clock.watch_memory()
+    return run, clock
+
+
+def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int, progress: Progress) -> Result:
+    """A run from the warm-started model to its last step; one that came so far, or solved its task, before is kept."""
+    run, clock = beside(prepared, name)
     before = run.metrics()
     if solved(before) is None and max(before, default=0) < run.steps:
         run.grpo(progress, clock, f"eval.every={every}", f"trainer.save_freq={every}", *overrides)

@@ -21,7 +21,7 @@ from statistics import fmean, stdev
 from typing import Annotated, Any
 
 import typer
-from curves import curve_of
+from curves import beside, curve_of
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -30,9 +30,8 @@ from scipy.stats import t
 
 from jigsaw.errors import JigsawError, OptionError
 from jigsaw.files import alone, atomic_write, write_json
-from jigsaw.processes import kill_leftovers, told_in_one_line
+from jigsaw.processes import told_in_one_line
 from jigsaw.show.training import read_metrics
-from jigsaw.toy.clock import Clock
 from jigsaw.toy.controls import write_shuffled
 from jigsaw.toy.quickstart import Quickstart
 from jigsaw.toy.settings import Settings
@@ -120,16 +119,18 @@ def quickstart(out: Path, case: str, seed: int) -> Result:
 
 
 def control(out: Path, case: str, seed: int, name: str) -> Result:
-    """A control's training from the warm-started model of the case's run, and its figures on that run's puzzles."""
+    """A control's training from the warm-started model of the case's run, and its figures on that run's puzzles.
+
+    With shuffled pixels the curve is of shuffled puzzles, ``exact_after`` of whole ones.
+    """
     folder = folder_of(out, case, seed)
+    if not (folder / "summary.json").is_file():
+        raise JigsawError(
+            f"{folder}: no finished run, from which {name} would train; run {case} with seed {seed} there"
+        )
     settings = Settings(**json.loads((folder / "settings.json").read_text(encoding="utf-8")))
     steps = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["grpo_steps"]
-    whole, run = (Quickstart(place, settings, steps) for place in (folder, folder / name.replace(" ", "_")))
-    run.parts, run.warm_model = whole.parts, whole.warm_model
-    run.out.mkdir(exist_ok=True)
-    kill_leftovers(run.out)
-    clock = Clock(run.out / "timing.json", seconds_install=0.0)
-    clock.watch_memory()
+    run, clock = beside(Quickstart(folder, settings, steps), name)
     with Progress(transient=True) as progress:
         run.grpo(progress, clock, *CONTROLS[name](run))
     run.merge()
@@ -152,8 +153,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % interval of a mean over seeds, by Student's t; None of one value."""
     if len(values) < 2:
         return None
-    reach = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - reach, fmean(values) + reach
+    low, high = t.interval(0.95, len(values) - 1, fmean(values), stdev(values) / math.sqrt(len(values)))
+    return float(low), float(high)
 
 
 def table(results: Sequence[Result]) -> Table:

@@ -68,13 +68,13 @@ class Settings:
     truth: bool = False
     """Whether the supervised start teaches the true orders: a bound on what the model can learn."""
     prompts: int = BATCH
-    n: int = 8
+    n: int = 48
     temperature: float = 1.0
     lr: float = 3e-4
     by_std: bool = True
     """Whether advantages are divided by the standard deviation of their group."""
     entropy_coeff: float = 0.0
-    kl_coef: float = 0.0
+    kl_coef: float = 0.1
     """Weight of the divergence from the supervised start, by verl's ``low_var_kl``."""
     gamma: float = 0.2
     shape: str = "position"
@@ -244,7 +244,7 @@ class Loop:
         optimizer = AdamW(self.model.parameters(), lr=told.lr, weight_decay=0.0)
         rows = ((row, epoch) for epoch in range(1000) for row in rng.sample(self.train, len(self.train)))
         groups = np.arange(told.prompts).repeat(told.n)
-        start = deepcopy(self.model)
+        start = deepcopy(self.model) if told.kl_coef else None
         for step in range(1, told.steps + 1):
             begin = time.time()
             drawn = list(islice(rows, told.prompts))
@@ -261,7 +261,7 @@ class Loop:
             chosen, entropy = self.log_probs(prompts, replies)
             # One update a step: the ratio to the policy that drew is 1, and nothing is clipped.
             loss = -(advantages[:, 0].repeat_interleave(lengths) * chosen).mean() - told.entropy_coeff * entropy.mean()
-            if told.kl_coef:
+            if start is not None:
                 known = self.log_probs(prompts, replies, model=start)[0].detach()
                 loss = loss + told.kl_coef * kl_penalty(chosen, known, "low_var_kl").mean()
             norm = self._update(optimizer, loss)

@@ -124,6 +124,11 @@ def test_seeds_that_are_there_are_shown_together_and_not_run_again(
     [
         ('{"results": []}', ["2x1 tiles", "--seed", "3", "--seed", "3"], "seed 3: is given twice"),
         ('{"results": []}', ["4x4 tiles"], "case 4x4 tiles: is none; these are there: 2x1 tiles, "),
+        (
+            json.dumps({"results": [learned(7, 0.9, "2x1 tiles")]}),
+            ["2x1 tiles", "--seed", "7", "--controls"],
+            "seed_7: no finished run, from which random reward would train; run 2x1 tiles with seed 7 there",
+        ),
         ("[", ["2x1 tiles"], "figures.json: holds no figures of this benchmark"),
         ('{"results": [{"name": "2x1 tiles"}]}', ["2x1 tiles"], "figures.json: holds no figures of this benchmark"),
     ],

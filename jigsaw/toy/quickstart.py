@@ -449,7 +449,8 @@ class Quickstart:
                 f"data.max_response_length={12 + 7 * pieces}",
                 f"trainer.total_training_steps={steps}",
                 f"trainer.val_before_train={str(not done).lower()}",
-                *(["eval.every=20"] if self.images else of_names(pieces)),  # of pictures there are more steps
+                *(["eval.every=20"] if self.images else []),  # of more steps
+                *([] if self.images else of_names(pieces)),
                 *([RAMP] if self.settings.model == "qwen3_vl" else []),
                 *resume_overrides(self.checkpoints),
                 *overrides,

@@ -48,6 +48,8 @@ def test_a_row_is_the_same_in_any_batch() -> None:
     torch.testing.assert_close(whole, x @ weight.T + bias)
     for begin, end in ((0, 1), (3, 5), (17, 50), (69, 70)):
         assert torch.equal(linear(x[begin:end], weight, bias), whole[begin:end])
+    many = linear(x.repeat(15, 1), weight, bias).view(15, 70, 64)
+    assert torch.equal(many, whole.expand(15, -1, -1))
     assert torch.equal(linear(x.view(7, 10, 96), weight, bias), whole.view(7, 10, 64))
     assert linear(x[:0], weight, bias).shape == (0, 64)
 
