@@ -31,8 +31,9 @@ from jigsaw.prepare.images import parse_grid
 from jigsaw.processes import kill_leftovers, told_in_one_line
 from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.clock import Clock
-from jigsaw.toy.quickstart import Quickstart, schedule, warm_start_steps_of
+from jigsaw.toy.quickstart import Quickstart, schedule
 from jigsaw.toy.settings import Settings
+from jigsaw.toy.worlds import Landscapes
 from jigsaw.verl_plugin.launch import OUTPUTS
 
 SEQUENCES = 128
@@ -102,7 +103,7 @@ STUDIES = {
 def prepare(out: Path, study: Study, seed: int, steps: int, progress: Progress) -> Quickstart:
     """A seed's pictures, rows and warm-started model."""
     rows, columns = parse_grid(study.grid)
-    settings = Settings(study.grid, study.begin_with, None, warm_start_steps_of(rows * columns), seed)
+    settings = Settings(study.grid, study.begin_with, None, Landscapes.lessons * rows * columns, seed)
     prepared = Quickstart(out / f"seed_{seed}", settings, steps)
     prepared.out.mkdir(parents=True, exist_ok=True)
     for stage in (

@@ -27,7 +27,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from jigsaw.toy.model import build_tiny_model
-from jigsaw.toy.worlds import SCENE_WORDS
+from jigsaw.toy.warm_start import CUE_WORDS
 
 RANKS = 2
 LARGE = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 16, "num_attention_heads": 12}
@@ -89,7 +89,7 @@ def main(json_file: Annotated[Path | None, typer.Option("--json", help="Write th
     """Export by ours and by verl's own merger."""
     with tempfile.TemporaryDirectory(prefix="jigsaw-export-") as folder:
         tiny, large = Path(folder, "tiny"), Path(folder, "large")
-        build_tiny_model(tiny, words=SCENE_WORDS)
+        build_tiny_model(tiny, words=CUE_WORDS)
         shutil.copytree(tiny, large, ignore=shutil.ignore_patterns("*.safetensors"))
         config = json.loads((large / "config.json").read_text())
         text = config["text_config"] | LARGE | {"num_key_value_heads": 2}

@@ -32,7 +32,7 @@ from jigsaw.errors import JigsawError, OptionError
 from jigsaw.files import alone, atomic_write, write_json
 from jigsaw.processes import told_in_one_line
 from jigsaw.show.training import read_metrics
-from jigsaw.toy.controls import write_shuffled
+from jigsaw.toy.controls import write_grey, write_shuffled
 from jigsaw.toy.quickstart import Quickstart
 from jigsaw.toy.settings import Settings
 from jigsaw.toy.verdict import mean_scores
@@ -72,18 +72,23 @@ def of_reward(name: str) -> Control:
     return lambda run: [f"{told[0]}=pkg://jigsaw.toy.controls", f"{told[1]}={name}"]
 
 
-def of_shuffled(run: Quickstart) -> list[str]:
-    """The same rows, of pictures with shuffled pixels."""
-    (part,) = run.parts
-    shuffled = part.media_root.with_name("shuffled")
-    write_shuffled(part.media_root, shuffled)
-    return [override("data.media_root", shuffled)]
+def of_pictures(write: Callable[[Path, Path], None]) -> Control:
+    """The same rows, of pictures that a function of jigsaw/toy/controls.py has written of the run's."""
+
+    def told(run: Quickstart) -> list[str]:
+        (part,) = run.parts
+        changed = part.media_root.with_name(write.__name__)
+        write(part.media_root, changed)
+        return [override("data.media_root", changed)]
+
+    return told
 
 
 CONTROLS: dict[str, Control] = {
     "random reward": of_reward("random_score"),
     "reward for the form": of_reward("format_score"),
-    "shuffled pixels": of_shuffled,
+    "shuffled pixels": of_pictures(write_shuffled),
+    "grey pictures": of_pictures(write_grey),
 }
 CONTROLLED = "2x1 tiles"
 """The case that has controls: pictures, and the shortest."""
@@ -121,7 +126,7 @@ def quickstart(out: Path, case: str, seed: int) -> Result:
 def control(out: Path, case: str, seed: int, name: str) -> Result:
     """A control's training from the warm-started model of the case's run, and its figures on that run's puzzles.
 
-    With shuffled pixels the curve is of shuffled puzzles, ``exact_after`` of whole ones.
+    With other pictures the curve is of puzzles of those, ``exact_after`` of the run's own.
     """
     folder = folder_of(out, case, seed)
     if not (folder / "summary.json").is_file():

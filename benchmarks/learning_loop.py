@@ -13,9 +13,10 @@ import math
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from statistics import fmean
@@ -39,10 +40,19 @@ from jigsaw.rows import Row, read_rows
 from jigsaw.solve import shown, without_content
 from jigsaw.tasks import cut, plan
 from jigsaw.toy.model import build_tiny_model
-from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, ROUNDS, warm_start_steps_of
+from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, RECALL, RECALL_BATCH, ROUNDS, warm_start_steps_of
 from jigsaw.toy.settings import FORMED
 from jigsaw.toy.settings import Settings as Quickstart
-from jigsaw.toy.warm_start import Example, name_thought, warm_start_example
+from jigsaw.toy.warm_start import (
+    IN_ORDER,
+    Example,
+    name_thought,
+    names_of,
+    phrases_of,
+    recall_example,
+    reply_of,
+    warm_start_example,
+)
 from jigsaw.toy.worlds import worlds_of
 from jigsaw.verl_plugin.positions import get_rope_index
 
@@ -61,16 +71,16 @@ class Settings:
     clips: int = 2
     points: int = 2
     seed: int = 0
-    steps: int = 200
+    steps: int = 40
     warm_steps: int = 0
     """Supervised steps; 0: rounds as long as the quickstart's, until replies are permutations."""
     warm_lr: float = 1e-3
     truth: bool = False
     """Whether the supervised start teaches the true orders: a bound on what the model can learn."""
     prompts: int = BATCH
-    n: int = 48
+    n: int = 16
     temperature: float = 1.0
-    lr: float = 3e-4
+    lr: float = 2e-4
     by_std: bool = True
     """Whether advantages are divided by the standard deviation of their group."""
     entropy_coeff: float = 0.0
@@ -78,6 +88,8 @@ class Settings:
     """Weight of the divergence from the supervised start, by verl's ``low_var_kl``."""
     gamma: float = 0.2
     shape: str = "position"
+    frozen: bool = False
+    """Whether GRPO leaves the vision tower as it is."""
     threads: int = 1
 
 
@@ -103,7 +115,13 @@ class Loop:
             prepare_rows(rendered, data, self.world.options(28, self.media), progress=lambda done, total: None)
         self.train, self.held_out = (read_rows(data / f"{part}.parquet") for part in ("train", "val"))
         random_model = out / f"random_{self.world}_{settings.seed}".replace(" ", "_")
-        made = build_tiny_model(random_model, seed=settings.seed, words=self.world.words, max_pixels=self.world.pixels)
+        made = build_tiny_model(
+            random_model,
+            seed=settings.seed,
+            words=self.world.words,
+            phrases=phrases_of(self.world, [plan(self.train[0], settings.seed)]),
+            max_pixels=self.world.pixels,
+        )
         self._load(made)
 
     def _load(self, folder: Path) -> None:
@@ -120,7 +138,7 @@ class Loop:
         made = self.processor(text=[text], return_tensors="pt", **given)
         seen = {name: made[name] for name in SEEN if name in made}
         where = {name: made[name] for name in (*SEEN[1::2], "second_per_grid_ts") if name in made}
-        ids = made["input_ids"][0]
+        ids, where["attention_mask"] = made["input_ids"][0], made["attention_mask"][0]
         return {"input_ids": ids, "position_ids": get_rope_index(self.processor, input_ids=ids, **where), **seen}
 
     def log_probs(
@@ -172,9 +190,8 @@ class Loop:
         told: dict[str, Any] = {"gamma": self.settings.gamma, "shape": self.settings.shape}
         text = self.text(reply)
         scores = compute_score(f"visual_jigsaw_{puzzle.task}", text, puzzle.answer, puzzle.extra_info, **told)
-        true = name_thought(self.world, row, puzzle).split(", ")
-        said = text.removeprefix("<think>").partition("</think>")[0].split(", ")
-        return scores | {"named": len(set(true) & set(said)) / len(true)}
+        seen = name_thought(names_of(self.world, row, puzzle), []).removesuffix(IN_ORDER).split(",")
+        return scores | {"named": fmean(each in text.removeprefix("<think>").split(",") for each in seen[:-1])}
 
     def measure(self, rows: Sequence[Row], *, greedy: bool = True, grey: bool = False) -> dict[str, float]:
         """Mean scores of a reply to each row's puzzle."""
@@ -188,23 +205,26 @@ class Loop:
         return {name: fmean(scores[name] for scores in found) for name in found[0]}
 
     def example(self, index: int) -> Example:
-        """An example of the supervised start: the quickstart's, or one that teaches the true order."""
-        seed = self.settings.seed
+        """A puzzle of the supervised start, as the quickstart has them, or one that teaches the true order."""
+        told: Any = {"seed": self.settings.seed, "world": self.world}
         if not self.settings.truth:
-            return warm_start_example(self.train, self.media, index, seed=seed, world=self.world)
-        row = random.Random(f"{seed}/{index}").choice(self.train)
-        puzzle = cut(plan(row, seed, index), self.media)
-        thought, answer = name_thought(self.world, row, puzzle), ", ".join(map(str, puzzle.answer))
-        return Example(puzzle.messages, puzzle.media, f"<think>{thought}</think><answer>{answer}</answer>")
+            return warm_start_example(self.train, self.media, index, **told)
+        row = random.Random(f"{self.settings.seed}/{index}").choice(self.train)
+        puzzle = cut(plan(row, self.settings.seed, index), self.media)
+        thought = name_thought(names_of(self.world, row, puzzle), puzzle.answer)
+        return Example(puzzle.messages, puzzle.media, reply_of(thought, puzzle.answer))
 
     def warm_start(self) -> None:
         """The supervised start, or what an earlier run has left of it."""
         told = self.settings
         folder = self.out / "warm" / "_".join(str(getattr(told, name)) for name in SUPERVISED)
         if not folder.is_dir():
-            steps = told.warm_steps or warm_start_steps_of(self.world.pieces)
+            self._supervise(
+                range(RECALL), RECALL_BATCH, partial(recall_example, self.train, seed=told.seed, world=self.world)
+            )
+            steps = told.warm_steps or warm_start_steps_of(self.world.pieces, self.world)
             for number in range(1 if told.warm_steps else ROUNDS):
-                self._warm_start_round(number * steps, steps)
+                self._supervise(range(number * steps, (number + 1) * steps), BATCH, self.example)
                 scores = self.measure(self.train[:FORM_PUZZLES], greedy=False)
                 valid, named = scores["valid_permutation"], scores["named"]
                 print(f"warm start: {(number + 1) * steps} steps, {valid:.0%} valid, {named:.0%} named", flush=True)
@@ -214,19 +234,22 @@ class Loop:
             self.processor.save_pretrained(folder)
         self._load(folder)
 
-    def _warm_start_round(self, first: int, steps: int) -> None:
+    def _supervise(self, steps: range, batch: int, example: Callable[[int], Example]) -> None:
         optimizer = AdamW(self.model.parameters(), lr=self.settings.warm_lr, weight_decay=0.01)
-        schedule = get_cosine_schedule_with_warmup(optimizer, 20, steps, min_lr_ratio=0.05)
-        begin, end = time.time(), self.processor.tokenizer.eos_token
-        for step in range(steps):
-            examples = [self.example((first + step) * BATCH + place) for place in range(BATCH)]
-            replies = [torch.tensor(self.processor.tokenizer(each.reply + end)["input_ids"]) for each in examples]
+        schedule = get_cosine_schedule_with_warmup(optimizer, 20, len(steps), min_lr_ratio=0.05)
+        begin, tokens = time.time(), self.processor.tokenizer
+        end = tokens.eos_token
+        for done, step in enumerate(steps, 1):
+            examples = [example(step * batch + place) for place in range(batch)]
+            given = [len(tokens(each.given)["input_ids"]) for each in examples]
+            replies = [torch.tensor(tokens(each.given + each.reply + end)["input_ids"]) for each in examples]
+            learned = [torch.arange(len(reply)) >= known for reply, known in zip(replies, given, strict=True)]
             prompts = [self.prompt(each.messages, each.media) for each in examples]
-            loss = -self.log_probs(prompts, [[reply] for reply in replies])[0].mean()
+            loss = -self.log_probs(prompts, [[reply] for reply in replies])[0][torch.cat(learned)].mean()
             self._update(optimizer, loss)
             schedule.step()
-            if step % 100 == 99:
-                print(f"  {step + 1} loss {loss.item():.3f} {(time.time() - begin) / (step + 1):.2f} s", flush=True)
+            if done % 100 == 0:
+                print(f"  {done} loss {loss.item():.3f} {(time.time() - begin) / done:.2f} s", flush=True)
 
     def _update(self, optimizer: Optimizer, loss: Tensor) -> float:
         """A step of the optimizer; the norm of the gradient."""
@@ -241,6 +264,7 @@ class Loop:
         told = self.settings
         torch.manual_seed(told.seed)
         rng, self.temperature = random.Random(told.seed), told.temperature
+        self.model.model.visual.requires_grad_(not told.frozen)
         optimizer = AdamW(self.model.parameters(), lr=told.lr, weight_decay=0.0)
         rows = ((row, epoch) for epoch in range(1000) for row in rng.sample(self.train, len(self.train)))
         groups = np.arange(told.prompts).repeat(told.n)

@@ -90,9 +90,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen2.5-VL with random weights."""
     from jigsaw.toy.model import build_tiny_model
-    from jigsaw.toy.worlds import SCENE_WORDS
+    from jigsaw.toy.warm_start import CUE_WORDS, IN_ORDER
 
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", words=SCENE_WORDS)
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", words=CUE_WORDS, phrases=(IN_ORDER,))
 
 
 @pytest.fixture(scope="session")

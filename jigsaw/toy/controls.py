@@ -5,6 +5,7 @@ is another.
 """
 
 import os
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from jigsaw.files import atomic_write
 from jigsaw.prepare.images import list_pictures
 from jigsaw.reward import compute_score
+from jigsaw.solve import without_content
 
 
 def random_score(data_source: str, solution_str: str, ground_truth: Any, **told: Any) -> dict[str, float]:
@@ -36,12 +38,29 @@ def write_shuffled(pictures: str | os.PathLike[str], folder: str | os.PathLike[s
         pictures: folder of PNG files.
         folder: where to, under the same names; what is there is kept.
     """
+    _write(pictures, folder, _shuffled)
+
+
+def write_grey(pictures: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    """Write a folder of pictures of the same sizes in one grey; see :func:`write_shuffled`."""
+    _write(pictures, folder, lambda picture, rng: without_content(picture))
+
+
+def _write(
+    pictures: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    changed: Callable[[Image.Image, np.random.Generator], Image.Image],
+) -> None:
     for path in list_pictures(Path(pictures)):
         target = Path(folder) / Path(path).name
         if target.is_file():
             continue
-        pixels = np.asarray(Image.open(Path(pictures) / path).convert("RGB"))
+        picture = Image.open(Path(pictures) / path).convert("RGB")
         rng = np.random.default_rng(list(sha256(target.name.encode()).digest()))
-        mixed = rng.permutation(pixels.reshape(-1, 3)).reshape(pixels.shape)
         with atomic_write(target) as file:
-            Image.fromarray(mixed).save(file, "PNG")
+            changed(picture, rng).save(file, "PNG")
+
+
+def _shuffled(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    pixels = np.asarray(picture)
+    return Image.fromarray(rng.permutation(pixels.reshape(-1, 3)).reshape(pixels.shape))

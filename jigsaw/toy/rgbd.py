@@ -121,15 +121,18 @@ def cast(boxes: Array, pose: Array, camera: Intrinsics, size: Size) -> tuple[Arr
     return depth, seen, eye[:, None, None] + depth * rays
 
 
-def shaded(boxes: Array, colours: Array, pose: Array, camera: Intrinsics, size: Size) -> Image.Image:
-    """The picture of boxes with a colour each (N, 3) in 0..1, all with checks of 25 cm; see :func:`cast`."""
+def shaded(
+    boxes: Array, colours: Array, pose: Array, camera: Intrinsics, size: Size, contrast: Array | float = 0.12
+) -> Image.Image:
+    """The picture of boxes, each of a colour (N, 3) in 0..1 with checks of 25 cm of a contrast; see :func:`cast`."""
     _, seen, points = cast(boxes, pose, camera, size)
     # The face that is seen is the one whose plane the point lies in; each faces the light in its own way.
     face = np.abs(boxes.astype(np.float32)[seen].transpose(2, 3, 0, 1) - points).min(axis=0).argmin(axis=0)
     light = np.array([0.72, 0.86, 1.0])[face]
-    checks = (np.floor(points * 4 + 1e-6).astype(int).sum(axis=0) % 2) * 0.12
-    picture = colours[seen] * (light - checks)[..., None]
-    return Image.fromarray((picture * 255).round().astype(np.uint8))
+    parity = np.floor(points * 4 + 1e-6).astype(int).sum(axis=0) % 2
+    checks = (parity - 0.5) * np.broadcast_to(contrast, len(boxes))[seen]
+    picture = colours[seen] * (light - 0.06 - checks)[..., None]
+    return Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def write_scene(

@@ -1,7 +1,8 @@
 """Rendered halls with pillars, for a tiny model to learn the depth jigsaw from.
 
 All pillars are about as wide and carry the same checks, so how far one is shows by the size of both, by its foot on the
-floor, and by what hides what; their colours, heights and places from left to right say nothing.
+floor, by what hides what, and by the checks' contrast, which haze takes; their colours, heights and places from left to
+right say nothing.
 """
 
 import hashlib
@@ -16,18 +17,20 @@ from jigsaw.media.camera import Intrinsics
 from jigsaw.toy.rgbd import Size, View, cast, look_at, shaded, write_scene
 from jigsaw.toy.scenes import write_series
 
-SIZE: Size = (196, 168)
-"""7 × 6 of Qwen2.5-VL's tokens: a disc is larger than one of them, and must not cover a whole pillar."""
-PILLARS = 5
-NEAREST, FARTHEST = 1.8, 5.5
+SIZE: Size = (168, 140)
+"""6 × 5 of Qwen2.5-VL's tokens: a disc is larger than one of them, and must not cover a whole pillar."""
+PILLARS = 4
+NEAREST, FARTHEST = 1.8, 4.5
 """Metres between which pillars stand; the wall behind them is beyond what a point's depth may be."""
-WIDE, HIGH = (0.5, 0.65), (0.9, 2.1)
+WIDE, HIGH = (0.6, 0.75), (0.9, 2.1)
 """Metres. The eye is at 1.5, so a point on a pillar may lie above or below the horizon, wherever the pillar stands."""
-LATTICE, JITTER = 28, 3
+LATTICE, JITTER = 28, 2
 """Pixels from one place where a point may be marked to the next, and how far it may lie off it.
 
 The discs keep to the middle of tokens: wherever in a token they lay, a tiny model could hardly read their numbers.
 """
+CONTRAST, HAZE = 0.8, 1.2
+"""Of the checks of a pillar at the nearest distance, and the metres in which haze takes all but 1/e of it."""
 _EYE = 1.5
 _REACH = 8
 """Pixels round a point whose readings count (jigsaw/tasks/depth.py)."""
@@ -59,12 +62,13 @@ def render_room(seed: int, index: int) -> View:
     low = np.column_stack((across - wide / 2, far, np.zeros(PILLARS)))
     pillars = np.stack((low, low + np.column_stack((wide, rng.uniform(0.3, 0.9, PILLARS), high))), axis=1)
     hall = rng.uniform(((-4.0, -1.0, 0.0), (2.5, 12.0, 2.8)), ((-2.5, -1.0, 0.0), (4.0, 16.0, 3.5)))
-    boxes, colours = np.concatenate((hall[None], pillars)), rng.uniform(0.3, 0.9, (PILLARS + 1, 3))
+    boxes, colours = np.concatenate((hall[None], pillars)), rng.uniform(0.25, 0.65, (PILLARS + 1, 3))
 
     pose = look_at(np.array([0, 0, _EYE]), np.array([0, 1, _EYE]))
     depth, *_ = cast(boxes, pose, camera, SIZE)
     fine = (SIZE[0] * _SUPERSAMPLING, SIZE[1] * _SUPERSAMPLING)
-    picture = shaded(boxes, colours, pose, _camera(fine), fine).reduce(_SUPERSAMPLING)
+    contrast = np.append(0, CONTRAST * np.exp((NEAREST - far) / HAZE))  # the hall is plain
+    picture = shaded(boxes, colours, pose, _camera(fine), fine, contrast).reduce(_SUPERSAMPLING)
     y, x = (np.abs(np.arange(side) % LATTICE - LATTICE // 2) <= _REACH + JITTER for side in depth.shape)
     return View(picture, np.where(y[:, None] & x, depth, 0), pose)
 

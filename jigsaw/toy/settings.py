@@ -8,8 +8,10 @@ from jigsaw.shapes import FAMILIES
 Kind = Literal["image", "video", "depth", "mixture"]
 """A task, or all of them in one run."""
 
-STEPS, STEPS_OF_PICTURES = 50, 70
+STEPS, STEPS_OF_PICTURES = 40, 70
 """GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
+LEARNED = {"2x1 tiles": 20, "1x2 tiles": 20, "2x2 tiles": 30, "2 clips": 20}
+"""What rendered media were seen to teach (docs/quickstart.md), and after how many GRPO steps."""
 RAISE_AT, WINDOW = 0.8, 5
 """Of the grid to begin with: exact accuracy, over so many steps."""
 FORMED = 0.95

@@ -13,7 +13,7 @@ from jigsaw.prepare.pipeline import Options
 from jigsaw.prepare.scenes import DepthOptions
 from jigsaw.prepare.videos import VideoOptions
 from jigsaw.prompts import render
-from jigsaw.puzzle import Puzzle
+from jigsaw.puzzle import Plan, Puzzle
 from jigsaw.rows import Row
 from jigsaw.toy import films, rooms, scenes
 from jigsaw.toy.settings import Settings
@@ -41,6 +41,8 @@ class World(ABC):
     """Name of the folder that its rows' media lie in, beside it."""
     pixels: ClassVar[int] = PIXELS
     """Of its largest picture."""
+    lessons: ClassVar[int]
+    """Supervised steps a piece until replies name it and keep the form."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -53,7 +55,11 @@ class World(ABC):
     @property
     @abstractmethod
     def words(self) -> tuple[str, ...]:
-        """What the tokenizer should spell in few tokens, the task's prompt with them."""
+        """What the tokenizer should spell in few tokens: the task's prompt."""
+
+    @abstractmethod
+    def names(self, puzzle: Plan) -> Sequence[str]:
+        """All names that pieces of a puzzle can have, K or more."""
 
     @abstractmethod
     def write(self, folder: Path, workers: int) -> None:
@@ -76,6 +82,7 @@ class Landscapes(World):
 
     task, folder, noun = "image", "scenes", "tiles"
     root = folder
+    lessons = 150
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -88,8 +95,15 @@ class Landscapes(World):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Sky, ground and light; every tokenizer knows the prompts of pictures."""
-        return SCENE_WORDS
+        """None; every tokenizer knows the prompts of pictures."""
+        return ()
+
+    def names(self, puzzle: Plan) -> Sequence[str]:
+        """A name a place, in reading order: how near the light, and how high."""
+        assert puzzle.grid is not None
+        rows, columns = puzzle.grid
+        parts, lights = HEIGHTS.get(rows, SHARES), LIGHTS.get(columns, SHARES)
+        return [f"{lights[column]} {parts[row]}".strip() for row in range(rows) for column in range(columns)]
 
     def write(self, folder: Path, workers: int) -> None:
         """Render the pictures."""
@@ -101,12 +115,8 @@ class Landscapes(World):
         return ImageOptions(grid=grid, min_side=side * max(grid), val=HELDOUT, seed=self.settings.seed, verify=True)
 
     def name(self, row: Row, puzzle: Puzzle, place: int) -> str:
-        """Sky or ground, towards the light or away from it."""
-        rows, columns = puzzle.grid or (1, 1)
-        at_row, at_column = divmod(puzzle.order[place], columns)
-        light = "" if columns == 1 else "sunny" if at_column < columns / 2 else "shady"
-        what = "" if rows == 1 else "sky" if at_row < rows / 2 else "ground"
-        return f"{light} {what}".strip()
+        """See :meth:`names`."""
+        return self.names(puzzle)[puzzle.order[place]]
 
     def __str__(self) -> str:
         return f"{self.settings.grid} tiles"
@@ -117,6 +127,7 @@ class Films(World):
 
     task, folder, noun = "video", "films", "clips"
     root = "frames"
+    lessons = 350
 
     @property
     def pieces(self) -> int:
@@ -125,9 +136,12 @@ class Films(World):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What moves, and the prompt."""
-        kinds = tuple(f"{kind} " for kind in films.KINDS)
-        return (render(self.task, "answer_tag", clips=self.pieces), *kinds)
+        """The prompt."""
+        return (render(self.task, "answer_tag", clips=self.pieces),)
+
+    def names(self, puzzle: Plan) -> Sequence[str]:
+        """Tenths of the way from the first state to the last."""
+        return SHARES
 
     def write(self, folder: Path, workers: int) -> None:
         """Render the films."""
@@ -145,9 +159,9 @@ class Films(World):
         )
 
     def name(self, row: Row, puzzle: Puzzle, place: int) -> str:
-        """What is there, and how much of it, in tenths."""
-        kind, states = films.film_states(self.settings.seed, _number(row["videos"][0]["path"]))
-        return f"{kind} {_tenth(fmean(float(states[index]) for index in puzzle.pieces[place].indices))}"
+        """How far it has come on the mean of the frames."""
+        _, states = films.film_states(self.settings.seed, _number(row["videos"][0]["path"]))
+        return _tenth(fmean(float(states[index]) for index in puzzle.pieces[place].indices))
 
 
 class Rooms(World):
@@ -155,6 +169,7 @@ class Rooms(World):
 
     task, folder, noun = "depth", "rooms", "points"
     root = folder
+    lessons = 500
     pixels = rooms.SIZE[0] * rooms.SIZE[1]
 
     @property
@@ -167,11 +182,13 @@ class Rooms(World):
         """The prompt."""
         return (render(self.task, "answer_tag", points=self.pieces),)
 
+    def names(self, puzzle: Plan) -> Sequence[str]:
+        """Tenths of the way to the farthest, by ratio."""
+        return SHARES
+
     def write(self, folder: Path, workers: int) -> None:
-        """Render the halls: some have no place for three points."""
-        count = TRAIN + HELDOUT
-        if self.pieces > 2:
-            count += count // 2
+        """Render the halls: not all have places for the points."""
+        count = (TRAIN + HELDOUT) * {2: 5, 3: 14}[self.pieces] // 4
         rooms.write_rooms(folder, count, seed=self.settings.seed, workers=workers)
 
     def options(self, side: int, root: Path) -> Options:
@@ -179,13 +196,16 @@ class Rooms(World):
         return DepthOptions(points=self.pieces, val=HELDOUT, seed=self.settings.seed)
 
     def name(self, row: Row, puzzle: Puzzle, place: int) -> str:
-        """How far the point of a number is, in tenths of the way to the farthest, by ratio."""
+        """How far the point of a number is."""
         depth = row["extra_info"]["depths"][puzzle.order[place]]
-        return str(_tenth(math.log(depth / rooms.NEAREST) / math.log(rooms.FARTHEST / rooms.NEAREST)))
+        return _tenth(math.log(depth / rooms.NEAREST) / math.log(rooms.FARTHEST / rooms.NEAREST))
 
 
-SCENE_WORDS = ("sky", "ground", "sunny ", "shady ")
-"""What the tokenizer should spell in few tokens for landscapes."""
+HEIGHTS = {1: ("",), 2: ("sky", "ground"), 3: ("sky", "horizon", "ground")}
+LIGHTS = {1: ("",), 2: ("sunny", "shady"), 3: ("sunny", "bright", "shady")}
+"""By how many rows or columns, from the top and from the left."""
+SHARES = "ABCDEFGHIJ"
+"""How much there is of something, in tenths, from little to much."""
 WORLDS: dict[str, type[World]] = {world.task: world for world in (Landscapes, Films, Rooms)}
 
 
@@ -202,5 +222,5 @@ def _number(path: str) -> int:
     return int(found[1])
 
 
-def _tenth(share: float) -> int:
-    return min(9, max(0, int(10 * share)))
+def _tenth(share: float) -> str:
+    return SHARES[min(9, max(0, int(10 * share)))]

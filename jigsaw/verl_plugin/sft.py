@@ -58,7 +58,7 @@ class AnswerDataset(Dataset[dict[str, Any]]):
 
 
 def supervised_item(
-    processor: Any, messages: Sequence[dict[str, Any]], media: Sequence[Any], reply: str
+    processor: Any, messages: Sequence[dict[str, Any]], media: Sequence[Any], reply: str, given: str = ""
 ) -> dict[str, Any]:
     """An item of a ``data.custom_cls`` of verl's; verl's own data set wants the media in the parquet file.
 
@@ -67,13 +67,14 @@ def supervised_item(
         messages: the prompt.
         media: its pictures and clips, in their order.
         reply: what is to be learnt; the end of the turn is added.
+        given: how the reply begins, which is not.
 
     Returns:
-        Token ids (L,), position ids (4, L), a loss mask (L,) that is 1 on the reply, and the features of the media.
+        Token ids (L,), position ids (4, L), a loss mask (L,), 1 on what is to be learnt, and the media's features.
     """
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     reply += processor.tokenizer.eos_token
-    features = dict(processor(text=[prompt + reply], return_tensors="pt", **shown(media)))
+    features = dict(processor(text=[prompt + given + reply], return_tensors="pt", **shown(media)))
     ids = features.pop("input_ids")[0]
     features.pop("mm_token_type_ids", None)
     where = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")

@@ -86,11 +86,11 @@ def family(request: pytest.FixtureRequest) -> str:
 def model_of_family(family: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of the family, whose head is its embeddings."""
     from jigsaw.toy.model import build_tiny_model
-    from jigsaw.toy.worlds import SCENE_WORDS
+    from jigsaw.toy.warm_start import CUE_WORDS
 
     if family == "qwen2_5_vl":
         return tiny_model
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", family=family, words=SCENE_WORDS)
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", family=family, words=CUE_WORDS)
 
 
 @pytest.fixture(scope="session")

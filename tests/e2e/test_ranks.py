@@ -23,7 +23,7 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from jigsaw.errors import JigsawError
 from jigsaw.toy.model import build_tiny_model
-from jigsaw.toy.worlds import SCENE_WORDS
+from jigsaw.toy.warm_start import CUE_WORDS
 from jigsaw.verl_plugin import patches
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
@@ -150,7 +150,7 @@ def embedding(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory
     """A tiny model of a family, verl's module for it, and a second copy of that, without our function."""
     folder, module = tiny_model, qwen2_vl
     if request.param == "qwen3_vl":
-        folder = build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", family="qwen3_vl", words=SCENE_WORDS)
+        folder = build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", family="qwen3_vl", words=CUE_WORDS)
         module = qwen3_vl
     spec = find_spec(module.__name__)
     assert spec is not None

@@ -59,6 +59,7 @@ def warm_start_of(
     settings = asdict(Settings("2x1", None, None, None, 0))
     source = {"files": str(data / "train.parquet"), "media_root": str(scenes), "world": "image"}
     config = {"sources": [source], "settings": settings, "seed": 0, "train_batch_size": 16, "steps": 2, "round": 0}
+    config["recall"] = False
 
     def of_levels(levels: list[list[int]], **others: int) -> WarmStartDataset:
         given = OmegaConf.create({**config, "levels": levels, **others})
@@ -102,8 +103,24 @@ def test_warm_start_examples_depend_on_seed_and_index_alone(warm_start: WarmStar
 
 
 def test_tiles_are_named_after_what_they_show(warm_start: WarmStartDataset) -> None:
-    thoughts = {warm_start.example(index).reply.partition("<answer>")[0] for index in range(32)}
-    assert thoughts == {"<think>1 sky, 2 ground</think>", "<think>1 ground, 2 sky</think>"}
+    thoughts = {warm_start.example(index).reply.partition(" in order")[0] for index in range(32)}
+    assert thoughts == {"<think> first sky, second ground,", "<think> first ground, second sky,"}
+
+
+def test_recall_is_text_whose_names_are_given(warm_start_of: Callable[..., WarmStartDataset], model: Any) -> None:
+    recall, tokenizer = warm_start_of([], recall=True), model[1].tokenizer
+    for index in range(4):
+        item = recall[index]
+        whole = tokenizer.decode(item["input_ids"])
+        learned = tokenizer.decode(item["input_ids"][item["loss_mask"].bool()])
+        assert learned.startswith(" in order: ")
+        assert whole.endswith(learned)
+        assert whole.removesuffix(learned).rpartition("<think>")[2] in (
+            " first sky, second ground,",
+            " first ground, second sky,",
+        )
+        assert item["multi_modal_inputs"] == {}
+        assert torch.equal(item["position_ids"], torch.arange(len(item["input_ids"])).expand(4, -1))
 
 
 def test_shuffling_a_prompts_pixels_changes_the_log_probabilities(

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from jigsaw.reward import compute_score
-from jigsaw.toy.controls import format_score, random_score, write_shuffled
+from jigsaw.toy.controls import format_score, random_score, write_grey, write_shuffled
 
 RIGHT, WRONG, FORMLESS = (
     f"<think>1 sky, 2 ground</think>{end}"
@@ -57,3 +57,10 @@ def test_shuffled_pictures_keep_their_colours_and_nothing_else(scenes: Path, tmp
     times = [path.stat().st_mtime_ns for path in tmp_path.iterdir()]
     write_shuffled(scenes, tmp_path)
     assert times == [path.stat().st_mtime_ns for path in tmp_path.iterdir()]
+
+
+def test_grey_pictures_show_nothing(scenes: Path, tmp_path: Path) -> None:
+    write_grey(scenes, tmp_path)
+    grey = [np.asarray(Image.open(tmp_path / path.name)) for path in sorted(scenes.glob("*.png"))]
+    assert all(picture.shape == np.asarray(Image.open(next(scenes.glob("*.png")))).shape for picture in grey)
+    assert len(np.unique(np.stack(grey))) == 1

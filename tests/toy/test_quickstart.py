@@ -13,7 +13,7 @@ from rich.progress import Progress
 from jigsaw.difficulty import Difficulty, read_difficulties
 from jigsaw.errors import JigsawError
 from jigsaw.tasks import plan
-from jigsaw.toy.quickstart import Quickstart, _begin, of_names, schedule, warm_start_steps_of
+from jigsaw.toy.quickstart import Quickstart, _begin, schedule, warm_start_steps_of
 from jigsaw.toy.rows import image_row
 from jigsaw.toy.settings import Kind, Settings
 
@@ -28,16 +28,23 @@ SETTINGS = Settings(grid="2x1", begin_with=None, images=None, warm_start_steps=2
 def _warm_start(
     out: Path, valid: list[float], monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> tuple[str, list[int]]:
-    """A warm start whose rounds end with such shares of valid samples: what it says, and the rounds that were made."""
+    """A warm start whose rounds end with such shares of valid samples: what it says, and the rounds that were made.
+
+    Text comes first, once.
+    """
     run, made = Quickstart(out, settings, steps=1), []
 
-    def a_round(number: int, steps: int, model: Path, target: Path, progress: Progress) -> None:
-        assert model == (run.random_model if number == 0 else out / f"model/warm_start_round_{number}")
-        made.append(number)
+    def supervise(name: str, steps: int, model: Path, target: Path, progress: Progress, *options: str) -> None:
         target.mkdir(parents=True)
+        if "data.recall=true" in options:
+            assert (model, steps, made) == (run.random_model, 400 if settings == UNTIL_FORMED else 2, [])
+            return
+        number = int(options[0].removeprefix("data.round="))
+        assert model == out / ("model/recall" if number == 0 else f"model/warm_start_round_{number}")
+        made.append(number)
         (target / "config.json").write_text(str(number))
 
-    monkeypatch.setattr(run, "_warm_start_round", a_round)
+    monkeypatch.setattr(run, "_supervise", supervise)
     monkeypatch.setattr(run, "_sampled_valid", lambda folder: valid[int((folder / "config.json").read_text())])
     return run.warm_start(Progress(disable=True)), made
 
@@ -49,14 +56,14 @@ def test_the_warm_start_goes_on_until_what_is_sampled_has_the_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said, made = _warm_start(tmp_path, [0.4, 0.8, 0.97, 1.0], monkeypatch, UNTIL_FORMED)
-    assert (said, made) == ("750 steps, 97% valid", [0, 1, 2])
+    assert (said, made) == ("900 steps, 97% valid", [0, 1, 2])
     assert (tmp_path / "model/warm_start/config.json").read_text() == "2"
     assert _warm_start(tmp_path, [], monkeypatch, UNTIL_FORMED) == ("kept", [])
 
 
 def test_the_warm_start_ends_after_some_rounds_come_what_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said, made = _warm_start(tmp_path, [0.1, 0.2, 0.2, 0.3], monkeypatch, UNTIL_FORMED)
-    assert (said, made) == ("1000 steps, 30% valid", [0, 1, 2, 3])
+    assert (said, made) == ("1200 steps, 30% valid", [0, 1, 2, 3])
 
 
 def test_a_warm_start_of_so_many_steps_has_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,9 +71,10 @@ def test_a_warm_start_of_so_many_steps_has_no_more(tmp_path: Path, monkeypatch: 
 
 
 def test_a_round_that_was_finished_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model/warm_start_round_1").mkdir(parents=True)
+    (tmp_path / "model/recall").mkdir(parents=True)
+    (tmp_path / "model/warm_start_round_1").mkdir()
     (tmp_path / "model/warm_start_round_1/config.json").write_text("0")
-    assert _warm_start(tmp_path, [0.4, 0.97], monkeypatch, UNTIL_FORMED) == ("500 steps, 97% valid", [1])
+    assert _warm_start(tmp_path, [0.4, 0.97], monkeypatch, UNTIL_FORMED) == ("600 steps, 97% valid", [1])
 
 
 def test_puzzles_of_one_picture_are_known_by_it(tmp_path: Path, scenes: Path) -> None:
@@ -119,12 +127,22 @@ def test_a_grid_to_begin_with_becomes_a_schedule(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("pieces", "steps"), [(2, 250), (3, 562), (4, 1000)])
 def test_more_pieces_take_a_longer_warm_start(pieces: int, steps: int) -> None:
-    assert warm_start_steps_of(pieces) == steps
+    assert warm_start_steps_of(pieces, None) == steps
 
 
-@pytest.mark.parametrize(("pieces", "responses"), [(2, 32), (3, 32), (4, 48), (9, 64)])
-def test_a_group_has_room_for_most_orders(pieces: int, responses: int) -> None:
-    assert of_names(pieces)[0] == f"actor_rollout_ref.rollout.n={responses}"
+def test_a_round_of_the_warm_start_is_as_long_as_what_is_rendered_takes(tmp_path: Path) -> None:
+    run = Quickstart(tmp_path, replace(SETTINGS, task="mixture", grid="2x2"), steps=1)
+    assert [warm_start_steps_of(part.pieces, part.world) for part in run.parts] == [600, 700, 1000]
+
+
+def test_what_is_too_hard_for_the_steps_is_said_before(tmp_path: Path) -> None:
+    def doubts(steps: int, **changed: Any) -> list[str]:
+        return Quickstart(tmp_path, replace(SETTINGS, **changed), steps).doubts()
+
+    assert doubts(40) == []
+    assert doubts(10) == ["2x1 tiles: runs took 20 steps to learn them; 10 are few"]
+    assert doubts(40, grid="3x2") == ["3x2 tiles: no run has learned them yet; they may be too hard for 40 steps"]
+    assert len(doubts(2, task="mixture")) == 3
 
 
 def test_each_task_has_media_and_puzzles_of_its_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The rendered halls: a pure function, and puzzles that colour and height cannot solve while depth can."""
+"""The rendered halls: a pure function, and puzzles that colour and place cannot solve while depth can."""
 
 import math
 from contextlib import suppress
@@ -61,17 +61,17 @@ def test_the_files_do_not_depend_on_the_number_of_workers_and_what_is_there_is_k
     assert [path.stat().st_mtime_ns for path in write_rooms(tmp_path / "1", 3, seed=1)] == before
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, count):
-    (folder,) = write_rooms(tmp_path, 1, seed=5)
+@pytest.mark.parametrize(("count", "seed"), [(2, 5), (3, 4)])
+def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, count, seed):
+    (folder,) = write_rooms(tmp_path, 1, seed=seed)
     options = DepthOptions(points=count)
     (record,) = look_at_scene(folder.name, media_root=tmp_path, options=options, frames=None)
-    assert (record["tokens"], record["smaller"]) == (44, False)
+    assert (record["tokens"], record["smaller"]) == (32, False)
     off = np.abs(np.array(record["points"]) % LATTICE - LATTICE // 2)
     assert off.max() <= JITTER
     puzzle = build_puzzle(depth_row(record, 0, "train", options), tmp_path)
     (picture,) = puzzle.media
-    exact = render_room(5, 0)
+    exact = render_room(seed, 0)
     assert picture.size == SIZE
     assert (np.asarray(picture) != np.asarray(exact.colour)).any()
     for (y, x), depth in zip(record["points"], record["depths"], strict=True):
@@ -80,43 +80,35 @@ def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, co
 
 @pytest.mark.seconds
 def test_most_rooms_have_room_for_the_points(rooms):
-    assert len(rooms[2]) >= 0.95 * ROOMS
-    assert len(rooms[3]) >= 0.75 * ROOMS
+    assert len(rooms[2]) >= 0.85 * ROOMS
+    assert len(rooms[3]) >= 0.3 * ROOMS
 
 
-# How far a guess gets, on 300 rooms of each of the series 0, 1 and 2. By what lies under a disc: 0.46 to 0.54 of the
-# orders of two points, 0.13 to 0.21 of three; by x: 0.49 to 0.51, 0.17 to 0.20; the lower, the nearer: 0.54 to 0.60,
-# 0.20 to 0.25. Least squares on edges: 0.88 to 0.90 of two.
+# How far a guess gets, on 300 rooms of each of the series 0, 1 and 2. By the colour that lies under a disc: 0.50 to 0.54
+# of the orders of two points, 0.16 to 0.23 of three; by x: 0.53 to 0.54, 0.19 to 0.29; the lower, the nearer: 0.45 to
+# 0.48, 0.13 to 0.17. By the contrast under it: 0.97 to 0.99, 0.82 to 0.85.
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize(("count", "height"), [(2, 0.72), (3, 0.35)])
-def test_neither_colour_nor_place_tells_the_order(rooms, count, height):
+@pytest.mark.parametrize("count", [2, 3])
+def test_neither_colour_nor_place_tells_the_order(rooms, count):
     place = np.array([points for points, _ in rooms[count]])
     colour = np.array([[_colour(view, y, x) for y, x in points] for points, view in rooms[count]])
     chance = 1 / math.factorial(count)
     bound = chance + 4 * math.sqrt(chance * (1 - chance) / len(place))  # four standard errors
     ties = np.random.default_rng(0).uniform(0, 1, place.shape)
     y, x = np.moveaxis(place + ties, -1, 0)
-    for numbers in [*np.moveaxis(colour, -1, 0), colour.mean(-1), x]:
+    for numbers in [*np.moveaxis(colour, -1, 0), colour.mean(-1), x, y]:
         assert max(by_rising(numbers), by_rising(-numbers)) <= bound
-    assert by_rising(-y) <= height  # the lower, the nearer: it helps, and is not enough
 
 
 @pytest.mark.seconds
-def test_depth_and_edges_tell_the_order(rooms):
-    """The map alone; and least squares on the edges round two points, learned from 130 rooms and judged on others."""
+def test_depth_tells_the_order_and_so_does_haze(rooms):
     for count in (2, 3):
         depths = [[float(view.depth[y, x]) for y, x in points] for points, view in rooms[count]]
         assert by_rising(np.array(depths)) == 1
-    shown = []
-    for points, view in rooms[2]:
-        grey = np.pad(np.asarray(view.colour.convert("L"), dtype=float), 42, mode="reflect")
-        shown.append([_edges(grey[y : y + 84, x : x + 84]) for y, x in points])
-    swapped = np.random.default_rng(0).choice((-1, 1), len(shown))
-    features = np.subtract(*np.moveaxis(shown, 1, 0)) * swapped[:, None]
-    weights = np.linalg.lstsq(features[:130], swapped[:130], rcond=None)[0]
-    assert np.mean(np.sign(features[130:] @ weights) == swapped[130:]) >= 0.75
+    contrast = [[_contrast(view, y, x) for y, x in points] for points, view in rooms[2]]
+    assert by_rising(-np.array(contrast)) >= 0.9
 
 
 def _colour(view: View, y: int, x: int) -> np.ndarray:
@@ -126,7 +118,7 @@ def _colour(view: View, y: int, x: int) -> np.ndarray:
     return colour
 
 
-def _edges(grey: np.ndarray) -> list[float]:
-    """Share of edges across and down, above and below the middle."""
-    across, down = np.abs(np.diff(grey, axis=1)) > 4, np.abs(np.diff(grey, axis=0)) > 4
-    return [float(half.mean()) for half in (across[:42], across[42:], down[:42], down[42:])]
+def _contrast(view: View, y: int, x: int) -> float:
+    """Spread of the grey levels under a disc."""
+    box = (x - RADIUS, y - RADIUS, x + RADIUS + 1, y + RADIUS + 1)
+    return float(np.asarray(view.colour.convert("L").crop(box), dtype=float).std())

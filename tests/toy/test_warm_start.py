@@ -1,6 +1,5 @@
 """What the warm start teaches of pictures without labels: words for what their pixels say, never an order."""
 
-import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,21 @@ from PIL import Image
 
 from jigsaw.puzzle import Puzzle
 from jigsaw.response import parse
-from jigsaw.tasks import build_puzzle
+from jigsaw.tasks import build_puzzle, plan
+from jigsaw.toy.model import build_tokenizer, prompt_texts
 from jigsaw.toy.rows import image_row
 from jigsaw.toy.settings import Settings
-from jigsaw.toy.warm_start import CUE_WORDS, CUES, cue_thought, name_thought, order_example, warm_start_example
+from jigsaw.toy.warm_start import (
+    CUE_WORDS,
+    CUES,
+    cue_thought,
+    name_thought,
+    names_of,
+    phrases_of,
+    recall_example,
+    reply_of,
+    warm_start_example,
+)
 from jigsaw.toy.worlds import worlds_of
 
 
@@ -62,16 +72,45 @@ def test_rendered_pieces_are_named_whatever_their_order(scenes: Path, epoch: int
     (world,) = worlds_of(Settings("2x2", None, None, None, 0))
     row = _row("scene-00000.png", (2, 2))
     puzzle = build_puzzle(row, scenes, epoch=epoch)
-    said = name_thought(world, row, puzzle).split(", ")
-    named = [words.split(" ", 1) for words in said]
-    assert [number for number, _ in named] == ["1", "2", "3", "4"]
-    in_place = [named[number - 1][1] for number in puzzle.answer]
-    assert in_place == ["sunny sky", "shady sky", "sunny ground", "shady ground"]
+    names = names_of(world, row, puzzle)
+    in_place = ["sunny sky", "shady sky", "sunny ground", "shady ground"]
+    assert [names[number - 1] for number in puzzle.answer] == in_place
+    assert world.names(puzzle) == in_place
+
+
+def test_a_thought_names_the_pieces_and_then_an_order_of_them() -> None:
+    said = reply_of(name_thought(["sky", "ground"], [2, 1]), [2, 1])
+    assert said == "<think> first sky, second ground, in order: ground 2 sky 1</think><answer>2, 1</answer>"
+
+
+@pytest.mark.parametrize("grid", [(2, 1), (1, 2), (2, 2), (3, 3), (1, 5)])
+def test_a_name_is_one_token(grid: tuple[int, int]) -> None:
+    (world,) = worlds_of(Settings(f"{grid[0]}x{grid[1]}", None, None, None, 0))
+    puzzle = plan(_row("scene.png", grid))
+    pieces = len(puzzle.answer)
+    assert len(set(world.names(puzzle))) == pieces
+    tokenizer = build_tokenizer(prompt_texts([]), phrases=phrases_of(world, [puzzle]))
+    thought = name_thought(world.names(puzzle), puzzle.answer)
+    assert len(tokenizer(thought)["input_ids"]) == pieces + 1 + 2 * pieces
+    assert tokenizer.decode(tokenizer(thought)["input_ids"]) == thought
+
+
+def test_to_recall_is_learnt_of_names_at_random() -> None:
+    (world,) = worlds_of(Settings("2x2", None, None, None, 0))
+    rows = [_row(f"scene-{number:05d}.png", (2, 2)) for number in range(4)]
+    examples = [recall_example(rows, index, seed=0, world=world) for index in range(200)]
+    assert examples[3] == recall_example(rows, 3, seed=0, world=world)
+    first = Counter(example.given.split(",")[0] for example in examples)
+    assert set(first) == {f"<think> first {name}" for name in world.names(plan(rows[0]))}
+    for example in examples:
+        names = [name.split(" ", 2)[2] for name in example.given.removeprefix("<think>").split(",")[:-1]]
+        answer = parse(example.given + example.reply, 4, "answer_tag").answer or ()
+        assert example.given + example.reply == reply_of(name_thought(names, answer), answer)
 
 
 def test_orders_are_uniform_whatever_the_pixels_show(landscape: Path) -> None:
-    puzzle, rng = build_puzzle(_row("picture.png"), landscape), random.Random(0)
-    replies = [order_example(puzzle, cue_thought(puzzle), rng).reply for _ in range(400)]
+    rows = [_row("picture.png")]
+    replies = [warm_start_example(rows, landscape, index, seed=0, world=None).reply for index in range(400)]
     answers = Counter(parse(reply, 2, "answer_tag").answer for reply in replies)
     assert set(answers) == {(1, 2), (2, 1)}
     assert abs(answers[1, 2] - 200) < 50  # five standard deviations
