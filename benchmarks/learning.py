@@ -56,11 +56,13 @@ class Case:
 
 
 CASES = {
-    "2x1 tiles": Case(("--grid", "2x1"), 18),
-    "1x2 tiles": Case(("--grid", "1x2"), 18),
-    "2x2 tiles": Case(("--grid", "2x2", "--steps", "100"), 45),
-    "2 clips": Case(("--task", "video"), 20),
-    "3 clips": Case(("--task", "video", "--clips", "3"), 25),
+    "2x1 tiles": Case(("--grid", "2x1"), 8),
+    "1x2 tiles": Case(("--grid", "1x2"), 8),
+    "2x2 tiles": Case(("--grid", "2x2"), 12),
+    "2 clips": Case(("--task", "video"), 12),
+    "3 clips": Case(("--task", "video", "--clips", "3"), 18),
+    "2 points": Case(("--task", "depth"), 14),
+    "3 points": Case(("--task", "depth", "--points", "3"), 20),
 }
 Control = Callable[[Quickstart], list[str]]
 """What a control's training is told besides."""

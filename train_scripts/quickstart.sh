@@ -11,7 +11,7 @@
 #   --grid 2x2              rows × columns of tiles; 2x1 if not given
 #   --begin-with 2x1        an easier grid, until it is solved; then --grid
 #   --steps N               GRPO steps; more than before resumes from the last checkpoint
-#   --warm-start-steps N    supervised steps before GRPO
+#   --warm-start-steps N    supervised steps on puzzles before GRPO
 #   --model qwen3_vl        the tiny model's family; qwen2_5_vl if not given
 #   --seed S                of pictures, weights and draws
 #   --out DIR               output folder

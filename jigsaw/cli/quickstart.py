@@ -15,7 +15,7 @@ from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 def quickstart(
     task: Annotated[
         Kind,
-        typer.Option(help="What is rendered and trained; mixture is all. Of films and rooms learning is not shown."),
+        typer.Option(help="What is rendered and trained; mixture is all."),
     ] = "image",
     grid: Annotated[str, typer.Option(help="Of pictures: rows x columns of tiles.")] = "2x1",
     clips: Annotated[int, typer.Option(help="Of films.")] = 2,
@@ -32,7 +32,7 @@ def quickstart(
     warm_start_steps: Annotated[
         int | None,
         typer.Option(
-            help="Supervised steps before GRPO.",
+            help="Supervised steps on puzzles before GRPO.",
             min=1,
             show_default=f"until {FORMED:.0%} of the replies are permutations",
         ),

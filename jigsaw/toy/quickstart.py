@@ -305,7 +305,7 @@ class Quickstart:
         if part.world is None:
             return ()
         (row, *_) = read_rows(part.train_rows)
-        levels = [at_level(row, "image", tuple(grid)) for grid in self.levels] or [row]
+        levels = [at_level(row, "image", (rows, columns)) for rows, columns in self.levels] or [row]
         return phrases_of(part.world, [plan(each, self.settings.seed) for each in levels])
 
     def warm_start(self, progress: Progress) -> str:

@@ -160,6 +160,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@SLOW
 def test_a_killed_rank_and_a_killed_driver_change_no_weights_and_the_restarts_end(root: Path, tiny_model: Path) -> None:
     folder, steps = root / "short", ["trainer.total_training_steps=3", "trainer.save_freq=1"]
     calm = Trained(root / "short_calm", _command(root / "short_calm", root, tiny_model, *steps), [], "")
