@@ -71,7 +71,7 @@ class Settings:
     clips: int = 2
     points: int = 2
     seed: int = 0
-    steps: int = 40
+    steps: int = 30
     warm_steps: int = 0
     """Supervised steps; 0: rounds as long as the quickstart's, until replies are permutations."""
     warm_lr: float = 1e-3

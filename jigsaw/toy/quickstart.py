@@ -318,19 +318,7 @@ class Quickstart:
         steps = self.settings.warm_start_steps or sum(
             warm_start_steps_of(part.pieces, part.world) for part in self.parts
         )
-        model, valid = self.random_model, 0.0
-        if self.images is None:
-            model = self.out / "model/recall"
-            if not model.is_dir():
-                told = ("data.recall=true", f"data.train_batch_size={RECALL_BATCH}")
-                self._supervise(
-                    "recall",
-                    min(self.settings.warm_start_steps or RECALL, RECALL),
-                    self.random_model,
-                    model,
-                    progress,
-                    *told,
-                )
+        model, valid = self._recall(progress), 0.0
         for number in range(1 if self.settings.warm_start_steps else ROUNDS):
             target = self.out / f"model/warm_start_round_{number + 1}"
             if not target.is_dir():
@@ -342,6 +330,17 @@ class Quickstart:
                 break
         model.rename(self.warm_model)
         return f"{(number + 1) * steps} steps, {valid:.0%} valid"
+
+    def _recall(self, progress: Progress) -> Path:
+        """The random model once it has learned to look up names in text; itself where pieces have none."""
+        if self.images is not None:
+            return self.random_model
+        model = self.out / "model/recall"
+        if not model.is_dir():
+            steps = min(self.settings.warm_start_steps or RECALL, RECALL)
+            told = ("data.recall=true", f"data.train_batch_size={RECALL_BATCH}")
+            self._supervise("recall", steps, self.random_model, model, progress, *told)
+        return model
 
     def _supervise(self, name: str, steps: int, model: Path, target: Path, progress: Progress, *overrides: str) -> None:
         """Steps of verl's SFT trainer, from one model folder to another."""

@@ -8,7 +8,7 @@ from jigsaw.shapes import FAMILIES
 Kind = Literal["image", "video", "depth", "mixture"]
 """A task, or all of them in one run."""
 
-STEPS, STEPS_OF_PICTURES = 40, 70
+STEPS, STEPS_OF_PICTURES = 30, 70
 """GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
 LEARNED = {"2x1 tiles": 20, "1x2 tiles": 20, "2x2 tiles": 30, "2 clips": 20}
 """What rendered media were seen to teach (docs/quickstart.md), and after how many GRPO steps."""

@@ -77,6 +77,19 @@ def test_stopped_and_started_again_it_finishes(repository: Path, tmp_path: Path)
     compare(out, tmp_path / "evaluated", repository)
 
 
+@pytest.mark.parametrize(("task", "rise"), [("image", 0.7), ("video", 0.7), ("depth", 0.7)])
+def test_each_task_reaches_its_first_rise(repository: Path, tmp_path: Path, task: str, rise: float) -> None:
+    """Sampled, the warm-started model is at chance, and so is the trained one that sees nothing."""
+    out = tmp_path / task
+    command = ["bash", "train_scripts/quickstart.sh", f"--task={task}", "--steps=20", f"--out={out}"]
+    subprocess.run(command, cwd=repository, check=True)
+    summary = json.loads((out / "summary.json").read_text())
+    chance = 0.5 + 0.13  # four standard errors of 240 puzzles
+    assert summary["exact_before_sampled"] <= chance
+    assert summary["exact_greyed"] <= chance
+    assert summary["exact_after"] >= rise
+
+
 def compare(out: Path, folder: Path, repository: Path) -> None:
     """The warm-started model and the trained one, on held-out puzzles and on all benchmarks in small, side by side."""
     write_benchmarks(folder / "small")

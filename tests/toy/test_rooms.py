@@ -84,9 +84,9 @@ def test_most_rooms_have_room_for_the_points(rooms):
     assert len(rooms[3]) >= 0.3 * ROOMS
 
 
-# How far a guess gets, on 300 rooms of each of the series 0, 1 and 2. By the colour that lies under a disc: 0.50 to 0.54
-# of the orders of two points, 0.16 to 0.23 of three; by x: 0.53 to 0.54, 0.19 to 0.29; the lower, the nearer: 0.45 to
-# 0.48, 0.13 to 0.17. By the contrast under it: 0.97 to 0.99, 0.82 to 0.85.
+# How far a guess gets, on 300 rooms of each of the series 0, 1 and 2. By the colour that lies under a disc: 0.50 to
+# 0.54 of the orders of two points, 0.16 to 0.23 of three; by x: 0.53 to 0.54, 0.19 to 0.29; the lower, the nearer: 0.45
+# to 0.48, 0.13 to 0.17. By the contrast under it: 0.97 to 0.99, 0.82 to 0.85.
 
 
 @pytest.mark.seconds
