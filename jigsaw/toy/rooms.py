@@ -24,7 +24,7 @@ NEAREST, FARTHEST = 1.8, 4.5
 """Metres between which pillars stand; the wall behind them is beyond what a point's depth may be."""
 WIDE, HIGH = (0.6, 0.75), (0.9, 2.1)
 """Metres. The eye is at 1.5, so a point on a pillar may lie above or below the horizon, wherever the pillar stands."""
-LATTICE, JITTER = 28, 2
+LATTICE, JITTER = 28, 1
 """Pixels from one place where a point may be marked to the next, and how far it may lie off it.
 
 The discs keep to the middle of tokens: wherever in a token they lay, a tiny model could hardly read their numbers.

@@ -187,8 +187,8 @@ class Rooms(World):
         return SHARES
 
     def write(self, folder: Path, workers: int) -> None:
-        """Render the halls: not all have places for the points."""
-        count = (TRAIN + HELDOUT) * {2: 5, 3: 14}[self.pieces] // 4
+        """Render the halls: a half has places for two points, a fourteenth for three."""
+        count = (TRAIN + HELDOUT) * (2 if self.pieces == 2 else 15)
         rooms.write_rooms(folder, count, seed=self.settings.seed, workers=workers)
 
     def options(self, side: int, root: Path) -> Options:

