@@ -102,8 +102,7 @@ STUDIES = {
 
 def prepare(out: Path, study: Study, seed: int, steps: int, progress: Progress) -> Quickstart:
     """A seed's pictures, rows and warm-started model."""
-    rows, columns = parse_grid(study.grid)
-    settings = Settings(study.grid, study.begin_with, None, Landscapes.lessons * rows * columns, seed)
+    settings = Settings(study.grid, study.begin_with, None, Landscapes.lessons, seed)
     prepared = Quickstart(out / f"seed_{seed}", settings, steps)
     prepared.out.mkdir(parents=True, exist_ok=True)
     for stage in (

@@ -44,9 +44,9 @@ from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, RECALL, RECALL_BATCH, ROU
 from jigsaw.toy.settings import FORMED
 from jigsaw.toy.settings import Settings as Quickstart
 from jigsaw.toy.warm_start import (
-    IN_ORDER,
     Example,
     name_thought,
+    named,
     names_of,
     phrases_of,
     recall_example,
@@ -190,8 +190,7 @@ class Loop:
         told: dict[str, Any] = {"gamma": self.settings.gamma, "shape": self.settings.shape}
         text = self.text(reply)
         scores = compute_score(f"visual_jigsaw_{puzzle.task}", text, puzzle.answer, puzzle.extra_info, **told)
-        seen = name_thought(names_of(self.world, row, puzzle), []).removesuffix(IN_ORDER).split(",")
-        return scores | {"named": fmean(each in text.removeprefix("<think>").split(",") for each in seen[:-1])}
+        return scores | {"named": named(self.world, row, puzzle, text)}
 
     def measure(self, rows: Sequence[Row], *, greedy: bool = True, grey: bool = False) -> dict[str, float]:
         """Mean scores of a reply to each row's puzzle."""
@@ -226,9 +225,9 @@ class Loop:
             for number in range(1 if told.warm_steps else ROUNDS):
                 self._supervise(range(number * steps, (number + 1) * steps), BATCH, self.example)
                 scores = self.measure(self.train[:FORM_PUZZLES], greedy=False)
-                valid, named = scores["valid_permutation"], scores["named"]
-                print(f"warm start: {(number + 1) * steps} steps, {valid:.0%} valid, {named:.0%} named", flush=True)
-                if valid >= FORMED:
+                valid, right = scores["valid_permutation"], scores["named"]
+                print(f"warm start: {(number + 1) * steps} steps, {valid:.0%} valid, {right:.0%} named", flush=True)
+                if valid >= FORMED and right >= self.world.named:
                     break
             self.drawing.save_pretrained(folder)
             self.processor.save_pretrained(folder)

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from math import ceil, factorial
 from operator import gt
@@ -33,7 +34,7 @@ from jigsaw.puzzle import Plan, media_specs
 from jigsaw.rows import read_rows
 from jigsaw.shapes import FAMILIES
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
-from jigsaw.tasks import plan
+from jigsaw.tasks import cut, plan
 from jigsaw.toy.clock import Clock
 from jigsaw.toy.settings import FORMED, LEARNED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
 from jigsaw.toy.verdict import mean_scores, verdict
@@ -73,7 +74,7 @@ def warm_start_steps_of(pieces: int, world: World | None) -> int:
     Of pictures whose parts have no names measured for 2 tiles (250 steps) and for 4: with 250 steps 5 % of the replies
     were permutations, with 1000 95 %.
     """
-    return world.lessons * pieces if world else 250 * pieces**2 // 4
+    return world.lessons if world else 250 * pieces**2 // 4
 
 
 RECALL, RECALL_BATCH = 400, 64
@@ -324,9 +325,8 @@ class Quickstart:
             if not target.is_dir():
                 name = f"warm start, round {number + 1}"
                 self._supervise(name, steps, model, target, progress, f"data.round={number}")
-            model, valid = target, self._sampled_valid(target)
-            progress.console.print(f"  {valid:.0%} of the sampled replies are permutations")
-            if valid >= FORMED:
+            model, (valid, ready) = target, self._formed(target, progress)
+            if ready:
                 break
         model.rename(self.warm_model)
         return f"{(number + 1) * steps} steps, {valid:.0%} valid"
@@ -376,20 +376,33 @@ class Quickstart:
         export_checkpoint(checkpoints / f"global_step_{steps}", target)
         progress.remove_task(bar)
 
-    def _sampled_valid(self, folder: Path) -> float:
-        """The share of permutations among a model's replies to training puzzles, drawn at temperature 1."""
+    def _formed(self, folder: Path, progress: Progress) -> tuple[float, bool]:
+        """The share of permutations among replies to training puzzles, and whether GRPO may begin.
+
+        Replies are drawn at temperature 1. It may once enough are permutations, and enough names of pieces are right.
+        """
         import torch
 
         from jigsaw.solve import scores_of, solve
+        from jigsaw.toy.warm_start import named
 
-        valid = []
+        valid, ready = [], True
         for part in self.parts:
             rows = read_rows(part.train_rows)
-            plans = [plan(row, self.settings.seed) for row in rows[:: ceil(len(rows) / FORM_PUZZLES)]]
+            rows = rows[:: ceil(len(rows) / FORM_PUZZLES)]
+            plans = [plan(row, self.settings.seed) for row in rows]
             torch.manual_seed(self.settings.seed)
             replies = solve(*load(folder), plans, part.media_root, sample=True)
             valid.append(mean_scores(scores_of(plans, replies))["valid_permutation"])
-        return min(valid)
+            line = f"  {valid[-1]:.0%} of the sampled replies are permutations"
+            ready = ready and valid[-1] >= FORMED
+            if part.world:
+                puzzles = [cut(each, part.media_root) for each in plans]
+                right = fmean(map(partial(named, part.world), rows, puzzles, replies))
+                line += f", {right:.0%} of the {part.world.noun} are named right"
+                ready = ready and right >= part.world.named
+            progress.console.print(line)
+        return min(valid), ready
 
     def _arguments(self, config: str, checkpoints: Path) -> list[str]:
         """What both of verl's trainers are told."""

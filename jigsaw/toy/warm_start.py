@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,13 @@ def name_thought(names: Sequence[str], answer: Sequence[int]) -> str:
     """
     seen = "".join(f" {ordinal} {name}," for ordinal, name in zip(ORDINALS[: len(names)], names, strict=True))
     return seen + IN_ORDER + "".join(f" {names[number - 1]} {number}" for number in answer)
+
+
+def named(world: World, row: Row, puzzle: Puzzle, reply: str) -> float:
+    """The share of the pieces that a reply names right."""
+    seen = name_thought(names_of(world, row, puzzle), []).removesuffix(IN_ORDER).split(",")[:-1]
+    said = reply.removeprefix("<think>").split(",")
+    return fmean(each in said for each in seen)
 
 
 def phrases_of(world: World, puzzles: Iterable[Plan]) -> tuple[str, ...]:

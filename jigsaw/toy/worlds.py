@@ -42,7 +42,9 @@ class World(ABC):
     pixels: ClassVar[int] = PIXELS
     """Of its largest picture."""
     lessons: ClassVar[int]
-    """Supervised steps a piece until replies name it and keep the form."""
+    """Supervised steps of a round, whatever K: about what it takes to name the pieces."""
+    named: ClassVar[float]
+    """The share of names that must be right, sampled, before GRPO: it learns an order of what is seen, not to see."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -82,7 +84,8 @@ class Landscapes(World):
 
     task, folder, noun = "image", "scenes", "tiles"
     root = folder
-    lessons = 150
+    lessons = 600
+    named = 0.8
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -127,7 +130,8 @@ class Films(World):
 
     task, folder, noun = "video", "films", "clips"
     root = "frames"
-    lessons = 350
+    lessons = 700
+    named = 0.45
 
     @property
     def pieces(self) -> int:
@@ -169,7 +173,8 @@ class Rooms(World):
 
     task, folder, noun = "depth", "rooms", "points"
     root = folder
-    lessons = 500
+    lessons = 1000
+    named = 0.45
     pixels = rooms.SIZE[0] * rooms.SIZE[1]
 
     @property

@@ -19,6 +19,7 @@ from jigsaw.toy.warm_start import (
     CUES,
     cue_thought,
     name_thought,
+    named,
     names_of,
     phrases_of,
     recall_example,
@@ -81,6 +82,16 @@ def test_rendered_pieces_are_named_whatever_their_order(scenes: Path, epoch: int
 def test_a_thought_names_the_pieces_and_then_an_order_of_them() -> None:
     said = reply_of(name_thought(["sky", "ground"], [2, 1]), [2, 1])
     assert said == "<think> first sky, second ground, in order: ground 2 sky 1</think><answer>2, 1</answer>"
+
+
+def test_the_names_that_are_right_count(scenes: Path) -> None:
+    (world,) = worlds_of(Settings("2x1", None, None, None, 0))
+    row = _row("scene-00000.png")
+    puzzle = build_puzzle(row, scenes)
+    names = names_of(world, row, puzzle)
+    for said, share in ((names, 1.0), ([names[0], names[0]], 0.5), (names[::-1], 0.0)):
+        assert named(world, row, puzzle, reply_of(name_thought(said, [1, 2]), [1, 2])) == share
+    assert named(world, row, puzzle, "") == 0
 
 
 @pytest.mark.parametrize("grid", [(2, 1), (1, 2), (2, 2), (3, 3), (1, 5)])
