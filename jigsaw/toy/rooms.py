@@ -17,14 +17,14 @@ from jigsaw.media.camera import Intrinsics
 from jigsaw.toy.rgbd import Size, View, cast, look_at, shaded, write_scene
 from jigsaw.toy.scenes import write_series
 
-SIZE: Size = (168, 140)
-"""6 × 5 of Qwen2.5-VL's tokens: a disc is larger than one of them, and must not cover a whole pillar."""
+SIZE: Size = (168, 112)
+"""6 × 4 of Qwen2.5-VL's tokens: a disc is larger than one of them, and must not cover a whole pillar."""
 PILLARS = 4
 NEAREST, FARTHEST = 1.8, 4.5
 """Metres between which pillars stand; the wall behind them is beyond what a point's depth may be."""
 WIDE, HIGH = (0.6, 0.75), (0.9, 2.1)
 """Metres. The eye is at 1.5, so a point on a pillar may lie above or below the horizon, wherever the pillar stands."""
-LATTICE, JITTER = 28, 1
+LATTICE, JITTER = 28, 2
 """Pixels from one place where a point may be marked to the next, and how far it may lie off it.
 
 The discs keep to the middle of tokens: wherever in a token they lay, a tiny model could hardly read their numbers.

@@ -192,8 +192,8 @@ class Rooms(World):
         return SHARES
 
     def write(self, folder: Path, workers: int) -> None:
-        """Render the halls: a half has places for two points, a fourteenth for three."""
-        count = (TRAIN + HELDOUT) * (2 if self.pieces == 2 else 15)
+        """Render the halls: two thirds have places for two points, an eighth for three."""
+        count = (TRAIN + HELDOUT) * (2 if self.pieces == 2 else 10)
         rooms.write_rooms(folder, count, seed=self.settings.seed, workers=workers)
 
     def options(self, side: int, root: Path) -> Options:

@@ -66,7 +66,7 @@ def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, co
     folder = write_rooms(tmp_path, 5, seed=5)[4]  # which has places for three
     options = DepthOptions(points=count)
     (record,) = look_at_scene(folder.name, media_root=tmp_path, options=options, frames=None)
-    assert (record["tokens"], record["smaller"]) == (32, False)
+    assert (record["tokens"], record["smaller"]) == (26, False)
     off = np.abs(np.array(record["points"]) % LATTICE - LATTICE // 2)
     assert off.max() <= JITTER
     puzzle = build_puzzle(depth_row(record, 0, "train", options), tmp_path)
@@ -84,8 +84,8 @@ def test_enough_rooms_have_room_for_the_points(rooms):
     assert len(rooms[3]) >= ROOMS / 15
 
 
-# How far a guess gets, on 600 rooms of each of the series 0, 1 and 2. By the colour that lies under a disc: 0.50 to
-# 0.55 of the orders of two points; by x: 0.52 to 0.53; the lower, the nearer: 0.43 to 0.51. By the contrast under it:
+# How far a guess gets, on 400 rooms of each of the series 0, 1 and 2. By the colour that lies under a disc: 0.50 to
+# 0.57 of the orders of two points; by x: 0.51 to 0.53; the lower, the nearer: 0.44 to 0.47. By the contrast under it:
 # 0.97 to 0.98.
 
 
