@@ -77,8 +77,8 @@ def test_stopped_and_started_again_it_finishes(repository: Path, tmp_path: Path)
     compare(out, tmp_path / "evaluated", repository)
 
 
-@pytest.mark.parametrize(("task", "rise"), [("image", 0.7), ("video", 0.7), ("depth", 0.7)])
-def test_each_task_reaches_its_first_rise(repository: Path, tmp_path: Path, task: str, rise: float) -> None:
+@pytest.mark.parametrize("task", ["image", "video"])
+def test_a_task_reaches_its_first_rise(repository: Path, tmp_path: Path, task: str) -> None:
     """Sampled, the warm-started model is at chance, and so is the trained one that sees nothing."""
     out = tmp_path / task
     command = ["bash", "train_scripts/quickstart.sh", f"--task={task}", "--steps=20", f"--out={out}"]
@@ -87,7 +87,7 @@ def test_each_task_reaches_its_first_rise(repository: Path, tmp_path: Path, task
     chance = 0.5 + 0.13  # four standard errors of 240 puzzles
     assert summary["exact_before_sampled"] <= chance
     assert summary["exact_greyed"] <= chance
-    assert summary["exact_after"] >= rise
+    assert summary["exact_after"] >= 0.7
 
 
 def compare(out: Path, folder: Path, repository: Path) -> None:
