@@ -38,8 +38,13 @@ from jigsaw.verl_plugin.launch import OUTPUTS
 
 SEQUENCES = 128
 """Responses a step (configs/quickstart.yaml); the ranks share them, in one micro-batch each."""
-PLAIN = ("actor_rollout_ref.rollout.n=8", "actor_rollout_ref.actor.use_kl_loss=false")
-"""In place of what the quickstart says for pieces with names."""
+PLAIN = (
+    "actor_rollout_ref.rollout.n=8",
+    f"actor_rollout_ref.rollout.max_num_seqs={SEQUENCES}",
+    "actor_rollout_ref.actor.use_kl_loss=false",
+    "actor_rollout_ref.actor.optim.lr=3e-4",
+)
+"""configs/quickstart.yaml, in place of what the quickstart says for pieces with names."""
 SOLVED = 0.9
 COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#6c4f8b")
 

@@ -79,7 +79,7 @@ def of_pictures(write: Callable[[Path, Path], None]) -> Control:
 
     def told(run: Quickstart) -> list[str]:
         (part,) = run.parts
-        changed = part.media_root.with_name(write.__name__)
+        changed = run.out / part.media_root.name
         write(part.media_root, changed)
         return [override("data.media_root", changed)]
 

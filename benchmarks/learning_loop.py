@@ -35,6 +35,7 @@ from jigsaw.packing.layout import Layout
 from jigsaw.packing.model import take_packs
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.puzzle import Puzzle
+from jigsaw.response import reply_of
 from jigsaw.reward import compute_score
 from jigsaw.rows import Row, read_rows
 from jigsaw.solve import shown, without_content
@@ -50,7 +51,6 @@ from jigsaw.toy.warm_start import (
     names_of,
     phrases_of,
     recall_example,
-    reply_of,
     warm_start_example,
 )
 from jigsaw.toy.worlds import worlds_of
@@ -73,7 +73,7 @@ class Settings:
     seed: int = 0
     steps: int = 30
     warm_steps: int = 0
-    """Supervised steps; 0: rounds as long as the quickstart's, until replies are permutations."""
+    """Supervised steps; 0: rounds as long as the quickstart's, until replies have the form and names are right."""
     warm_lr: float = 1e-3
     truth: bool = False
     """Whether the supervised start teaches the true orders: a bound on what the model can learn."""
@@ -211,7 +211,7 @@ class Loop:
         row = random.Random(f"{self.settings.seed}/{index}").choice(self.train)
         puzzle = cut(plan(row, self.settings.seed, index), self.media)
         thought = name_thought(names_of(self.world, row, puzzle), puzzle.answer)
-        return Example(puzzle.messages, puzzle.media, reply_of(thought, puzzle.answer))
+        return Example(puzzle.messages, puzzle.media, reply_of(puzzle.answer, "answer_tag", thought))
 
     def warm_start(self) -> None:
         """The supervised start, or what an earlier run has left of it."""

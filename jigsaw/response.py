@@ -114,15 +114,15 @@ def _read(content: str, k: int, strict: bool) -> Parsed:
     return Parsed(answer, True, None)
 
 
-def reply_of(answer: Sequence[int], answer_format: AnswerFormat) -> str:
-    r"""The shortest well-formed reply with an answer: nothing is thought.
+def reply_of(answer: Sequence[int], answer_format: AnswerFormat, thought: str = "") -> str:
+    r"""A well-formed reply with an answer, the shortest one unless something is thought; "plain" has no room for it.
 
     >>> reply_of((2, 1), "answer_tag")
     '<think></think><answer>2, 1</answer>'
     """
     numbers = ", ".join(map(str, answer))
     forms = {"answer_tag": f"<answer>{numbers}</answer>", "boxed": f"{_BOX}{numbers}}}"}
-    return numbers if answer_format == "plain" else f"<think></think>{forms[answer_format]}"
+    return numbers if answer_format == "plain" else f"<think>{thought}</think>{forms[answer_format]}"
 
 
 def _tags_differ(tags: list[str], expected: str) -> Parsed:

@@ -34,7 +34,7 @@ def quickstart(
         typer.Option(
             help="Supervised steps on puzzles before GRPO.",
             min=1,
-            show_default=f"until {FORMED:.0%} of the replies are permutations, and most names right",
+            show_default=f"until {FORMED:.0%} of the replies are permutations, and enough names right",
         ),
     ] = None,
     model: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Family of the tiny model.")] = "qwen2_5_vl",

@@ -310,7 +310,7 @@ class Quickstart:
         return phrases_of(part.world, [plan(each, self.settings.seed) for each in levels])
 
     def warm_start(self, progress: Progress) -> str:
-        """Teach the answer's format and words for what is seen, with verl's SFT trainer, until replies have the form.
+        """Teach the answer's format and words for what is seen, with verl's SFT trainer, until replies have both.
 
         What counts is what is sampled, for that is what GRPO learns from: greedy replies are in form long before.
         """
@@ -386,13 +386,13 @@ class Quickstart:
         from jigsaw.solve import scores_of, solve
         from jigsaw.toy.warm_start import named
 
-        valid, ready = [], True
+        loaded, valid, ready = load(folder), [], True
         for part in self.parts:
             rows = read_rows(part.train_rows)
             rows = rows[:: ceil(len(rows) / FORM_PUZZLES)]
             plans = [plan(row, self.settings.seed) for row in rows]
             torch.manual_seed(self.settings.seed)
-            replies = solve(*load(folder), plans, part.media_root, sample=True)
+            replies = solve(*loaded, plans, part.media_root, sample=True)
             valid.append(mean_scores(scores_of(plans, replies))["valid_permutation"])
             line = f"  {valid[-1]:.0%} of the sampled replies are permutations"
             ready = ready and valid[-1] >= FORMED

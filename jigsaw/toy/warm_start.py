@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jigsaw.puzzle import Message, Plan, Puzzle
+from jigsaw.response import reply_of
 from jigsaw.rows import Row
 from jigsaw.tasks import cut, plan
 from jigsaw.toy.worlds import World
@@ -35,11 +36,6 @@ class Example:
     media: list[Any]
     reply: str
     given: str = ""
-
-
-def reply_of(thought: str, answer: Sequence[int]) -> str:
-    """A reply of the right form; ``answer`` are 1-based numbers of pieces."""
-    return f"<think>{thought}</think><answer>{', '.join(map(str, answer))}</answer>"
 
 
 def names_of(world: World, row: Row, puzzle: Puzzle) -> list[str]:
@@ -70,8 +66,8 @@ def named(world: World, row: Row, puzzle: Puzzle, reply: str) -> float:
 def phrases_of(world: World, puzzles: Iterable[Plan]) -> tuple[str, ...]:
     """What should be one token in what is said of puzzles.
 
-    A name and whose it is must be one: a tiny model then finds the number of a name after a hundred steps or two. Of
-    two tokens, a number and a name behind it, it had not learned to after 1500.
+    A name and whose it is must be one: alone, a tiny model then learned in 114 steps to find the number of a name. Of
+    two tokens, a number and a name behind it, it had not in 1400.
     """
     found = [IN_ORDER]
     for puzzle in puzzles:
@@ -133,7 +129,7 @@ def warm_start_example(
     puzzle = cut(plan(row, seed, index), media_root)
     answer = _any_order(puzzle, rng)
     thought = name_thought(names_of(world, row, puzzle), answer) if world else cue_thought(puzzle)
-    return Example(puzzle.messages, puzzle.media, reply_of(thought, answer))
+    return Example(puzzle.messages, puzzle.media, reply_of(answer, "answer_tag", thought))
 
 
 def recall_example(rows: Sequence[Row], index: int, *, seed: int, world: World) -> Example:
@@ -146,9 +142,9 @@ def recall_example(rows: Sequence[Row], index: int, *, seed: int, world: World) 
     puzzle = plan(rng.choice(rows), seed, index)
     answer = _any_order(puzzle, rng)
     names = rng.sample(list(world.names(puzzle)), len(answer))
-    # Nothing is asked: behind the wording of a puzzle it took more than twice as long to learn.
+    # Nothing is asked: behind the wording of a puzzle it was not learned in 500 steps, with none in 300.
     messages = [{"role": "user", "content": [{"type": "text", "text": ""}]}]
-    given, in_order, reply = reply_of(name_thought(names, answer), answer).partition(IN_ORDER)
+    given, in_order, reply = reply_of(answer, "answer_tag", name_thought(names, answer)).partition(IN_ORDER)
     return Example(messages, [], in_order + reply, given)
 
 

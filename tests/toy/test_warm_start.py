@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jigsaw.puzzle import Puzzle
-from jigsaw.response import parse
+from jigsaw.response import parse, reply_of
 from jigsaw.tasks import build_puzzle, plan
 from jigsaw.toy.model import build_tokenizer, prompt_texts
 from jigsaw.toy.rows import image_row
@@ -23,7 +23,6 @@ from jigsaw.toy.warm_start import (
     names_of,
     phrases_of,
     recall_example,
-    reply_of,
     warm_start_example,
 )
 from jigsaw.toy.worlds import worlds_of
@@ -80,7 +79,7 @@ def test_rendered_pieces_are_named_whatever_their_order(scenes: Path, epoch: int
 
 
 def test_a_thought_names_the_pieces_and_then_an_order_of_them() -> None:
-    said = reply_of(name_thought(["sky", "ground"], [2, 1]), [2, 1])
+    said = reply_of([2, 1], "answer_tag", name_thought(["sky", "ground"], [2, 1]))
     assert said == "<think> first sky, second ground, in order: ground 2 sky 1</think><answer>2, 1</answer>"
 
 
@@ -90,7 +89,7 @@ def test_the_names_that_are_right_count(scenes: Path) -> None:
     puzzle = build_puzzle(row, scenes)
     names = names_of(world, row, puzzle)
     for said, share in ((names, 1.0), ([names[0], names[0]], 0.5), (names[::-1], 0.0)):
-        assert named(world, row, puzzle, reply_of(name_thought(said, [1, 2]), [1, 2])) == share
+        assert named(world, row, puzzle, reply_of([1, 2], "answer_tag", name_thought(said, [1, 2]))) == share
     assert named(world, row, puzzle, "") == 0
 
 
@@ -116,7 +115,7 @@ def test_to_recall_is_learnt_of_names_at_random() -> None:
     for example in examples:
         names = [name.split(" ", 2)[2] for name in example.given.removeprefix("<think>").split(",")[:-1]]
         answer = parse(example.given + example.reply, 4, "answer_tag").answer or ()
-        assert example.given + example.reply == reply_of(name_thought(names, answer), answer)
+        assert example.given + example.reply == reply_of(answer, "answer_tag", name_thought(names, answer))
 
 
 def test_orders_are_uniform_whatever_the_pixels_show(landscape: Path) -> None:
