@@ -33,7 +33,6 @@ from jigsaw.show.training import Metrics, heldout_exact
 from jigsaw.toy.clock import Clock
 from jigsaw.toy.quickstart import Quickstart, schedule
 from jigsaw.toy.settings import Settings
-from jigsaw.toy.worlds import Landscapes
 from jigsaw.verl_plugin.launch import OUTPUTS
 
 SEQUENCES = 128
@@ -45,6 +44,8 @@ PLAIN = (
     "actor_rollout_ref.actor.optim.lr=3e-4",
 )
 """configs/quickstart.yaml, in place of what the quickstart says for pieces with names."""
+WARM_STEPS = 400
+"""Supervised steps on puzzles, the same for all of a study."""
 SOLVED = 0.9
 COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#6c4f8b")
 
@@ -107,7 +108,7 @@ STUDIES = {
 
 def prepare(out: Path, study: Study, seed: int, steps: int, progress: Progress) -> Quickstart:
     """A seed's pictures, rows and warm-started model."""
-    settings = Settings(study.grid, study.begin_with, None, Landscapes.lessons, seed)
+    settings = Settings(study.grid, study.begin_with, None, WARM_STEPS, seed)
     prepared = Quickstart(out / f"seed_{seed}", settings, steps)
     prepared.out.mkdir(parents=True, exist_ok=True)
     for stage in (

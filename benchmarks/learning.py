@@ -5,8 +5,10 @@
 
 A run is ``jigsaw quickstart`` of a case and a seed, one at a time; its logs, metrics and checkpoints stay in the output
 folder. ``--controls`` trains on from each run's warm-started model with a reward that says nothing, one that pays for
-the form alone, and pictures whose pixels are shuffled. Hours are said before it starts. Stopped and started again it
-resumes; runs whose figures are in FILE are not run again, so they may be made in parts, or on several machines.
+the form alone, and pictures that are grey or whose pixels are shuffled; and by ``learning_loop.py``, in one process,
+with a vision tower that is frozen, and with prompts without pictures. Hours are said before it starts. Stopped and
+started again it resumes; runs whose figures are in FILE are not run again, so they may be made in parts, or on several
+machines.
 """
 
 import json
@@ -14,6 +16,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +37,7 @@ from jigsaw.processes import told_in_one_line
 from jigsaw.show.training import read_metrics
 from jigsaw.toy.controls import write_grey, write_shuffled
 from jigsaw.toy.quickstart import Quickstart
-from jigsaw.toy.settings import Settings
+from jigsaw.toy.settings import STEPS, Settings
 from jigsaw.toy.verdict import mean_scores
 from jigsaw.verl_plugin.checkpoint import override
 from jigsaw.verl_plugin.launch import OUTPUTS
@@ -61,8 +64,8 @@ CASES = {
     "2x2 tiles": Case(("--grid", "2x2"), 12),
     "2 clips": Case(("--task", "video"), 12),
     "3 clips": Case(("--task", "video", "--clips", "3"), 18),
-    "2 points": Case(("--task", "depth"), 14),
-    "3 points": Case(("--task", "depth", "--points", "3"), 20),
+    "2 points": Case(("--task", "depth"), 10),
+    "3 points": Case(("--task", "depth", "--points", "3"), 15),
 }
 Control = Callable[[Quickstart], list[str]]
 """What a control's training is told besides."""
@@ -92,6 +95,8 @@ CONTROLS: dict[str, Control] = {
     "shuffled pixels": of_pictures(write_shuffled),
     "grey pictures": of_pictures(write_grey),
 }
+IN_THE_LOOP = {"frozen tower": "frozen=true", "text alone": "blind=true"}
+"""Controls in one process, by what ``learning_loop.py`` is told: the trainer on verl has no room for them."""
 CONTROLLED = "2x1 tiles"
 """The case that has controls: pictures, and the shortest."""
 
@@ -153,6 +158,30 @@ def control(out: Path, case: str, seed: int, name: str) -> Result:
         "minutes": round(clock.seconds / 60, 1),
         "peak_gib": round(clock.peak_gib, 2),
         "curve": curve_of(run.metrics()),
+    }
+
+
+def control_in_the_loop(out: Path, seed: int, name: str) -> Result:
+    """The figures of a control of :data:`CONTROLLED` in one process; its supervised start is its own."""
+    told = [IN_THE_LOOP[name], "grid=2x1", f"seed={seed}", f"steps={STEPS}"]
+    folder, begin = out / "loop", time.monotonic()
+    running = subprocess.Popen([sys.executable, str(Path(__file__).with_name("learning_loop.py")), str(folder), *told])
+    _, status, used = os.wait4(running.pid, 0)
+    if status:
+        raise JigsawError(f"{name}, seed {seed}: the loop ended with {os.waitstatus_to_exitcode(status)}; see above")
+    log = folder / "runs" / f"{' '.join(sorted(told))}.jsonl"
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    curve = {str(line["step"]): line["held_out"]["exact"] for line in lines if "held_out" in line}
+    (sampled,) = (line["sampled"]["exact"] for line in lines if "sampled" in line)
+    return {
+        "chance": 0.5,
+        "exact_before_sampled": sampled,
+        "exact_after": curve[str(STEPS)],
+        "exact_greyed": lines[-1]["grey"]["exact"],
+        "grpo_steps": STEPS,
+        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "peak_gib": round(used.ru_maxrss / 2**20, 2),
+        "curve": curve,
     }
 
 
@@ -248,7 +277,7 @@ def missing(
     done = {(each["name"], each["seed"]) for each in results}
     runs = [(case, "", seed) for case in cases for seed in seeds]
     if controls:
-        runs += [(CONTROLLED, name, seed) for name in CONTROLS for seed in seeds]
+        runs += [(CONTROLLED, name, seed) for name in (*CONTROLS, *IN_THE_LOOP) for seed in seeds]
     return [run for run in runs if (run[1] or run[0], run[2]) not in done]
 
 
@@ -286,7 +315,10 @@ def main(
             console.print(f"{len(runs)} runs to make, about {hours:.1f} hours on 2 cores; {len(results)} are there")
             for case, name, number in runs:
                 console.rule(f"{name or case}, seed {number}")
-                figures = control(folder, case, number, name) if name else quickstart(folder, case, number)
+                if name in IN_THE_LOOP:
+                    figures = control_in_the_loop(folder, number, name)
+                else:
+                    figures = control(folder, case, number, name) if name else quickstart(folder, case, number)
                 results.append({"name": name or case, "seed": number, **figures, "machine": machine()})
                 if json_file is not None:
                     write_json(json_file, {"results": results})

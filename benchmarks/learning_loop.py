@@ -34,7 +34,7 @@ from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 from jigsaw.packing.layout import Layout
 from jigsaw.packing.model import take_packs
 from jigsaw.prepare.pipeline import prepare_rows
-from jigsaw.puzzle import Puzzle
+from jigsaw.puzzle import Message, Puzzle
 from jigsaw.response import reply_of
 from jigsaw.reward import compute_score
 from jigsaw.rows import Row, read_rows
@@ -90,6 +90,8 @@ class Settings:
     shape: str = "position"
     frozen: bool = False
     """Whether GRPO leaves the vision tower as it is."""
+    blind: bool = False
+    """Whether GRPO shows no media, in training and in its tests: the text of the prompts alone."""
     threads: int = 1
 
 
@@ -104,7 +106,8 @@ class Loop:
     def __init__(self, out: Path, settings: Settings) -> None:
         self.out, self.settings = out, settings
         self.temperature = 1.0
-        """Of what is drawn and of its log-probabilities; GRPO has its own."""
+        """Of what is drawn; GRPO has its own."""
+        self.blind = False
         named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
         (self.world,) = worlds_of(Quickstart(begin_with=None, images=None, warm_start_steps=None, **named))
         self.media = out / f"{self.world.root}_{settings.seed}"
@@ -132,7 +135,9 @@ class Loop:
         take_packs(self.model)
 
     def prompt(self, messages: Any, media: Sequence[Any], *, grey: bool = False) -> Prompt:
-        """A chat with its media, greyed out or not, as the model takes it."""
+        """A chat with its media, greyed out or not, as the model takes it; without them if that is what is asked."""
+        if self.blind:
+            messages, media = [_text_of(message) for message in messages], []
         given = shown([without_content(medium) if grey else medium for medium in media])
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         made = self.processor(text=[text], return_tensors="pt", **given)
@@ -262,7 +267,7 @@ class Loop:
         """Train; what is logged of each step."""
         told = self.settings
         torch.manual_seed(told.seed)
-        rng, self.temperature = random.Random(told.seed), told.temperature
+        rng, self.temperature, self.blind = random.Random(told.seed), told.temperature, told.blind
         self.model.model.visual.requires_grad_(not told.frozen)
         optimizer = AdamW(self.model.parameters(), lr=told.lr, weight_decay=0.0)
         rows = ((row, epoch) for epoch in range(1000) for row in rng.sample(self.train, len(self.train)))
@@ -296,6 +301,11 @@ class Loop:
                 logged["held_out"] = self.measure(self.held_out[: None if step == told.steps else MEASURED])
             yield logged
         yield {"grey": self.measure(self.held_out, grey=True)}
+
+
+def _text_of(message: Message) -> Message:
+    parts = message["content"]
+    return message if isinstance(parts, str) else {**message, "content": [p for p in parts if p["type"] == "text"]}
 
 
 def _seen(prompts: Sequence[Prompt]) -> Prompt:

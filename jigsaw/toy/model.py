@@ -40,6 +40,11 @@ MARKUP = ("<think>", "</think>", "<answer>", "</answer>")
 """One token each, so that a reply is short; ordinary text to whoever decodes it."""
 PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}
 """By family: pixels of a side of a vision patch; 2 × 2 patches make one token, 28 and 32 pixels at its side."""
+WIDTH = 128
+"""Of all layers."""
+INITIAL = WIDTH**-0.5
+"""Standard deviation of the random weights, by which a layer keeps the size of what it is given. Of Qwen's 0.02, meant
+for layers twenty times as wide, 400 supervised steps saw nothing on the discs of rooms, where of this 200 did."""
 _FRAMES = 64
 """Of a video at full size."""
 
@@ -89,6 +94,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl")
     text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 128,
+        "initializer_range": INITIAL,
         "intermediate_size": 256,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
@@ -102,6 +108,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl")
     }
     tower: dict[str, Any] = {
         "depth": 2,
+        "initializer_range": INITIAL,
         "hidden_size": 128,
         "intermediate_size": 256,
         "num_heads": 4,

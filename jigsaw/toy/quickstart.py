@@ -77,7 +77,7 @@ def warm_start_steps_of(pieces: int, world: World | None) -> int:
     return world.lessons if world else 250 * pieces**2 // 4
 
 
-RECALL, RECALL_BATCH = 400, 64
+RECALL, RECALL_BATCH = 200, 64
 """Supervised steps of text alone, and its examples a step: see :func:`jigsaw.toy.warm_start.recall_example`."""
 OF_NAMES = (
     "actor_rollout_ref.rollout.n=16",

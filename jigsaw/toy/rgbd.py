@@ -122,16 +122,27 @@ def cast(boxes: Array, pose: Array, camera: Intrinsics, size: Size) -> tuple[Arr
 
 
 def shaded(
-    boxes: Array, colours: Array, pose: Array, camera: Intrinsics, size: Size, contrast: Array | float = 0.12
+    boxes: Array,
+    colours: Array,
+    pose: Array,
+    camera: Intrinsics,
+    size: Size,
+    contrast: Array | float = 0.12,
+    shade: Array | float = 0.0,
 ) -> Image.Image:
-    """The picture of boxes, each of a colour (N, 3) in 0..1 with checks of 25 cm of a contrast; see :func:`cast`."""
+    """The picture of boxes, each of a colour (N, 3) in 0..1, with checks of 25 cm of a contrast; see :func:`cast`.
+
+    ``shade`` is what their left half, by x, is brighter than the right one.
+    """
     _, seen, points = cast(boxes, pose, camera, size)
     # The face that is seen is the one whose plane the point lies in; each faces the light in its own way.
     face = np.abs(boxes.astype(np.float32)[seen].transpose(2, 3, 0, 1) - points).min(axis=0).argmin(axis=0)
     light = np.array([0.72, 0.86, 1.0])[face]
     parity = np.floor(points * 4 + 1e-6).astype(int).sum(axis=0) % 2
     checks = (parity - 0.5) * np.broadcast_to(contrast, len(boxes))[seen]
-    picture = colours[seen] * (light - 0.06 - checks)[..., None]
+    left = np.sign(boxes[:, :, 0].mean(axis=1)[seen] - points[0]) / 2
+    sides = left * np.broadcast_to(shade, len(boxes))[seen]
+    picture = colours[seen] * (light - 0.06 - checks + sides)[..., None]
     return Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
 
 

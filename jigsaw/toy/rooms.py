@@ -1,8 +1,8 @@
 """Rendered halls with pillars, for a tiny model to learn the depth jigsaw from.
 
-All pillars are about as wide and carry the same checks, so how far one is shows by the size of both, by its foot on the
-floor, by what hides what, and by the checks' contrast, which haze takes; their colours, heights and places from left to
-right say nothing.
+All pillars are about as wide, carry checks of the same size, and are lit from the left. So how far one is shows by the
+size of both, by its foot on the floor, by what hides what, and by how much brighter its left half is than its right,
+which haze takes; their colours, heights and places from left to right say nothing.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import numpy as np
 
 from jigsaw.files import atomic_folder
 from jigsaw.media.camera import Intrinsics
+from jigsaw.tasks.depth import RADIUS
 from jigsaw.toy.rgbd import Size, View, cast, look_at, shaded, write_scene
 from jigsaw.toy.scenes import write_series
 
@@ -24,13 +25,16 @@ NEAREST, FARTHEST = 1.8, 4.5
 """Metres between which pillars stand; the wall behind them is beyond what a point's depth may be."""
 WIDE, HIGH = (0.6, 0.75), (0.9, 2.1)
 """Metres. The eye is at 1.5, so a point on a pillar may lie above or below the horizon, wherever the pillar stands."""
-LATTICE, JITTER = 28, 2
-"""Pixels from one place where a point may be marked to the next, and how far it may lie off it.
+LATTICE, FIRST, JITTER = 28, (35, 42), 2
+"""Pixels from one place where a point may be marked to the next, the first one, (y, x), and how far off it may lie.
 
-The discs keep to the middle of tokens: wherever in a token they lay, a tiny model could hardly read their numbers.
+The discs keep to places in tokens, a side of which are 28 pixels: anywhere, a tiny model could hardly read their
+numbers. To the right it is the middle, so that half a token is on the bright side of a pillar. Downwards it is the
+middle of a patch: the first there is room for a disc at, and the digit is in one patch, or in two beside each other.
 """
-CONTRAST, HAZE = 0.8, 1.2
-"""Of the checks of a pillar at the nearest distance, and the metres in which haze takes all but 1/e of it."""
+CHECKS, SHADE, HAZE = 0.12, 0.8, 1.2
+"""Contrast of the checks, and of the halves of a pillar at the nearest distance; the metres in which haze takes all but
+1/e of the latter."""
 _EYE = 1.5
 _REACH = 8
 """Pixels round a point whose readings count (jigsaw/tasks/depth.py)."""
@@ -45,8 +49,7 @@ def render_room(seed: int, index: int) -> View:
         index: 0-based number of the hall in its series.
 
     Returns:
-        The view. Its depth map is of the picture's size and has readings round the middle of tokens alone, else 0, so
-        that points are marked there.
+        The view. Its depth map is of the picture's size and has readings round the places for points alone, else 0.
     """
     rng = np.random.default_rng(list(hashlib.sha256(f"hall/{seed}/{index}".encode()).digest()))
     camera = _camera(SIZE)
@@ -54,11 +57,9 @@ def render_room(seed: int, index: int) -> View:
     ratio = (FARTHEST / NEAREST) ** (1 / (PILLARS - 0.7))
     far = NEAREST * ratio ** (np.arange(PILLARS) + rng.uniform(0, 0.3, PILLARS))
     wide, high = rng.uniform(*WIDE, PILLARS), rng.uniform(*HIGH, PILLARS)
-    columns = np.arange(LATTICE * 1.5, SIZE[0] - LATTICE, LATTICE)
+    columns = np.arange(FIRST[1], SIZE[0] - RADIUS, LATTICE)
     column = rng.choice(columns, PILLARS, replace=False)
-    # Off the middle of its column by no more than leaves room for a point there, whatever hides the rest of it.
-    play = np.maximum(wide / 2 - (_REACH + JITTER) * far / camera.fx, 0)
-    across = (column - camera.cx) * far / camera.fx + rng.uniform(-1, 1, PILLARS) * play
+    across = (column - camera.cx + rng.uniform(-JITTER, JITTER, PILLARS)) * far / camera.fx
     low = np.column_stack((across - wide / 2, far, np.zeros(PILLARS)))
     pillars = np.stack((low, low + np.column_stack((wide, rng.uniform(0.3, 0.9, PILLARS), high))), axis=1)
     hall = rng.uniform(((-4.0, -1.0, 0.0), (2.5, 12.0, 2.8)), ((-2.5, -1.0, 0.0), (4.0, 16.0, 3.5)))
@@ -67,9 +68,13 @@ def render_room(seed: int, index: int) -> View:
     pose = look_at(np.array([0, 0, _EYE]), np.array([0, 1, _EYE]))
     depth, *_ = cast(boxes, pose, camera, SIZE)
     fine = (SIZE[0] * _SUPERSAMPLING, SIZE[1] * _SUPERSAMPLING)
-    contrast = np.append(0, CONTRAST * np.exp((NEAREST - far) / HAZE))  # the hall is plain
-    picture = shaded(boxes, colours, pose, _camera(fine), fine, contrast).reduce(_SUPERSAMPLING)
-    y, x = (np.abs(np.arange(side) % LATTICE - LATTICE // 2) <= _REACH + JITTER for side in depth.shape)
+    shade = np.append(0, SHADE * np.exp((NEAREST - far) / HAZE))  # the hall is plain
+    checks = np.append(0, np.full(PILLARS, CHECKS))
+    picture = shaded(boxes, colours, pose, _camera(fine), fine, checks, shade).reduce(_SUPERSAMPLING)
+    y, x = (
+        np.abs((np.arange(side) - first + LATTICE // 2) % LATTICE - LATTICE // 2) <= _REACH + JITTER
+        for side, first in zip(depth.shape, FIRST, strict=True)
+    )
     return View(picture, np.where(y[:, None] & x, depth, 0), pose)
 
 

@@ -14,7 +14,7 @@ LEARNED = {"2x1 tiles": 20, "1x2 tiles": 20, "2x2 tiles": 30, "2 clips": 20}
 """What rendered media were seen to teach (docs/quickstart.md), and after how many GRPO steps."""
 RAISE_AT, WINDOW = 0.8, 5
 """Of the grid to begin with: exact accuracy, over so many steps."""
-FORMED = 0.95
+FORMED = 0.9
 """The warm start ends when this share of the replies to puzzles of its own, drawn at temperature 1 as GRPO draws them,
 are permutations, and enough names of pieces are right (jigsaw/toy/worlds.py)."""
 

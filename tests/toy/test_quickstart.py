@@ -37,7 +37,7 @@ def _warm_start(
     def supervise(name: str, steps: int, model: Path, target: Path, progress: Progress, *options: str) -> None:
         target.mkdir(parents=True)
         if "data.recall=true" in options:
-            assert (model, steps, made) == (run.random_model, 400 if settings == UNTIL_FORMED else 2, [])
+            assert (model, steps, made) == (run.random_model, 200 if settings == UNTIL_FORMED else 2, [])
             return
         number = int(options[0].removeprefix("data.round="))
         assert model == out / ("model/recall" if number == 0 else f"model/warm_start_round_{number}")
@@ -61,14 +61,14 @@ def test_the_warm_start_goes_on_until_what_is_sampled_has_the_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said, made = _warm_start(tmp_path, [0.4, 0.8, 0.97, 1.0], monkeypatch, UNTIL_FORMED)
-    assert (said, made) == ("1800 steps, 97% valid", [0, 1, 2])
+    assert (said, made) == ("1200 steps, 97% valid", [0, 1, 2])
     assert (tmp_path / "model/warm_start/config.json").read_text() == "2"
     assert _warm_start(tmp_path, [], monkeypatch, UNTIL_FORMED) == ("kept", [])
 
 
 def test_the_warm_start_ends_after_some_rounds_come_what_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said, made = _warm_start(tmp_path, [0.1, 0.2, 0.2, 0.3], monkeypatch, UNTIL_FORMED)
-    assert (said, made) == ("2400 steps, 30% valid", [0, 1, 2, 3])
+    assert (said, made) == ("1600 steps, 30% valid", [0, 1, 2, 3])
 
 
 def test_a_warm_start_of_so_many_steps_has_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_a_round_that_was_finished_is_not_made_again(tmp_path: Path, monkeypatch
     (tmp_path / "model/recall").mkdir(parents=True)
     (tmp_path / "model/warm_start_round_1").mkdir()
     (tmp_path / "model/warm_start_round_1/config.json").write_text("0")
-    assert _warm_start(tmp_path, [0.4, 0.97], monkeypatch, UNTIL_FORMED) == ("1200 steps, 97% valid", [1])
+    assert _warm_start(tmp_path, [0.4, 0.97], monkeypatch, UNTIL_FORMED) == ("800 steps, 97% valid", [1])
 
 
 def test_puzzles_of_one_picture_are_known_by_it(tmp_path: Path, scenes: Path) -> None:
@@ -137,7 +137,7 @@ def test_more_pieces_take_a_longer_warm_start(pieces: int, steps: int) -> None:
 
 def test_a_round_of_the_warm_start_is_as_long_as_what_is_rendered_takes(tmp_path: Path) -> None:
     run = Quickstart(tmp_path, replace(SETTINGS, task="mixture", grid="2x2"), steps=1)
-    assert [warm_start_steps_of(part.pieces, part.world) for part in run.parts] == [600, 700, 1000]
+    assert [warm_start_steps_of(part.pieces, part.world) for part in run.parts] == [400, 700, 400]
 
 
 def test_what_is_too_hard_for_the_steps_is_said_before(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from jigsaw.prepare.scenes import DepthOptions, depth_row, look_at_scene
 from jigsaw.tasks import build_puzzle
 from jigsaw.tasks.depth import RADIUS, choose_points
 from jigsaw.toy.rgbd import View
-from jigsaw.toy.rooms import JITTER, LATTICE, SIZE, render_room, write_rooms
+from jigsaw.toy.rooms import FIRST, JITTER, LATTICE, SIZE, render_room, write_rooms
 
 ROOMS = 400
 
@@ -62,16 +62,16 @@ def test_the_files_do_not_depend_on_the_number_of_workers_and_what_is_there_is_k
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, count):
-    folder = write_rooms(tmp_path, 5, seed=5)[4]  # which has places for three
+def test_a_room_makes_a_row_whose_discs_keep_to_places_in_tokens(tmp_path, count):
+    folder = write_rooms(tmp_path, 4, seed=6)[3]  # which has places for three
     options = DepthOptions(points=count)
     (record,) = look_at_scene(folder.name, media_root=tmp_path, options=options, frames=None)
     assert (record["tokens"], record["smaller"]) == (26, False)
-    off = np.abs(np.array(record["points"]) % LATTICE - LATTICE // 2)
-    assert off.max() <= JITTER
+    off = (np.array(record["points"]) - FIRST + JITTER) % LATTICE - JITTER
+    assert np.abs(off).max() <= JITTER
     puzzle = build_puzzle(depth_row(record, 0, "train", options), tmp_path)
     (picture,) = puzzle.media
-    exact = render_room(5, 4)
+    exact = render_room(6, 3)
     assert picture.size == SIZE
     assert (np.asarray(picture) != np.asarray(exact.colour)).any()
     for (y, x), depth in zip(record["points"], record["depths"], strict=True):
@@ -80,13 +80,13 @@ def test_a_room_makes_a_row_whose_discs_sit_in_the_middle_of_tokens(tmp_path, co
 
 @pytest.mark.seconds
 def test_enough_rooms_have_room_for_the_points(rooms):
-    assert len(rooms[2]) >= ROOMS / 2
-    assert len(rooms[3]) >= ROOMS / 15
+    assert len(rooms[2]) >= ROOMS / 1.2
+    assert len(rooms[3]) >= ROOMS / 4.8
 
 
-# How far a guess gets, on 400 rooms of each of the series 0, 1 and 2. By the colour that lies under a disc: 0.50 to
-# 0.57 of the orders of two points; by x: 0.51 to 0.53; the lower, the nearer: 0.44 to 0.47. By the contrast under it:
-# 0.97 to 0.98.
+# How far a guess gets, on 400 rooms of each of the series 0, 1 and 2. By the brightness that lies under a disc: 0.53 to
+# 0.55 of the orders of two points (chance 0.50), 0.13 to 0.21 of three (0.17); the lower, the nearer: 0.52 to 0.57 and
+# 0.22 to 0.26. By the halves under it: 0.97 to 0.99 and 0.88 to 0.95.
 
 
 @pytest.mark.seconds
@@ -103,12 +103,12 @@ def test_neither_colour_nor_place_tells_the_order(rooms, count):
 
 
 @pytest.mark.seconds
-def test_depth_tells_the_order_and_so_does_haze(rooms):
+def test_depth_tells_the_order_and_so_do_the_sides_of_a_pillar(rooms):
     for count in (2, 3):
         depths = [[float(view.depth[y, x]) for y, x in points] for points, view in rooms[count]]
         assert by_rising(np.array(depths)) == 1
-    contrast = [[_contrast(view, y, x) for y, x in points] for points, view in rooms[2]]
-    assert by_rising(-np.array(contrast)) >= 0.9
+        shade = [[_shade(view, y, x) for y, x in points] for points, view in rooms[count]]
+        assert by_rising(-np.array(shade)) >= 0.85
 
 
 def _colour(view: View, y: int, x: int) -> np.ndarray:
@@ -118,7 +118,8 @@ def _colour(view: View, y: int, x: int) -> np.ndarray:
     return colour
 
 
-def _contrast(view: View, y: int, x: int) -> float:
-    """Spread of the grey levels under a disc."""
+def _shade(view: View, y: int, x: int) -> float:
+    """What the left half of what lies under a disc is brighter than the right one."""
     box = (x - RADIUS, y - RADIUS, x + RADIUS + 1, y + RADIUS + 1)
-    return float(np.asarray(view.colour.convert("L").crop(box), dtype=float).std())
+    grey = np.asarray(view.colour.convert("L").crop(box), dtype=float)
+    return float(grey[:, :RADIUS].mean() - grey[:, RADIUS + 1 :].mean())
