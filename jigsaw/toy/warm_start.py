@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -50,15 +51,15 @@ def name_thought(names: Sequence[str], answer: Sequence[int]) -> str:
 
     Args:
         names: of the pieces, in the order shown.
-        answer: 1-based numbers of pieces.
+        answer: 1-based numbers of the pieces that are spoken of.
     """
-    seen = "".join(f" {ordinal} {name}," for ordinal, name in zip(ORDINALS[: len(names)], names, strict=True))
+    seen = "".join(f" {ORDINALS[number - 1]} {names[number - 1]}," for number in sorted(answer))
     return seen + IN_ORDER + "".join(f" {names[number - 1]} {number}" for number in answer)
 
 
 def named(world: World, row: Row, puzzle: Puzzle, reply: str) -> float:
     """The share of the pieces that a reply names right."""
-    seen = name_thought(names_of(world, row, puzzle), []).removesuffix(IN_ORDER).split(",")[:-1]
+    seen = name_thought(names_of(world, row, puzzle), puzzle.answer).partition(IN_ORDER)[0].split(",")[:-1]
     said = reply.removeprefix("<think>").split(",")
     return fmean(each in said for each in seen)
 
@@ -127,9 +128,10 @@ def warm_start_example(
     rng = random.Random(f"{seed}/{index}")
     row = rng.choice(rows)
     puzzle = cut(plan(row, seed, index), media_root)
-    answer = _any_order(puzzle, rng)
+    media, numbers = world.lesson(row, puzzle, Path(media_root), rng) if world else (puzzle.media, puzzle.answer)
+    answer = rng.sample(numbers, len(numbers))
     thought = name_thought(names_of(world, row, puzzle), answer) if world else cue_thought(puzzle)
-    return Example(puzzle.messages, puzzle.media, reply_of(answer, "answer_tag", thought))
+    return Example(puzzle.messages, media, reply_of(answer, "answer_tag", thought))
 
 
 def recall_example(rows: Sequence[Row], index: int, *, seed: int, world: World) -> Example:

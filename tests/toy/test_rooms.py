@@ -1,18 +1,24 @@
 """The rendered halls: a pure function, and puzzles that colour and place cannot solve while depth can."""
 
 import math
+import re
 from contextlib import suppress
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jigsaw.errors import MediaError
 from jigsaw.media.camera import register
 from jigsaw.prepare.scenes import DepthOptions, depth_row, look_at_scene
+from jigsaw.response import parse
 from jigsaw.tasks import build_puzzle
 from jigsaw.tasks.depth import RADIUS, choose_points
 from jigsaw.toy.rgbd import View
 from jigsaw.toy.rooms import FIRST, JITTER, LATTICE, SIZE, render_room, write_rooms
+from jigsaw.toy.settings import Settings
+from jigsaw.toy.warm_start import ORDINALS, warm_start_example
+from jigsaw.toy.worlds import Rooms
 
 ROOMS = 400
 
@@ -76,6 +82,30 @@ def test_a_room_makes_a_row_whose_discs_keep_to_places_in_tokens(tmp_path, count
     assert (np.asarray(picture) != np.asarray(exact.colour)).any()
     for (y, x), depth in zip(record["points"], record["depths"], strict=True):
         assert depth == pytest.approx(float(exact.depth[y, x]), abs=1e-3)  # the map holds millimetres
+
+
+def test_a_lesson_shows_one_disc_or_more_and_speaks_of_those(tmp_path):
+    folder = write_rooms(tmp_path, 4, seed=6)[3]
+    options = DepthOptions(points=3)
+    (record,) = look_at_scene(folder.name, media_root=tmp_path, options=options, frames=None)
+    row = depth_row(record, 0, "train", options)
+    plain = np.asarray(Image.open(next(folder.glob("rgb/*.jpg"))), dtype=int)
+    world = Rooms(Settings("2x1", None, None, None, seed=0, task="depth", points=3))
+    seen = set()
+    for index in range(60):
+        example = warm_start_example([row], tmp_path, index, seed=0, world=world)
+        puzzle = build_puzzle(row, tmp_path, seed=0, epoch=index)
+        (picture,) = example.media
+        shown = {
+            number
+            for number, (y, x) in enumerate(puzzle.pieces, 1)
+            if np.abs(np.asarray(picture, dtype=int) - plain)[y - 8 : y + 9, x - 8 : x + 9].mean() > 10
+        }
+        said = {number for number, ordinal in enumerate(ORDINALS, 1) if f" {ordinal} " in example.reply}
+        assert shown == said == set(map(int, re.findall(r"\d", example.reply.partition("<answer>")[2])))
+        seen.add(frozenset(shown))
+        assert (parse(example.reply, 3, "answer_tag").answer is None) == (len(shown) < 3)
+    assert len(seen) == 7  # all that are not empty
 
 
 @pytest.mark.seconds
