@@ -300,7 +300,10 @@ class Loop:
             if step % EVERY == 0 or step == told.steps:
                 logged["held_out"] = self.measure(self.held_out[: None if step == told.steps else MEASURED])
             yield logged
-        yield {"grey": self.measure(self.held_out, grey=True)}
+        yield {
+            "grey": self.measure(self.held_out, grey=True),
+            "after_sampled": self.measure(self.held_out, greedy=False),
+        }
 
 
 def _text_of(message: Message) -> Message:

@@ -112,7 +112,7 @@ def test_seeds_that_are_there_are_shown_together_and_not_run_again(
     assert "0 runs to make, about 0.0 hours on 2 cores; 3 are there" in ran.stdout
     (line,) = [line for line in ran.stdout.splitlines() if "1x2 tiles" in line]
     assert [cell.strip() for cell in line.strip("│").split("│")] == [
-        *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "0.480", "7 to 7", "10.0"),
+        *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "", "0.480", "7 to 7", "10.0"),
     ]  # Student's t of one degree of freedom
     assert (tmp_path / "figures.json").read_text() == figures
     with Image.open(tmp_path / "curves.png") as picture:

@@ -77,7 +77,7 @@ def test_stopped_and_started_again_it_finishes(repository: Path, tmp_path: Path)
     compare(out, tmp_path / "evaluated", repository)
 
 
-@pytest.mark.parametrize("task", ["image", "video"])
+@pytest.mark.parametrize("task", ["image", "video", "depth"])
 def test_a_task_reaches_its_first_rise(repository: Path, tmp_path: Path, task: str) -> None:
     """Sampled, the warm-started model is at chance, and so is the trained one that sees nothing."""
     out = tmp_path / task
@@ -88,6 +88,19 @@ def test_a_task_reaches_its_first_rise(repository: Path, tmp_path: Path, task: s
     assert summary["exact_before_sampled"] <= chance
     assert summary["exact_greyed"] <= chance
     assert summary["exact_after"] >= 0.7
+
+
+def test_controls_stay_at_chance(repository: Path, tmp_path: Path) -> None:
+    """A frozen tower alone may learn: it saw in the supervised start, and the order is not its business."""
+    figures = tmp_path / "learning.json"
+    command = [".venv/bin/python", "benchmarks/learning.py", "2x1 tiles", "--seed=0", "--controls"]
+    subprocess.run([*command, f"--out={tmp_path}", f"--json={figures}"], cwd=repository, check=True)
+    results = {each["name"]: each for each in json.loads(figures.read_text())["results"]}
+    assert results.pop("2x1 tiles")["exact_after"] >= 0.9
+    results.pop("frozen tower")
+    assert set(results) == {"random reward", "reward for the form", "shuffled pixels", "grey pictures", "text alone"}
+    for each in results.values():
+        assert each["exact_after_sampled"] <= 0.5 + 0.13  # four standard errors of 240 puzzles
 
 
 def compare(out: Path, folder: Path, repository: Path) -> None:
