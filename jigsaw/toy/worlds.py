@@ -202,7 +202,7 @@ class Rooms(World):
     @property
     def lessons(self) -> int:
         """Measured for 3 points: the loss fell all of a sudden, after 200 to 300 steps."""
-        return 400
+        return 200 * self.pieces
 
     @property
     def words(self) -> tuple[str, ...]:
