@@ -145,7 +145,7 @@ def test_what_is_too_hard_for_the_steps_is_said_before(tmp_path: Path) -> None:
         return Quickstart(tmp_path, replace(SETTINGS, **changed), steps).doubts()
 
     assert doubts(40) == []
-    assert doubts(10) == ["2x1 tiles: runs took 20 steps to learn them; 10 are few"]
+    assert doubts(5) == ["2x1 tiles: runs took 10 steps to learn them; 5 are few"]
     assert doubts(40, grid="3x2") == ["3x2 tiles: no run has learned them yet; they may be too hard for 40 steps"]
     assert len(doubts(2, task="mixture")) == 3
 
