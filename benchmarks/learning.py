@@ -119,6 +119,7 @@ def quickstart(out: Path, case: str, seed: int) -> Result:
         "chance",
         "exact_before_sampled",
         "exact_after",
+        "exact_after_sampled",
         "exact_se",
         "exact_greyed",
         "heldout_puzzles",

