@@ -93,7 +93,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl")
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 128,
+        "hidden_size": WIDTH,
         "initializer_range": INITIAL,
         "intermediate_size": 256,
         "num_hidden_layers": 3,
@@ -109,10 +109,10 @@ def build_config(tokenizer: PreTrainedTokenizerFast, family: str = "qwen2_5_vl")
     tower: dict[str, Any] = {
         "depth": 2,
         "initializer_range": INITIAL,
-        "hidden_size": 128,
+        "hidden_size": WIDTH,
         "intermediate_size": 256,
         "num_heads": 4,
-        "out_hidden_size": 128,
+        "out_hidden_size": WIDTH,
         "patch_size": PATCH[family],
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,

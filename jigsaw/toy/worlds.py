@@ -153,7 +153,7 @@ class Films(World):
 
     @property
     def lessons(self) -> int:
-        """Measured for 3 clips: 67 %."""
+        """Measured for 3 clips: 54 and 67 % of the names are right then."""
         return 700
 
     @property
