@@ -96,7 +96,7 @@ CONTROLS: dict[str, Control] = {
     "grey pictures": of_pictures(write_grey),
 }
 IN_THE_LOOP = {"frozen tower": "frozen=true", "text alone": "blind=true"}
-"""Controls in one process, by what ``learning_loop.py`` is told: the trainer on verl has no room for them."""
+"""Controls in one process, by what ``learning_loop.py`` is told: the trainer has no option for either."""
 CONTROLLED = "2x1 tiles"
 """The case that has controls: pictures, and the shortest."""
 
@@ -149,10 +149,8 @@ def control(out: Path, case: str, seed: int, name: str) -> Result:
         run.grpo(progress, clock, *CONTROLS[name](run))
     run.merge()
     (part,) = run.parts
-    after, greyed, sampled = (
-        mean_scores(run.measure(run.trained_model, **how)[part.task])["exact"]
-        for how in ({}, {"grey": True}, {"sample": True})
-    )
+    measured = (*run.measure_both(run.trained_model), run.measure(run.trained_model, grey=True))
+    after, sampled, greyed = (mean_scores(scores[part.task])["exact"] for scores in measured)
     return {
         "chance": part.chance,
         "exact_after": after,
@@ -171,8 +169,9 @@ def control_in_the_loop(out: Path, seed: int, name: str) -> Result:
     folder, begin = out / "loop", time.monotonic()
     running = subprocess.Popen([sys.executable, str(Path(__file__).with_name("learning_loop.py")), str(folder), *told])
     _, status, used = os.wait4(running.pid, 0)
-    if status:
-        raise JigsawError(f"{name}, seed {seed}: the loop ended with {os.waitstatus_to_exitcode(status)}; see above")
+    running.returncode = os.waitstatus_to_exitcode(status)
+    if running.returncode:
+        raise JigsawError(f"{name}, seed {seed}: the loop ended with {running.returncode}; see above")
     log = folder / "runs" / f"{' '.join(sorted(told))}.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     curve = {str(line["step"]): line["held_out"]["exact"] for line in lines if "held_out" in line}

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any
@@ -43,7 +44,7 @@ from jigsaw.toy.rooms import SIZE, render_room
 from jigsaw.toy.scenes import render_scene
 
 SERIES = 1000
-"""Seed of the media; none of the quickstart's that anyone takes."""
+"""Seed of the media, which no run that is asked should have. They are rendered once for all models."""
 FITTED, ASKED, DRAWS = 64, 400, 5
 """Media that a classifier is fitted to, those it is asked of, and how often others are drawn to fit it to."""
 EVERY = 6
@@ -71,12 +72,14 @@ def _flipped(index: int) -> int:
     return int(np.random.default_rng([SERIES, index]).integers(2))
 
 
+@cache
 def sky(index: int) -> tuple[Image.Image, int]:
     """A landscape, upright (0) or upside down (1)."""
     picture = render_scene(SERIES, index)
     return (picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM), 1) if _flipped(index) else (picture, 0)
 
 
+@cache
 def nearest(index: int) -> tuple[Image.Image, int]:
     """A hall whose nearest pillar stands to the left (0) or to the right (1)."""
     view = render_room(SERIES, index)
@@ -84,6 +87,7 @@ def nearest(index: int) -> tuple[Image.Image, int]:
     return view.colour, int(column >= SIZE[0] / 2)
 
 
+@cache
 def course(index: int) -> tuple[Clip, int]:
     """A film, forwards (0) or backwards (1)."""
     frames = render_film(SERIES, index)[::EVERY]

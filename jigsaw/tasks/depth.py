@@ -197,14 +197,15 @@ def rescaled(point: Sequence[int], size: Size, resized: Size) -> list[int]:
     return [(2 * y + 1) * new_height // (2 * height), (2 * x + 1) * new_width // (2 * width)]
 
 
-def draw_discs(picture: Image.Image, points: Sequence[Sequence[int]]) -> None:
-    """Draw numbered discs on an RGB picture, in place: translucent red, white digits, number 1 at the first point.
+def draw_discs(picture: Image.Image, points: Sequence[Sequence[int]], numbers: Sequence[int] | None = None) -> None:
+    """Draw numbered discs on an RGB picture, in place: translucent red, white digits.
 
     Args:
         picture: RGB.
         points: [y, x] pixels of the centres.
+        numbers: of the points; None: 1 at the first, and so on.
     """
-    for number, (y, x) in enumerate(points, 1):
+    for number, (y, x) in zip(numbers or range(1, len(points) + 1), points, strict=True):
         colour, mask = _stamp(number)
         picture.paste(colour, (x - RADIUS, y - RADIUS), mask)
 

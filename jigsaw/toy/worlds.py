@@ -17,7 +17,7 @@ from jigsaw.prepare.videos import VideoOptions
 from jigsaw.prompts import render
 from jigsaw.puzzle import Plan, Puzzle
 from jigsaw.rows import Row, media_path
-from jigsaw.tasks.depth import RADIUS
+from jigsaw.tasks.depth import draw_discs
 from jigsaw.toy import films, rooms, scenes
 from jigsaw.toy.settings import Settings
 
@@ -227,10 +227,7 @@ class Rooms(World):
         count = len(puzzle.order)
         numbers = sorted(rng.sample(range(1, count + 1), rng.randint(1, count)))
         picture = open_rgb(media_path(row["images"][0]["path"], root))
-        for number in numbers:
-            y, x = puzzle.pieces[number - 1]
-            box = (x - RADIUS, y - RADIUS, x + RADIUS + 1, y + RADIUS + 1)
-            picture.paste(puzzle.media[0].crop(box), box)
+        draw_discs(picture, [puzzle.pieces[number - 1] for number in numbers], numbers)
         return [picture], numbers
 
     def name(self, row: Row, puzzle: Puzzle, place: int) -> str:
