@@ -13,6 +13,7 @@ import math
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -31,8 +32,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCach
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, kl_penalty
 from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 
+from jigsaw.difficulty import Difficulty, at_level
+from jigsaw.files import write_json
 from jigsaw.packing.layout import Layout
 from jigsaw.packing.model import take_packs
+from jigsaw.prepare.images import parse_grid
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.puzzle import Message, Puzzle
 from jigsaw.response import reply_of
@@ -42,7 +46,7 @@ from jigsaw.solve import shown, without_content
 from jigsaw.tasks import cut, plan
 from jigsaw.toy.model import build_tiny_model
 from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, RECALL, RECALL_BATCH, ROUNDS, warm_start_steps_of
-from jigsaw.toy.settings import FORMED
+from jigsaw.toy.settings import FORMED, RAISE_AT, WINDOW
 from jigsaw.toy.settings import Settings as Quickstart
 from jigsaw.toy.warm_start import (
     Example,
@@ -56,9 +60,9 @@ from jigsaw.toy.warm_start import (
 from jigsaw.toy.worlds import worlds_of
 from jigsaw.verl_plugin.positions import get_rope_index
 
-MEASURED, EVERY = 120, 20
+MEASURED, EVERY = 120, 10
 """Held-out puzzles that are asked every so many steps; all of them after the last one."""
-SUPERVISED = ("task", "grid", "clips", "points", "seed", "warm_steps", "warm_lr", "truth")
+SUPERVISED = ("task", "grid", "begin_with", "clips", "points", "seed", "recall", "warm_steps", "warm_lr", "truth")
 """What a supervised start depends on."""
 
 
@@ -68,12 +72,17 @@ class Settings:
 
     task: str = "image"
     grid: str = "2x2"
+    begin_with: str = ""
+    """An easier grid, as the quickstart's option."""
     clips: int = 2
     points: int = 2
     seed: int = 0
     steps: int = 30
-    warm_steps: int = 0
-    """Supervised steps; 0: rounds as long as the quickstart's, until replies have the form and names are right."""
+    recall: int = RECALL
+    """Supervised steps on text."""
+    warm_steps: int | None = None
+    """Supervised steps on puzzles; None: rounds as long as the quickstart's, until replies have the form and names are
+    right."""
     warm_lr: float = 1e-3
     truth: bool = False
     """Whether the supervised start teaches the true orders: a bound on what the model can learn."""
@@ -83,6 +92,8 @@ class Settings:
     lr: float = 2e-4
     by_std: bool = True
     """Whether advantages are divided by the standard deviation of their group."""
+    weigh: str = "alike"
+    """How the replies to a prompt weigh; or rare, or spread: see :func:`weights`."""
     entropy_coeff: float = 0.0
     kl_coef: float = 0.1
     """Weight of the divergence from the supervised start, by verl's ``low_var_kl``."""
@@ -109,7 +120,8 @@ class Loop:
         """Of what is drawn; GRPO has its own."""
         self.blind = False
         named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
-        (self.world,) = worlds_of(Quickstart(begin_with=None, images=None, warm_start_steps=None, **named))
+        told = Quickstart(begin_with=settings.begin_with or None, images=None, warm_start_steps=None, **named)
+        (self.world,) = worlds_of(told)
         self.media = out / f"{self.world.root}_{settings.seed}"
         rendered = out / f"{self.world.folder}_{settings.seed}"
         data = out / f"data_{self.world}_{settings.seed}".replace(" ", "_")
@@ -117,12 +129,15 @@ class Loop:
             self.world.write(rendered, workers=2)
             prepare_rows(rendered, data, self.world.options(28, self.media), progress=lambda done, total: None)
         self.train, self.held_out = (read_rows(data / f"{part}.parquet") for part in ("train", "val"))
-        random_model = out / f"random_{self.world}_{settings.seed}".replace(" ", "_")
+        grids = (parse_grid(settings.begin_with), parse_grid(settings.grid)) if settings.begin_with else ()
+        self.schedule = Difficulty(grids, RAISE_AT, WINDOW) if grids else None
+        self.lessons = [at_level(row, "image", grid) for grid in grids for row in self.train] or self.train
+        random_model = out / f"random_{self.world}_{settings.begin_with}_{settings.seed}".replace(" ", "_")
         made = build_tiny_model(
             random_model,
             seed=settings.seed,
             words=self.world.words,
-            phrases=phrases_of(self.world, [plan(self.train[0], settings.seed)]),
+            phrases=phrases_of(self.world, [plan(row, settings.seed) for row in self.lessons[:: len(self.train)]]),
             max_pixels=self.world.pixels,
         )
         self._load(made)
@@ -212,22 +227,27 @@ class Loop:
         """A puzzle of the supervised start, as the quickstart has them, or one that teaches the true order."""
         told: Any = {"seed": self.settings.seed, "world": self.world}
         if not self.settings.truth:
-            return warm_start_example(self.train, self.media, index, **told)
-        row = random.Random(f"{self.settings.seed}/{index}").choice(self.train)
+            return warm_start_example(self.lessons, self.media, index, **told)
+        row = random.Random(f"{self.settings.seed}/{index}").choice(self.lessons)
         puzzle = cut(plan(row, self.settings.seed, index), self.media)
         thought = name_thought(names_of(self.world, row, puzzle), puzzle.answer)
         return Example(puzzle.messages, puzzle.media, reply_of(puzzle.answer, "answer_tag", thought))
 
-    def warm_start(self) -> None:
-        """The supervised start, or what an earlier run has left of it."""
-        told = self.settings
+    def warm_start(self) -> float:
+        """The supervised start, or what an earlier run has left of it; the seconds that it took."""
+        told, begin = self.settings, time.time()
         folder = self.out / "warm" / "_".join(str(getattr(told, name)) for name in SUPERVISED)
-        if not folder.is_dir():
+        seconds = folder / "seconds.json"
+        if not seconds.is_file():
             self._supervise(
-                range(RECALL), RECALL_BATCH, partial(recall_example, self.train, seed=told.seed, world=self.world)
+                range(told.recall),
+                RECALL_BATCH,
+                partial(recall_example, self.lessons, seed=told.seed, world=self.world),
             )
-            steps = told.warm_steps or warm_start_steps_of(self.world.pieces, self.world)
-            for number in range(1 if told.warm_steps else ROUNDS):
+            steps, rounds = told.warm_steps, 1
+            if steps is None:
+                steps, rounds = warm_start_steps_of(self.world.pieces, self.world), ROUNDS
+            for number in range(rounds):
                 self._supervise(range(number * steps, (number + 1) * steps), BATCH, self.example)
                 scores = self.measure(self.train[:FORM_PUZZLES], greedy=False)
                 valid, right = scores["valid_permutation"], scores["named"]
@@ -236,7 +256,9 @@ class Loop:
                     break
             self.drawing.save_pretrained(folder)
             self.processor.save_pretrained(folder)
+            write_json(seconds, time.time() - begin)
         self._load(folder)
+        return float(json.loads(seconds.read_text()))
 
     def _supervise(self, steps: range, batch: int, example: Callable[[int], Example]) -> None:
         optimizer = AdamW(self.model.parameters(), lr=self.settings.warm_lr, weight_decay=0.01)
@@ -263,6 +285,18 @@ class Loop:
         optimizer.step()
         return float(norm)
 
+    def _advantages(self, scores: Sequence[dict[str, float]], answers: Sequence[Sequence[str]]) -> Tensor:
+        """Of all replies, group after group, by verl, each times its weight."""
+        told = self.settings
+        rewards = torch.tensor([[each["score"]] for each in scores])
+        groups = np.arange(len(answers)).repeat(told.n)
+        found, _ = compute_grpo_outcome_advantage(
+            rewards, torch.ones_like(rewards), groups, norm_adv_by_std_in_grpo=told.by_std
+        )
+        weighed = [weights(group, self.world.pieces, told.weigh) for group in answers]
+        advantages: Tensor = found[:, 0] * torch.tensor(list(chain.from_iterable(weighed)))
+        return advantages
+
     def grpo(self) -> Iterator[dict[str, Any]]:
         """Train; what is logged of each step."""
         told = self.settings
@@ -271,32 +305,33 @@ class Loop:
         self.model.model.visual.requires_grad_(not told.frozen)
         optimizer = AdamW(self.model.parameters(), lr=told.lr, weight_decay=0.0)
         rows = ((row, epoch) for epoch in range(1000) for row in rng.sample(self.train, len(self.train)))
-        groups = np.arange(told.prompts).repeat(told.n)
+        solved: list[float] = []
         start = deepcopy(self.model) if told.kl_coef else None
         for step in range(1, told.steps + 1):
             begin = time.time()
             drawn = list(islice(rows, told.prompts))
+            if self.schedule:
+                grid = self.schedule.levels[self.schedule.level(solved)]
+                drawn = [(dict(at_level(row, "image", grid)), epoch) for row, epoch in drawn]
             puzzles = [cut(plan(row, told.seed, epoch), self.media) for row, epoch in drawn]
             prompts = [self.prompt(puzzle.messages, puzzle.media) for puzzle in puzzles]
             replies = self.draw(prompts, told.n)
             asked = zip(drawn, puzzles, replies, strict=True)
             scores = [self.score(row, puzzle, reply) for (row, _), puzzle, group in asked for reply in group]
-            rewards = torch.tensor([[each["score"]] for each in scores])
-            advantages, _ = compute_grpo_outcome_advantage(
-                rewards, torch.ones_like(rewards), groups, norm_adv_by_std_in_grpo=told.by_std
-            )
+            answers = [[self.text(reply).rpartition("<answer>")[2] for reply in group] for group in replies]
+            advantages = self._advantages(scores, answers)
             lengths = torch.tensor([len(reply) for group in replies for reply in group])
             chosen, entropy = self.log_probs(prompts, replies)
             # One update a step: the ratio to the policy that drew is 1, and nothing is clipped.
-            loss = -(advantages[:, 0].repeat_interleave(lengths) * chosen).mean() - told.entropy_coeff * entropy.mean()
+            loss = -(advantages.repeat_interleave(lengths) * chosen).mean() - told.entropy_coeff * entropy.mean()
             if start is not None:
                 known = self.log_probs(prompts, replies, model=start)[0].detach()
                 loss = loss + told.kl_coef * kl_penalty(chosen, known, "low_var_kl").mean()
             norm = self._update(optimizer, loss)
             logged: dict[str, Any] = {name: fmean(each[name] for each in scores) for name in scores[0]}
-            answers = {self.text(reply).rpartition("<answer>")[2] for group in replies for reply in group}
-            logged |= {"answers": len(answers), "entropy": entropy.mean().item(), "norm": norm}
-            logged |= {"step": step, "seconds": time.time() - begin}
+            solved.append(logged["exact"])
+            logged |= {"answers": len(set(chain.from_iterable(answers))), "entropy": entropy.mean().item()}
+            logged |= {"norm": norm, "step": step, "seconds": time.time() - begin}
             if step % EVERY == 0 or step == told.steps:
                 logged["held_out"] = self.measure(self.held_out[: None if step == told.steps else MEASURED])
             yield logged
@@ -304,6 +339,20 @@ class Loop:
             "grey": self.measure(self.held_out, grey=True),
             "after_sampled": self.measure(self.held_out, greedy=False),
         }
+
+
+def weights(answers: Sequence[str], pieces: int, weigh: str) -> list[float]:
+    """How the replies to a prompt weigh, by their answers.
+
+    ``rare``: all answers alike, however many replies give them, and 1 on average; ``spread``: replies alike, by how
+    many of the answers that could be are there. PuzzleCraft (arXiv 2512.14944) weighs prompts whose replies agree less.
+    """
+    counts = Counter(answers)
+    if weigh == "rare":
+        return [len(answers) / len(counts) / counts[answer] for answer in answers]
+    most = min(len(answers), math.factorial(pieces))
+    share = (len(counts) - 1) / (most - 1) if weigh == "spread" else 1.0
+    return [share] * len(answers)
 
 
 def _text_of(message: Message) -> Message:
@@ -321,11 +370,12 @@ def main() -> None:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     loop = Loop(Path(sys.argv[1]), settings)
-    loop.warm_start()
-    before = {"before": loop.measure(loop.held_out), "sampled": loop.measure(loop.held_out, greedy=False)}
+    told = asdict(settings) | {"chance": 1 / math.factorial(loop.world.pieces)}
+    before: dict[str, Any] = {"warm_start_seconds": loop.warm_start()}
+    before |= {"before": loop.measure(loop.held_out), "sampled": loop.measure(loop.held_out, greedy=False)}
     (loop.out / "runs").mkdir(exist_ok=True)
     with (loop.out / "runs" / f"{' '.join(sorted(sys.argv[2:])) or 'quickstart'}.jsonl").open("w") as log:
-        for line in chain((asdict(settings), before), loop.grpo()):
+        for line in chain((told, before), loop.grpo()):
             print(json.dumps(line), file=log, flush=True)
             shown = {
                 name: round(line[name], 3) for name in ("step", "score", "exact", "entropy", "answers") if name in line

@@ -70,9 +70,10 @@ def test_a_file_of_other_figures_is_left_as_it_is(
     assert (tmp_path / "figures.json").read_text() == figures
 
 
-def learned(seed: int, exact: float, name: str = "1x2 tiles") -> dict[str, Any]:
+def learned(seed: int, exact: float, name: str = "1x2 tiles", kind: str = "case") -> dict[str, Any]:
     curve = {"0": 0.5, "10": 0.75, "20": exact}
     return {
+        "kind": kind,
         "name": name,
         "seed": seed,
         "chance": 0.5,
@@ -96,7 +97,7 @@ def learning(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def run(figures: str, *words: str) -> Result:
         (tmp_path / "figures.json").write_text(figures)
-        places = {"--json": "figures.json", "--picture": "curves.png", "--out": "out"}
+        places = {"--json": "figures.json", "--pictures": "pictures", "--out": "out"}
         given = [word for option, name in places.items() for word in (option, str(tmp_path / name))]
         return CliRunner().invoke(app, [*words, *given])
 
@@ -106,7 +107,7 @@ def learning(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_seeds_that_are_there_are_shown_together_and_not_run_again(
     learning: Callable[..., Result], tmp_path: Path
 ) -> None:
-    figures = json.dumps({"results": [learned(0, 0.9), learned(1, 0.98), learned(0, 0.5, "random reward")]})
+    figures = json.dumps({"results": [learned(0, 0.9), learned(1, 0.98), learned(0, 0.5, "random reward", "control")]})
     ran = learning(figures, "1x2 tiles", "--seed", "0", "--seed", "1")
     assert (ran.exit_code, ran.stderr) == (0, "")
     assert "0 runs to make, about 0.0 hours on 2 cores; 3 are there" in ran.stdout
@@ -115,8 +116,22 @@ def test_seeds_that_are_there_are_shown_together_and_not_run_again(
         *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "", "0.480", "7 to 7", "10.0"),
     ]  # Student's t of one degree of freedom
     assert (tmp_path / "figures.json").read_text() == figures
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > 600
+    for name in ("cases", "controls"):
+        with Image.open(tmp_path / f"pictures/{name}.png") as picture:
+            assert picture.width > 300
+
+
+def test_a_changed_setting_is_compared_on_the_seeds_that_both_have(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    figures = import_module("learning_figures")
+    ours = [learned(1, 0.65), learned(0, 0.55)]
+    others = [learned(0, 0.75), learned(1, 0.95), learned(2, 0.0)]
+    # Of two tests the first says 0.75 in all: half of -0.3 and of -0.2, and Student's t of one degree of freedom.
+    assert figures.difference(ours, others) == "-0.125 (-0.443 to +0.193)"
+    assert figures.difference(ours[1:], others) == "-0.100"
+    assert figures.difference(ours, others[2:]) == ""
 
 
 @pytest.mark.parametrize(
@@ -140,3 +155,13 @@ def test_what_cannot_be_learned_is_said_before_it_starts(
     assert ran.exit_code == 1
     assert message in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
+
+
+def test_how_replies_weigh_follows_their_answers(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    weights = import_module("learning_loop").weights
+    assert weights(["1, 2", "1, 2", "2, 1", "1, 2"], 2, "rare") == pytest.approx([2 / 3, 2 / 3, 2, 2 / 3])
+    assert weights(["1, 2", "2, 1"], 2, "spread") == [1, 1]
+    assert weights(["1, 2", "1, 2"], 2, "spread") == [0, 0]
+    assert weights(["a", "b", "c", "a"], 3, "spread") == pytest.approx([2 / 3] * 4)  # of 4 replies, not of 6 orders
+    assert weights(["a", "b", "a"], 3, "alike") == [1, 1, 1]

@@ -1,0 +1,176 @@
+"""The tables and pictures of benchmarks/learning.py."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.table import Table
+from scipy.stats import t
+
+from jigsaw.files import atomic_write
+
+Result = dict[str, Any]
+"""The figures of a run, or of one task of it."""
+CASE, CONTROL, CHANGE, START = "case", "control", "change", "start"
+"""Kinds of runs."""
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over seeds, by Student's t; None of one value."""
+    if len(values) < 2:
+        return None
+    low, high = t.interval(0.95, len(values) - 1, fmean(values), stdev(values) / math.sqrt(len(values)))
+    return float(low), float(high)
+
+
+def label(result: Result) -> str:
+    """Of a table or a plot that a result goes to, with those of other seeds."""
+    return f"{result['name']}: {result['part']}" if "part" in result else str(result["name"])
+
+
+def by_label(results: Sequence[Result]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(label(result), []).append(result)
+    return found
+
+
+def on_the_way(result: Result) -> float:
+    """Mean exact accuracy over the tests of a run but the one before its first step: high for one that learns soon."""
+    return fmean(exact for step, exact in result["curve"].items() if step != "0")
+
+
+def difference(results: Sequence[Result], others: Sequence[Result]) -> str:
+    """By how much results differ :func:`on_the_way` from others of the same seeds: the mean and its interval."""
+    known = {each["seed"]: on_the_way(each) for each in others}
+    found = [on_the_way(each) - known[each["seed"]] for each in results if each["seed"] in known]
+    bounds = interval(found)
+    return f"{fmean(found):+.3f}" + (f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})" if bounds else "") if found else ""
+
+
+def table(results: Sequence[Result]) -> Table:
+    """A line a case or control: its seeds together."""
+    columns = ("", "seeds", "chance", "before, drawn", "after", "95 %", "worst", "drawn", "greyed", "minutes", "GiB")
+    shown = Table(*columns, title="exact accuracy on held-out puzzles, means over seeds; drawn: at temperature 1")
+    for name, of_name in by_label(results).items():
+
+        def mean(what: str, each: list[Result] = of_name) -> str:
+            found = [one[what] for one in each if what in one]
+            return f"{fmean(found):.3f}" if found else ""
+
+        after = [each["exact_after"] for each in of_name]
+        bounds = interval(after)
+        minutes, peak = ([each[what] for each in of_name] for what in ("minutes", "peak_gib"))
+        shown.add_row(
+            name,
+            str(len(of_name)),
+            mean("chance"),
+            mean("exact_before_sampled"),
+            mean("exact_after"),
+            f"{max(0, bounds[0]):.3f} to {min(1, bounds[1]):.3f}" if bounds else "",
+            f"{min(after):.3f}",
+            mean("exact_after_sampled"),
+            mean("exact_greyed"),
+            f"{min(minutes):.0f} to {max(minutes):.0f}",
+            f"{max(peak):.1f}",
+        )
+    return shown
+
+
+def table_of_changes(results: Sequence[Result], title: str) -> Table:
+    """A line a name: how it compares with the first one on the same seeds."""
+    shown = Table("", "seeds", "after 10 steps", "at the end", "sampled", "mean of its tests", title=title)
+    named = by_label(results)
+    first, *_ = named.values()
+    for name, of_name in named.items():
+        columns = (
+            [each["curve"]["10"] for each in of_name],
+            [each["exact_after"] for each in of_name],
+            [each["exact_after_sampled"] for each in of_name],
+        )
+        compared = f"{fmean(map(on_the_way, first)):.3f}" if of_name is first else difference(of_name, first)
+        shown.add_row(name, str(len(of_name)), *(f"{fmean(column):.3f}" for column in columns), compared)
+    return shown
+
+
+def tables(results: Sequence[Result]) -> Iterator[Table]:
+    """One of cases and controls, one of changes, one of supervised starts, where there are some."""
+    if ours := [each for each in results if each["kind"] in (CASE, CONTROL)]:
+        yield table(ours)
+    titles = {CHANGE: "changed settings of GRPO, 2x2", START: "other supervised starts, 2x1"}
+    for kind, title in titles.items():
+        if ours := [each for each in results if each["kind"] == kind]:
+            yield table_of_changes(ours, f"{title}, one process; in the last column beside the first line")
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """A plot a name, a curve a seed, chance dashed."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib import pyplot as plt
+
+    named = by_label(results)
+    columns = min(4, len(named))
+    rows = math.ceil(len(named) / columns)
+    size = (2.8 * columns + 0.4, 2.3 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for (name, of_name), axis in zip(named.items(), axes.flat, strict=False):
+        for each in of_name:
+            steps, exact = zip(*sorted((int(step), value) for step, value in each["curve"].items()), strict=True)
+            axis.plot(steps, exact, "o-", color="#2a6f97", markersize=2.5, linewidth=1.4, alpha=0.75)
+        axis.axhline(of_name[0]["chance"], color="grey", linestyle="--", linewidth=1)
+        axis.set_title(f"{name}, {len(of_name)} seeds" if len(of_name) > 1 else name, fontsize=9, loc="left")
+        axis.set_ylim(0, 1.02)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes.flat[len(named) :]:
+        axis.set_visible(False)
+    figure.supxlabel("GRPO step", fontsize=9)
+    figure.supylabel("exact, held-out puzzles", fontsize=9)
+    save(figure, path)
+
+
+def draw_by_time(results: Sequence[Result], path: Path) -> None:
+    """Supervised starts of several lengths: exact accuracy against the minutes of both kinds of training."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for place, (name, of_name) in enumerate(by_label(results).items()):
+        for number, each in enumerate(of_name):
+            spent = list(accumulate(each["steps"]["seconds"], initial=each["warm_start_seconds"]))
+            steps, exact = zip(*sorted((int(step), value) for step, value in each["curve"].items()), strict=True)
+            minutes = [spent[step] / 60 for step in steps]
+            told = {"label": name} if number == 0 else {}
+            axis.plot(minutes, exact, "o-", color=f"C{place}", markersize=2.5, linewidth=1.3, alpha=0.75, **told)
+    axis.axhline(results[0]["chance"], color="grey", linestyle="--", linewidth=1)
+    axis.set(xlabel="minutes, supervised and GRPO", ylabel="exact, held-out puzzles", ylim=(0, 1.02), xlim=(0, None))
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=8, frameon=False)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=130)
+    plt.close(figure)
+
+
+def draw_all(results: Sequence[Result], folder: Path) -> None:
+    """A picture of each kind of run that there is."""
+    drawn: dict[str, Callable[[Sequence[Result], Path], None]] = {
+        CASE: draw,
+        CONTROL: draw,
+        CHANGE: draw,
+        START: draw_by_time,
+    }
+    for kind, of_kind in drawn.items():
+        if chosen := [each for each in results if each["kind"] == kind]:
+            of_kind(chosen, folder / f"{kind}s.png")
