@@ -116,13 +116,8 @@ CONTROLS: dict[str, Control] = {
     "shuffled pixels": of_pictures(write_shuffled),
     "grey pictures": of_pictures(write_grey),
 }
-IN_THE_LOOP = {
-    "frozen tower": Case(("grid=2x1", "frozen=true"), 2),
-    "text alone": Case(("grid=2x1", "blind=true"), 2),
-}
+IN_THE_LOOP = {"frozen tower": "frozen=true", "text alone": "blind=true"}
 """Controls by ``learning_loop.py``: the trainer has no option for either."""
-CONTROLLED = "2x1 tiles"
-"""The case that has controls: pictures, and the shortest."""
 
 
 def folder_of(out: Path, case: str, seed: int) -> Path:
@@ -176,16 +171,16 @@ def quickstart(name: str, seed: int, out: Path) -> Iterator[Result]:
         }
 
 
-def control(name: str, seed: int, out: Path) -> Iterator[Result]:
+def control(case: str, name: str, seed: int, out: Path) -> Iterator[Result]:
     """A control's training from the warm-started model of the case's run, and its figures on that run's puzzles.
 
     With other pictures the curve is of puzzles of those, ``exact_after`` of the run's own. Where nothing tells orders
     apart, what is greedy is one order of the names and right on all puzzles or on none, so what is sampled counts.
     """
-    folder = folder_of(out, CONTROLLED, seed)
+    folder = folder_of(out, case, seed)
     if not (folder / "summary.json").is_file():
         raise JigsawError(
-            f"{folder}: no finished run, from which {name} would train; run {CONTROLLED} with seed {seed} there"
+            f"{folder}: no finished run, from which {name} would train; run {case} with seed {seed} there"
         )
     settings = Settings(**json.loads((folder / "settings.json").read_text(encoding="utf-8")))
     steps = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["grpo_steps"]
@@ -208,9 +203,9 @@ def control(name: str, seed: int, out: Path) -> Iterator[Result]:
     }
 
 
-def in_the_loop(case: Case, name: str, seed: int, out: Path) -> Iterator[Result]:
-    """The figures of a case in one process; supervised starts are shared where they are the same."""
-    told = [*case.options, f"seed={seed}"]
+def in_the_loop(options: Sequence[str], name: str, seed: int, out: Path) -> Iterator[Result]:
+    """The figures of a run in one process; supervised starts are shared where they are the same."""
+    told = [*options, f"seed={seed}"]
     folder = out / "loop"
     running = subprocess.Popen([sys.executable, str(Path(__file__).with_name("learning_loop.py")), str(folder), *told])
     _, status, used = os.wait4(running.pid, 0)
@@ -254,12 +249,19 @@ def runs_of(cases: Sequence[str], seeds: Sequence[int], *, controls: bool, scree
     """All runs of these, a case before its controls."""
     for name, seed in product(cases, seeds):
         yield Run(CASE, name, seed, CASES[name].minutes, partial(quickstart, name, seed))
-    for name, seed in product(CONTROLS, seeds) if controls else ():
-        yield Run(CONTROL, name, seed, 5, partial(control, name, seed))
-    loops = {CONTROL: IN_THE_LOOP} if controls else {}
-    for kind, chosen in (loops | ({CHANGE: CHANGES, START: STARTS} if screen else {})).items():
-        for (name, case), seed in product(chosen.items(), seeds):
-            yield Run(kind, name, seed, case.minutes, partial(in_the_loop, case, name, seed))
+    for case, seed in product(cases, seeds) if controls else ():
+        if case == "mixture":  # the controls of its parts are its own
+            continue
+        for name in CONTROLS:
+            yield Run(CONTROL, f"{case}, {name}", seed, CASES[case].minutes / 2, partial(control, case, name, seed))
+        given = CASES[case].options
+        options = [f"{option[2:]}={value}" for option, value in zip(given[::2], given[1::2], strict=True)]
+        for name, option in IN_THE_LOOP.items():
+            make = partial(in_the_loop, [*options, option], name, seed)
+            yield Run(CONTROL, f"{case}, {name}", seed, CASES[case].minutes / 4, make)
+    for kind, chosen in ({CHANGE: CHANGES, START: STARTS} if screen else {}).items():
+        for (name, each), seed in product(chosen.items(), seeds):
+            yield Run(kind, name, seed, each.minutes, partial(in_the_loop, each.options, name, seed))
 
 
 def read_results(path: Path | None) -> list[Result]:
@@ -284,7 +286,7 @@ def read_results(path: Path | None) -> list[Result]:
 def main(
     cases: Annotated[list[str] | None, typer.Argument(help=", ".join(CASES) + "; all if none is given.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be given again.", show_default="0 to 4")] = None,
-    controls: Annotated[bool, typer.Option("--controls", help=f"And controls, of {CONTROLLED}.")] = False,
+    controls: Annotated[bool, typer.Option("--controls", help="And controls of each, but of a mixture.")] = False,
     screen: Annotated[
         bool, typer.Option("--screen", help="And other settings and supervised starts, in one process.")
     ] = False,

@@ -35,7 +35,7 @@ def write_shuffled(pictures: str | os.PathLike[str], folder: str | os.PathLike[s
     """Write a folder of pictures with the pixels of each in an order of its own: colours stay, what is seen goes.
 
     Args:
-        pictures: folder of PNG files.
+        pictures: folder of PNG and JPEG files, and folders of some.
         folder: where to, under the same names; what is there is kept.
     """
     _write(pictures, folder, _shuffled)
@@ -52,13 +52,14 @@ def _write(
     changed: Callable[[Image.Image, np.random.Generator], Image.Image],
 ) -> None:
     for path in list_pictures(Path(pictures)):
-        target = Path(folder) / Path(path).name
+        target = Path(folder) / path
         if target.is_file():
             continue
-        picture = Image.open(Path(pictures) / path).convert("RGB")
-        rng = np.random.default_rng(list(sha256(target.name.encode()).digest()))
-        with atomic_write(target) as file:
-            changed(picture, rng).save(file, "PNG")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(Path(pictures) / path) as opened:
+            made = changed(opened.convert("RGB"), np.random.default_rng(list(sha256(path.encode()).digest())))
+            with atomic_write(target) as file:
+                made.save(file, opened.format, quality=100, subsampling=0)  # of a JPEG; PNG knows neither
 
 
 def _shuffled(picture: Image.Image, rng: np.random.Generator) -> Image.Image:

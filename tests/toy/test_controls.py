@@ -59,6 +59,17 @@ def test_shuffled_pictures_keep_their_colours_and_nothing_else(scenes: Path, tmp
     assert times == [path.stat().st_mtime_ns for path in tmp_path.iterdir()]
 
 
+def test_frames_and_their_folders_keep_their_names(tmp_path: Path) -> None:
+    folders = [tmp_path / "frames" / name for name in ("film-0.mp4", "film-1.mp4")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        Image.radial_gradient("L").convert("RGB").resize((56, 112)).save(folder / "000000.jpg")
+    write_shuffled(tmp_path / "frames", tmp_path / "shuffled")
+    made = [np.asarray(Image.open(tmp_path / "shuffled" / folder.name / "000000.jpg")) for folder in folders]
+    assert made[0].shape == (112, 56, 3)
+    assert (made[0] != made[1]).any()  # an order of its own, though its name is the same
+
+
 def test_grey_pictures_show_nothing(scenes: Path, tmp_path: Path) -> None:
     write_grey(scenes, tmp_path)
     grey = [np.asarray(Image.open(tmp_path / path.name)) for path in sorted(scenes.glob("*.png"))]
