@@ -59,6 +59,7 @@ CASES = {
     "2x1 tiles": Case(("--grid", "2x1"), 8),
     "1x2 tiles": Case(("--grid", "1x2"), 8),
     "2x2 tiles": Case(("--grid", "2x2"), 12),
+    "3x3 tiles": Case(("--grid", "3x3", "--steps", "60"), 30),
     "2 clips": Case(("--task", "video"), 12),
     "3 clips": Case(("--task", "video", "--clips", "3"), 18),
     "2 points": Case(("--task", "depth"), 10),
@@ -284,7 +285,7 @@ def read_results(path: Path | None) -> list[Result]:
 
 
 def main(
-    cases: Annotated[list[str] | None, typer.Argument(help=", ".join(CASES) + "; all if none is given.")] = None,
+    cases: Annotated[list[str] | None, typer.Argument(help=", ".join(CASES) + "; all if nothing is said.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be given again.", show_default="0 to 4")] = None,
     controls: Annotated[bool, typer.Option("--controls", help="And controls of each, but of a mixture.")] = False,
     screen: Annotated[
@@ -302,7 +303,7 @@ def main(
     """
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
     folder = (out or OUTPUTS / "learning").resolve()
-    chosen, seeds = cases or list(CASES), seed if seed is not None else list(range(5))
+    chosen, seeds = cases or ([] if screen else list(CASES)), seed if seed is not None else list(range(5))
     with told_in_one_line(lambda: console.print("stopped; started again with the same arguments it goes on")):
         for name in chosen:
             if name not in CASES:
