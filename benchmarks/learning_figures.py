@@ -54,8 +54,9 @@ def difference(results: Sequence[Result], others: Sequence[Result]) -> str:
 
 def table(results: Sequence[Result]) -> Table:
     """A line a case or control: its seeds together."""
-    columns = ("", "seeds", "chance", "before, drawn", "after", "95 %", "worst", "drawn", "greyed", "minutes", "GiB")
-    shown = Table(*columns, title="exact accuracy on held-out puzzles, means over seeds; drawn: at temperature 1")
+    accuracies = ("chance", "before, sampled", "after", "95 %", "worst", "sampled", "greyed")
+    title = "exact accuracy on held-out puzzles, means over seeds; sampled: at temperature 1"
+    shown = Table("", "seeds", *accuracies, "minutes", "GiB", title=title)
     for name, of_name in by_label(results).items():
 
         def mean(what: str, each: list[Result] = of_name) -> str:
