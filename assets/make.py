@@ -1,9 +1,11 @@
 """Makes the pictures that the README shows: ``python assets/make.py`` from the repository's root.
 
-``puzzle.png`` and ``video_and_depth.png`` are drawn from rendered media by the code that makes the training data.
+``puzzle.png``, ``video_and_depth.png`` and ``worlds.png`` are drawn from rendered media by the code that makes the
+training data.
 ``quickstart.png`` is the training curve of the last quickstart, copied where there is one.
 """
 
+import dataclasses
 import shutil
 import tempfile
 import textwrap
@@ -22,10 +24,15 @@ from jigsaw.prepare.images import ImageOptions, image_row
 from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.prepare.scenes import DepthOptions
 from jigsaw.prepare.videos import VideoOptions
-from jigsaw.rows import read_rows
+from jigsaw.rows import Row, read_rows
+from jigsaw.toy.films import write_films
 from jigsaw.toy.rgbd import render_views, write_scene
+from jigsaw.toy.rooms import write_rooms
 from jigsaw.toy.scenes import write_scenes
+from jigsaw.toy.settings import Settings
 from jigsaw.toy.videos import write_video
+from jigsaw.toy.warm_start import IN_ORDER, name_thought, names_of
+from jigsaw.toy.worlds import World, worlds_of
 
 ASSETS = Path(__file__).parent
 CURVES = ASSETS.parent / "outputs/quickstart/training.png"
@@ -46,6 +53,7 @@ def main() -> None:
             draw_puzzle(band, build_puzzle(row, media_root), *grid)
     save(figure, ASSETS / "puzzle.png")
     draw_video_and_depth()
+    draw_worlds()
     if CURVES.is_file():
         shutil.copyfile(CURVES, ASSETS / "quickstart.png")
 
@@ -103,6 +111,46 @@ def draw_video_and_depth() -> None:
         part.text(0.30, 0.02, "right answer", fontsize=9, color="grey")
         part.text(0.50, 0.015, ", ".join(map(str, puzzle.answer)), fontsize=11, color=ACCENT, weight="bold")
     save(figure, ASSETS / "video_and_depth.png")
+
+
+def draw_worlds() -> None:
+    """Draw a puzzle of each of the quickstart's worlds, what is named of its pieces, and the answer."""
+    settings = Settings("2x2", None, None, None, 0, task="mixture", clips=3, points=3)
+    figure = plt.figure(figsize=(9.6, 3.2))
+    bands: Any = figure.subfigures(1, 3, width_ratios=(1, 1, 1.3))
+    with tempfile.TemporaryDirectory() as folder:
+        for band, world in zip(bands, worlds_of(settings), strict=True):
+            rendered, root = Path(folder) / world.folder, Path(folder) / world.root
+            {"image": write_scenes, "video": write_films, "depth": write_rooms}[world.task](rendered, 12, seed=0)
+            options = dataclasses.replace(world.options(28, root), val=0)
+            data = Path(folder) / "data" / world.task
+            prepare_rows(rendered, data, options, progress=lambda done, total: None)
+            row = read_rows(data / "train.parquet")[1]
+            draw_world(band, world, row, build_puzzle(row, root))
+    save(figure, ASSETS / "worlds.png")
+
+
+def draw_world(band: SubFigure, world: World, row: Row, puzzle: Puzzle) -> None:
+    """Draw the pieces as shown, with their names, and the right reply."""
+    space = {"left": 0.06, "right": 0.94, "bottom": 0.18, "top": 0.83, "hspace": 0.32, "wspace": 0.05}
+    names = names_of(world, row, puzzle)
+    if world.task == "depth":
+        axis = band.subplots(gridspec_kw=space)
+        axis.imshow(puzzle.media[0])
+        axis.set_axis_off()
+        axis.set_title(" · ".join(f"{number} {name}" for number, name in enumerate(names, 1)), fontsize=8, color=ACCENT)
+    else:
+        rows, columns = (2, 2) if world.task == "image" else (3, 1)
+        for number, (axis, piece) in enumerate(
+            zip(band.subplots(rows, columns, gridspec_kw=space).flat, puzzle.pieces, strict=True), 1
+        ):
+            still = world.task == "image"
+            axis.imshow(piece if still else np.concatenate(list(piece.frames.permute(0, 2, 3, 1).numpy()), axis=1))
+            axis.set_axis_off()
+            axis.set_title(f"{number} {names[number - 1]}", fontsize=8, color=ACCENT, pad=2)
+    band.suptitle(str(world), fontsize=10, y=0.97)
+    order = name_thought(names, puzzle.answer).partition(IN_ORDER)[2].strip()
+    band.text(0.5, 0.13, textwrap.fill(f"in order: {order}", 40), fontsize=8, ha="center", va="top")
 
 
 def texts(puzzle: Puzzle) -> list[str]:
