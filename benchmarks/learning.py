@@ -223,6 +223,8 @@ def in_the_loop(options: Sequence[str], name: str, seed: int, out: Path) -> Iter
         "exact_after": curve[str(settings["steps"])],
         "exact_after_sampled": after["after_sampled"]["exact"],
         "exact_greyed": after["grey"]["exact"],
+        "named_before_sampled": before["sampled"]["named"],
+        "named_after_sampled": after["after_sampled"]["named"],
         "grpo_steps": settings["steps"],
         "minutes": round((warm + sum(each["seconds"] for each in steps)) / 60, 1),
         "peak_gib": round(used.ru_maxrss / 2**20, 2),

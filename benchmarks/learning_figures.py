@@ -84,17 +84,16 @@ def table(results: Sequence[Result]) -> Table:
 
 def table_of_changes(results: Sequence[Result], title: str) -> Table:
     """A line a name: how it compares with the first one on the same seeds."""
-    shown = Table("", "seeds", "after 10 steps", "at the end", "sampled", "mean of its tests", title=title)
+    columns = ("seeds", "names right", "after", "exact after 10 steps", "at the end", "sampled", "mean of its tests")
+    shown = Table("", *columns, title=title)
     named = by_label(results)
     first, *_ = named.values()
     for name, of_name in named.items():
-        columns = (
-            [each["curve"]["10"] for each in of_name],
-            [each["exact_after"] for each in of_name],
-            [each["exact_after_sampled"] for each in of_name],
-        )
+        names = ("named_before_sampled", "named_after_sampled", "exact_after", "exact_after_sampled")
+        named_before, named_after, after, sampled = ([each[what] for each in of_name] for what in names)
+        cells = (named_before, named_after, [each["curve"]["10"] for each in of_name], after, sampled)
         compared = f"{fmean(map(on_the_way, first)):.3f}" if of_name is first else difference(of_name, first)
-        shown.add_row(name, str(len(of_name)), *(f"{fmean(column):.3f}" for column in columns), compared)
+        shown.add_row(name, str(len(of_name)), *(f"{fmean(cell):.3f}" for cell in cells), compared)
     return shown
 
 

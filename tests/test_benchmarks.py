@@ -134,6 +134,24 @@ def test_a_changed_setting_is_compared_on_the_seeds_that_both_have(
     assert figures.difference(ours, others[2:]) == ""
 
 
+def test_changes_stand_beside_the_setting_that_they_change(learning: Callable[..., Result]) -> None:
+    names = {"named_before_sampled": 0.9, "named_after_sampled": 0.95, "exact_after_sampled": 0.8}
+    found = [
+        {**learned(seed, exact, name, kind), **names}
+        for kind, name, seed, exact in (
+            ("case", "2x1 tiles", 0, 1.0),
+            ("change", "2x2, one process", 0, 0.95),
+            ("change", "2x2, one process", 1, 0.85),
+            ("change", "8 replies", 0, 0.75),
+        )
+    ]
+    ran = learning(json.dumps({"results": found}), "2x1 tiles", "--seed", "0")
+    assert (ran.exit_code, ran.stderr) == (0, "")
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in ran.stdout.splitlines() if "│" in line]
+    assert ["2x2, one process", "2", "0.900", "0.950", "0.750", "0.900", "0.800", "0.825"] in rows
+    assert ["8 replies", "1", "0.900", "0.950", "0.750", "0.750", "0.800", "-0.100"] in rows
+
+
 @pytest.mark.parametrize(
     ("figures", "words", "message"),
     [
