@@ -14,6 +14,7 @@ machines.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -126,15 +127,24 @@ def folder_of(out: Path, case: str, seed: int) -> Path:
 
 
 def log_of(metrics: dict[int, Metrics], task: str) -> Result:
-    """A run's curve on held-out puzzles of a task, by step, and what its training steps said, in turn."""
-    tested, scored = f"val-core/visual_jigsaw_{task}/acc/mean@1", f"reward/{task}/"
+    """A run's curves on held-out puzzles of a task, by step, and what its training steps said, in turn."""
+    scored = f"reward/{task}/"
     columns = {
         **{name: f"{scored}{name}" for name in ("score", "exact", "valid_permutation")},
         "entropy": "actor/entropy",
     }
     trained = [values for _, values in sorted(metrics.items()) if f"{scored}score" in values]
+    tested = {  # a data source's name has its task's in it
+        short: {
+            str(step): value
+            for step, values in sorted(metrics.items())
+            for metric, value in values.items()
+            if re.fullmatch(rf"val-\w+/\w*{task}\w*/{name}/mean@1", metric)
+        }
+        for short, name in (("curve", "acc"), ("in_place", "position_accuracy"))
+    }
     return {
-        "curve": {str(step): values[tested] for step, values in sorted(metrics.items()) if tested in values},
+        **tested,
         "steps": {name: [round(values[column], 4) for values in trained] for name, column in columns.items()},
     }
 
