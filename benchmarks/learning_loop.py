@@ -5,7 +5,7 @@
 For screening settings: about a second a step on one core. Media, rows, puzzles, model, reward, verl's advantages and
 the packed forward pass are the quickstart's own; the draws differ. Arguments are fields of :class:`Settings`.
 ``OUT/runs/`` gets a file of JSON lines a run: its settings, what the model says before GRPO, and a line a step. Media
-and supervised starts are kept in ``OUT`` and shared by its runs. What came of it: docs/quickstart.md.
+and supervised starts are kept in ``OUT`` and shared by its runs. What came of it: docs/learning.md.
 """
 
 import json

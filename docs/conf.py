@@ -14,6 +14,7 @@ nitpicky = True
 CHAPTERS = {
     "Use": [
         "docs/quickstart",
+        "docs/learning",
         "docs/data",
         "docs/training",
         "docs/checkpoints",

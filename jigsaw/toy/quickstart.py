@@ -89,7 +89,7 @@ OF_NAMES = (
     "actor_rollout_ref.actor.kl_loss_coef=0.1",
     "actor_rollout_ref.actor.optim.lr=2e-4",
 )
-"""Of GRPO where pieces have names, which noise in its steps must not wear out; see docs/quickstart.md."""
+"""Of GRPO where pieces have names, which noise in its steps must not wear out; see docs/learning.md."""
 
 
 def schedule(levels: list[list[int]]) -> tuple[str, ...]:

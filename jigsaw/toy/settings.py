@@ -11,10 +11,10 @@ Kind = Literal["image", "video", "depth", "mixture"]
 STEPS, STEPS_OF_PICTURES = 30, 70
 """GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
 LEARNED = {
-    **{"2x1 tiles": 10, "1x2 tiles": 20, "2x2 tiles": 20},
+    **{"2x1 tiles": 10, "1x2 tiles": 20, "2x2 tiles": 10, "3x3 tiles": 50},
     **{"2 clips": 10, "3 clips": 20, "2 points": 10, "3 points": 10},
 }
-"""What rendered media were seen to teach (docs/quickstart.md), and after how many GRPO steps."""
+"""What rendered media were seen to teach (docs/learning.md), and after how many GRPO steps."""
 RAISE_AT, WINDOW = 0.8, 5
 """Of the grid to begin with: exact accuracy, over so many steps."""
 FORMED = 0.9
