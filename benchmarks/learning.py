@@ -297,7 +297,9 @@ def read_results(path: Path | None) -> list[Result]:
 
 
 def main(
-    cases: Annotated[list[str] | None, typer.Argument(help=", ".join(CASES) + "; all if nothing is said.")] = None,
+    cases: Annotated[
+        list[str] | None, typer.Argument(help=", ".join(CASES) + "; all if none is given, but with --screen alone.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be given again.", show_default="0 to 4")] = None,
     controls: Annotated[bool, typer.Option("--controls", help="And controls of each, but of a mixture.")] = False,
     screen: Annotated[
@@ -315,7 +317,10 @@ def main(
     """
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
     folder = (out or OUTPUTS / "learning").resolve()
-    chosen, seeds = cases or ([] if screen else list(CASES)), seed if seed is not None else list(range(5))
+    chosen, seeds = (
+        cases or ([] if screen and not controls else list(CASES)),
+        seed if seed is not None else list(range(5)),
+    )
     with told_in_one_line(lambda: console.print("stopped; started again with the same arguments it goes on")):
         for name in chosen:
             if name not in CASES:
