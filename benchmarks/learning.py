@@ -317,10 +317,8 @@ def main(
     """
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
     folder = (out or OUTPUTS / "learning").resolve()
-    chosen, seeds = (
-        cases or ([] if screen and not controls else list(CASES)),
-        seed if seed is not None else list(range(5)),
-    )
+    chosen = cases or ([] if screen and not controls else list(CASES))
+    seeds = seed if seed is not None else list(range(5))
     with told_in_one_line(lambda: console.print("stopped; started again with the same arguments it goes on")):
         for name in chosen:
             if name not in CASES:
