@@ -72,7 +72,7 @@ CHANGES = {
     "2x2, one process": Case((), 3),
     "advantage not divided": Case(("by_std=false",), 3),
     "rare answers weigh more": Case(("weigh=rare",), 3),
-    "prompts with more answers weigh more": Case(("weigh=spread",), 3),
+    "prompts with spread weigh more": Case(("weigh=spread",), 3),
     "8 replies": Case(("n=8",), 3),
     "32 replies": Case(("n=32",), 3),
     "no KL loss": Case(("kl_coef=0",), 3),
@@ -83,13 +83,14 @@ CHANGES = {
 }
 """2×2 by ``learning_loop.py`` with one setting changed; the first is what the others are compared with."""
 STARTS = {
-    "2x1, one process": Case(("grid=2x1",), 2),
+    "200 steps": Case(("grid=2x1",), 2),
     "no supervised start": Case(("grid=2x1", "recall=0", "warm_steps=0", "steps=200"), 4),
     "60 steps": Case(("grid=2x1", "warm_steps=60", "steps=200"), 4),
     "250 steps": Case(("grid=2x1", "warm_steps=250", "steps=150"), 4),
     "1000 steps": Case(("grid=2x1", "warm_steps=1000", "steps=30"), 4),
 }
-"""2×1 by ``learning_loop.py`` from other supervised starts, and as many steps of GRPO as make them about as long."""
+"""2×1 by ``learning_loop.py`` from other supervised starts, and as many steps of GRPO as make them about as long;
+200 are the quickstart's."""
 Control = Callable[[Quickstart], list[str]]
 """What a control's training is told besides."""
 
