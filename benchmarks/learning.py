@@ -299,7 +299,7 @@ def read_results(path: Path | None) -> list[Result]:
 
 def main(
     cases: Annotated[
-        list[str] | None, typer.Argument(help=", ".join(CASES) + "; all if none is given, but with --screen alone.")
+        list[str] | None, typer.Argument(help=", ".join(CASES) + "; all if none is given, none with --screen alone.")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be given again.", show_default="0 to 4")] = None,
     controls: Annotated[bool, typer.Option("--controls", help="And controls of each, but of a mixture.")] = False,

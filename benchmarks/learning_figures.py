@@ -39,15 +39,16 @@ def by_label(results: Sequence[Result]) -> dict[str, list[Result]]:
     return found
 
 
-def on_the_way(result: Result) -> float:
-    """Mean exact accuracy over the tests of a run but the one before its first step: high for one that learns soon."""
-    return fmean(exact for step, exact in result["curve"].items() if step != "0")
+def on_the_way(result: Result, beside: Result) -> float:
+    """Mean exact accuracy over the tests that two runs have, but those before a first step: high if learned soon."""
+    return fmean(exact for step, exact in result["curve"].items() if step != "0" and step in beside["curve"])
 
 
 def difference(results: Sequence[Result], others: Sequence[Result]) -> str:
     """By how much results differ :func:`on_the_way` from others of the same seeds: the mean and its interval."""
-    known = {each["seed"]: on_the_way(each) for each in others}
-    found = [on_the_way(each) - known[each["seed"]] for each in results if each["seed"] in known]
+    known = {each["seed"]: each for each in others}
+    pairs = [(each, known[each["seed"]]) for each in results if each["seed"] in known]
+    found = [on_the_way(one, other) - on_the_way(other, one) for one, other in pairs]
     bounds = interval(found)
     return f"{fmean(found):+.3f}" + (f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})" if bounds else "") if found else ""
 
@@ -92,7 +93,7 @@ def table_of_changes(results: Sequence[Result], title: str) -> Table:
         names = ("named_before_sampled", "named_after_sampled", "exact_after", "exact_after_sampled")
         named_before, named_after, after, sampled = ([each[what] for each in of_name] for what in names)
         cells = (named_before, named_after, [each["curve"]["10"] for each in of_name], after, sampled)
-        compared = f"{fmean(map(on_the_way, first)):.3f}" if of_name is first else difference(of_name, first)
+        compared = f"{fmean(map(on_the_way, first, first)):.3f}" if of_name is first else difference(of_name, first)
         shown.add_row(name, str(len(of_name)), *(f"{fmean(cell):.3f}" for cell in cells), compared)
     return shown
 

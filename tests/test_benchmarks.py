@@ -70,6 +70,25 @@ def test_a_file_of_other_figures_is_left_as_it_is(
     assert (tmp_path / "figures.json").read_text() == figures
 
 
+@pytest.mark.parametrize(
+    ("task", "source"),
+    [("image", "visual_jigsaw_image"), ("video", "visual_jigsaw_video"), ("depth", "visual_depth_jigsaw")],
+)
+def test_a_task_of_a_mixture_has_its_own_curve(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, task: str, source: str
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    sources = {"visual_jigsaw_image": 0.1, "visual_jigsaw_video": 0.2, "visual_depth_jigsaw": 0.3}
+    tested = {f"val-core/{name}/acc/mean@1": exact for name, exact in sources.items()}
+    placed = {f"val-aux/{name}/position_accuracy/mean@1": 2 * exact for name, exact in sources.items()}
+    columns = ("score", "exact", "valid_permutation")
+    trained = {f"reward/{name}/{column}": 0.5 for name in ("image", "video", "depth") for column in columns}
+    log = import_module("learning").log_of({1: {**trained, "actor/entropy": 0.25}, 0: {**tested, **placed}}, task)
+    assert log["curve"] == {"0": sources[source]}
+    assert log["in_place"] == {"0": 2 * sources[source]}
+    assert log["steps"] == {"score": [0.5], "exact": [0.5], "valid_permutation": [0.5], "entropy": [0.25]}
+
+
 def learned(seed: int, exact: float, name: str = "1x2 tiles", kind: str = "case") -> dict[str, Any]:
     curve = {"0": 0.5, "10": 0.75, "20": exact}
     return {
@@ -132,6 +151,9 @@ def test_a_changed_setting_is_compared_on_the_seeds_that_both_have(
     assert figures.difference(ours, others) == "-0.125 (-0.443 to +0.193)"
     assert figures.difference(ours[1:], others) == "-0.100"
     assert figures.difference(ours, others[2:]) == ""
+    # A run that goes on for longer is compared on the tests that both have.
+    longer = {**ours[0], "curve": {**ours[0]["curve"], "30": 1.0}}
+    assert figures.difference([longer], others) == figures.difference(ours[:1], others)
 
 
 def test_changes_stand_beside_the_setting_that_they_change(learning: Callable[..., Result]) -> None:
