@@ -1,15 +1,15 @@
 """What the quickstart learns: every task and harder grids by seed, controls that must not learn, and what it hangs on.
 
     source train_scripts/env_cpu.sh
-    .venv/bin/python benchmarks/learning.py [CASE]... [--seed N]... [--controls] [--screen] [--json FILE]
+    .venv/bin/python benchmarks/learning.py [CASE]... [--seed N]... [--controls] [--changes] [--screen] [--json FILE]
 
 A run of a case is a ``jigsaw quickstart`` with a seed, one at a time; its logs, metrics and checkpoints stay in the
 output folder. ``--controls`` trains on from each run's warm-started model with a reward that says nothing, one that
 pays for the form alone, and pictures that are grey or whose pixels are shuffled; and by ``learning_loop.py``, in one
 process, with a vision tower that is frozen, and with prompts without pictures. ``--screen`` tries other settings of
-GRPO and shorter and longer supervised starts, in one process, too. Hours are said before it starts. Stopped and started
-again it resumes; runs whose figures are in FILE are not run again, so they may be made in parts, or on several
-machines.
+GRPO and shorter and longer supervised starts, in one process, too; ``--changes`` some of the former on the stack, from
+each run's warm-started model. Hours are said before it starts. Stopped and started again it resumes; runs whose figures
+are in FILE are not run again, so they may be made in parts, or on several machines.
 """
 
 import json
@@ -26,7 +26,7 @@ from typing import Annotated
 
 import typer
 from curves import beside
-from learning_figures import CASE, CHANGE, CONTROL, START, Result, draw_all, tables
+from learning_figures import CASE, CHANGE, CONTROL, START, VARIANT, Result, draw_all, tables
 from rich.console import Console
 from rich.progress import Progress
 from run import machine
@@ -91,17 +91,17 @@ STARTS = {
 }
 """2×1 by ``learning_loop.py`` from other supervised starts, and as many steps of GRPO as make them about as long;
 200 are the quickstart's."""
-Control = Callable[[Quickstart], list[str]]
-"""What a control's training is told besides."""
+Told = Callable[[Quickstart], list[str]]
+"""What a training is told besides, given the quickstart that it trains on from."""
 
 
-def of_reward(name: str) -> Control:
+def of_reward(name: str) -> Told:
     """Another function of jigsaw/toy/controls.py than the reward."""
     told = [f"reward.custom_reward_function.{key}" for key in ("path", "name")]
     return lambda run: [f"{told[0]}=pkg://jigsaw.toy.controls", f"{told[1]}={name}"]
 
 
-def of_pictures(write: Callable[[Path, Path], None]) -> Control:
+def of_pictures(write: Callable[[Path, Path], None]) -> Told:
     """The same rows, of pictures that a function of jigsaw/toy/controls.py has written of the run's."""
 
     def told(run: Quickstart) -> list[str]:
@@ -113,7 +113,7 @@ def of_pictures(write: Callable[[Path, Path], None]) -> Control:
     return told
 
 
-CONTROLS: dict[str, Control] = {
+CONTROLS: dict[str, Told] = {
     "random reward": of_reward("random_score"),
     "reward for the form": of_reward("format_score"),
     "shuffled pixels": of_pictures(write_shuffled),
@@ -121,6 +121,11 @@ CONTROLS: dict[str, Control] = {
 }
 IN_THE_LOOP = {"frozen tower": "frozen=true", "text alone": "blind=true"}
 """Controls by ``learning_loop.py``: the trainer has no option for either."""
+ON_THE_STACK: dict[str, Told] = {
+    "advantage not divided": lambda run: ["algorithm.norm_adv_by_std_in_grpo=false"],
+    "8 replies": lambda run: ["actor_rollout_ref.rollout.n=8"],
+}
+"""Changes that are tried on the stack, too."""
 
 
 def folder_of(out: Path, case: str, seed: int) -> Path:
@@ -183,8 +188,8 @@ def quickstart(name: str, seed: int, out: Path) -> Iterator[Result]:
         }
 
 
-def control(case: str, name: str, seed: int, out: Path) -> Iterator[Result]:
-    """A control's training from the warm-started model of the case's run, and its figures on that run's puzzles.
+def trained_on(case: str, name: str, told: Told, seed: int, out: Path) -> Iterator[Result]:
+    """Another training from the warm-started model of the case's run, and its figures on that run's puzzles.
 
     With other pictures the curve is of puzzles of those, ``exact_after`` of the run's own. Where nothing tells orders
     apart, what is greedy is one order of the names and right on all puzzles or on none, so what is sampled counts.
@@ -198,7 +203,7 @@ def control(case: str, name: str, seed: int, out: Path) -> Iterator[Result]:
     steps = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["grpo_steps"]
     run, clock = beside(Quickstart(folder, settings, steps), name)
     with Progress(transient=True) as progress:
-        run.grpo(progress, clock, *CONTROLS[name](run))
+        run.grpo(progress, clock, *told(run))
     run.merge()
     (part,) = run.parts
     measured = (*run.measure_both(run.trained_model), run.measure(run.trained_model, grey=True))
@@ -259,15 +264,20 @@ class Run:
     make: Callable[[Path], Iterator[Result]]
 
 
-def runs_of(cases: Sequence[str], seeds: Sequence[int], *, controls: bool, screen: bool) -> Iterator[Run]:
-    """All runs of these, a case before its controls."""
+def runs_of(
+    cases: Sequence[str], seeds: Sequence[int], *, controls: bool, changes: bool, screen: bool
+) -> Iterator[Run]:
+    """All runs of these, a case before what trains on from it."""
     for name, seed in product(cases, seeds):
         yield Run(CASE, name, seed, CASES[name].minutes, partial(quickstart, name, seed))
-    for case, seed in product(cases, seeds) if controls else ():
-        if case == "mixture":  # the controls of its parts are its own
-            continue
-        for name in CONTROLS:
-            yield Run(CONTROL, f"{case}, {name}", seed, CASES[case].minutes / 2, partial(control, case, name, seed))
+    alone = [case for case in cases if case != "mixture"]  # the controls of its parts are its own
+    trainings = {CONTROL: CONTROLS} if controls else {}
+    trainings |= {VARIANT: ON_THE_STACK} if changes else {}
+    for (kind, told), case, seed in product(trainings.items(), alone, seeds):
+        for name, training in told.items():
+            make = partial(trained_on, case, name, training, seed)
+            yield Run(kind, f"{case}, {name}", seed, CASES[case].minutes / 2, make)
+    for case, seed in product(alone, seeds) if controls else ():
         given = CASES[case].options
         options = [f"{option[2:]}={value}" for option, value in zip(given[::2], given[1::2], strict=True)]
         for name, option in IN_THE_LOOP.items():
@@ -303,6 +313,9 @@ def main(
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be given again.", show_default="0 to 4")] = None,
     controls: Annotated[bool, typer.Option("--controls", help="And controls of each, but of a mixture.")] = False,
+    changes: Annotated[
+        bool, typer.Option("--changes", help=f"And of each, but of a mixture: {', '.join(ON_THE_STACK)}.")
+    ] = False,
     screen: Annotated[
         bool, typer.Option("--screen", help="And other settings and supervised starts, in one process.")
     ] = False,
@@ -318,7 +331,7 @@ def main(
     """
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
     folder = (out or OUTPUTS / "learning").resolve()
-    chosen = cases or ([] if screen and not controls else list(CASES))
+    chosen = cases or ([] if screen and not controls and not changes else list(CASES))
     seeds = seed if seed is not None else list(range(5))
     with told_in_one_line(lambda: console.print("stopped; started again with the same arguments it goes on")):
         for name in chosen:
@@ -335,7 +348,7 @@ def main(
             done = {(each["name"], each["seed"]) for each in results}
             runs = [
                 run
-                for run in runs_of(chosen, seeds, controls=controls, screen=screen)
+                for run in runs_of(chosen, seeds, controls=controls, changes=changes, screen=screen)
                 if (run.name, run.seed) not in done
             ]
             hours = sum(run.minutes for run in runs) / 60

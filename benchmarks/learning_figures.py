@@ -15,7 +15,7 @@ from jigsaw.files import atomic_write
 
 Result = dict[str, Any]
 """The figures of a run, or of one task of it."""
-CASE, CONTROL, CHANGE, START = "case", "control", "change", "start"
+CASE, CONTROL, VARIANT, CHANGE, START = "case", "control", "variant", "change", "start"
 """Kinds of runs."""
 
 
@@ -54,11 +54,12 @@ def difference(results: Sequence[Result], others: Sequence[Result]) -> str:
 
 
 def table(results: Sequence[Result]) -> Table:
-    """A line a case or control: its seeds together."""
+    """A line a case, control or variant: its seeds together; a variant also beside its case, on the way."""
     accuracies = ("chance", "before, sampled", "after", "95 %", "worst", "sampled", "greyed")
     title = "exact accuracy on held-out puzzles, means over seeds; sampled: at temperature 1"
-    shown = Table("", "seeds", *accuracies, "minutes", "GiB", title=title)
-    for name, of_name in by_label(results).items():
+    shown = Table("", "seeds", *accuracies, "minutes", "GiB", "beside its case", title=title)
+    named = by_label(results)
+    for name, of_name in named.items():
 
         def mean(what: str, each: list[Result] = of_name) -> str:
             found = [one[what] for one in each if what in one]
@@ -79,6 +80,7 @@ def table(results: Sequence[Result]) -> Table:
             mean("exact_greyed"),
             f"{min(minutes):.0f} to {max(minutes):.0f}",
             f"{max(peak):.1f}",
+            difference(of_name, named.get(name.partition(", ")[0], [])) if of_name[0]["kind"] == VARIANT else "",
         )
     return shown
 
@@ -99,8 +101,8 @@ def table_of_changes(results: Sequence[Result], title: str) -> Table:
 
 
 def tables(results: Sequence[Result]) -> Iterator[Table]:
-    """One of cases and controls, one of changes, one of supervised starts, where there are some."""
-    if ours := [each for each in results if each["kind"] in (CASE, CONTROL)]:
+    """One of what ran on the stack, one of changes, one of supervised starts, where there are some."""
+    if ours := [each for each in results if each["kind"] in (CASE, CONTROL, VARIANT)]:
         yield table(ours)
     titles = {CHANGE: "changed settings of GRPO, 2x2", START: "other supervised starts, 2x1"}
     for kind, title in titles.items():
@@ -171,6 +173,7 @@ def draw_all(results: Sequence[Result], folder: Path) -> None:
     drawn: dict[str, Callable[[Sequence[Result], Path], None]] = {
         CASE: draw,
         CONTROL: draw,
+        VARIANT: draw,
         CHANGE: draw,
         START: draw_by_time,
     }

@@ -132,7 +132,7 @@ def test_seeds_that_are_there_are_shown_together_and_not_run_again(
     assert "0 runs to make, about 0.0 hours on 2 cores; 3 are there" in ran.stdout
     (line,) = [line for line in ran.stdout.splitlines() if "1x2 tiles" in line]
     assert [cell.strip() for cell in line.strip("│").split("│")] == [
-        *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "", "0.480", "7 to 7", "10.0"),
+        *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "", "0.480", "7 to 7", "10.0", ""),
     ]  # Student's t of one degree of freedom
     assert (tmp_path / "figures.json").read_text() == figures
     for name in ("cases", "controls"):
@@ -165,6 +165,7 @@ def test_changes_stand_beside_the_setting_that_they_change(learning: Callable[..
             ("change", "2x2, one process", 0, 0.95),
             ("change", "2x2, one process", 1, 0.85),
             ("change", "8 replies", 0, 0.75),
+            ("variant", "2x1 tiles, 8 replies", 0, 0.95),
         )
     ]
     ran = learning(json.dumps({"results": found}), "2x1 tiles", "--seed", "0")
@@ -172,6 +173,8 @@ def test_changes_stand_beside_the_setting_that_they_change(learning: Callable[..
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in ran.stdout.splitlines() if "│" in line]
     assert ["2x2, one process", "2", "0.900", "0.950", "0.750", "0.900", "0.800", "0.825"] in rows
     assert ["8 replies", "1", "0.900", "0.950", "0.750", "0.750", "0.800", "-0.100"] in rows
+    (variant,) = [row for row in rows if row[0] == "2x1 tiles, 8 replies"]
+    assert (variant[4], variant[-1]) == ("0.950", "-0.025")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +186,11 @@ def test_changes_stand_beside_the_setting_that_they_change(learning: Callable[..
             json.dumps({"results": [learned(7, 0.9, "2x1 tiles")]}),
             ["2x1 tiles", "--seed", "7", "--controls"],
             "seed_7: no finished run, from which random reward would train; run 2x1 tiles with seed 7 there",
+        ),
+        (
+            json.dumps({"results": [learned(7, 0.9, "2x1 tiles")]}),
+            ["2x1 tiles", "--seed", "7", "--changes"],
+            "seed_7: no finished run, from which advantage not divided would train",
         ),
         ("[", ["2x1 tiles"], "figures.json: holds no figures of this benchmark"),
         ('{"results": [{"name": "2x1 tiles"}]}', ["2x1 tiles"], "figures.json: holds no figures of this benchmark"),
