@@ -20,9 +20,13 @@ from jigsaw.solve import without_content
 
 
 def random_score(data_source: str, solution_str: str, ground_truth: Any, **told: Any) -> dict[str, float]:
-    """0 or 1, by a hash of the answer that is right and the reply: as good as drawn, and the same every time."""
+    """0 or 1, by a hash of the puzzle and the reply: as good as drawn, and the same every time.
+
+    Of the puzzle and not of its answer alone: of those and of replies there are few, so that a model could learn them.
+    """
+    puzzle = told["extra_info"]["id"], told["extra_info"].get("epoch"), ground_truth
     scores = compute_score(data_source, solution_str, ground_truth, **told)
-    return scores | {"score": float(sha256(f"{ground_truth}/{solution_str}".encode()).digest()[0] % 2)}
+    return scores | {"score": float(sha256(f"{puzzle}/{solution_str}".encode()).digest()[0] % 2)}
 
 
 def format_score(data_source: str, solution_str: str, ground_truth: Any, **told: Any) -> dict[str, float]:
