@@ -147,6 +147,7 @@ def train(prepared: Quickstart, name: str, overrides: Sequence[str], every: int,
     before = run.metrics()
     if solved(before) is None and max(before, default=0) < run.steps:
         run.grpo(progress, clock, f"eval.every={every}", f"trainer.save_freq={every}", *overrides)
+    clock.stop()
     metrics = {step: values for step, values in run.metrics().items() if step <= run.steps}
     return {
         "variant": name,

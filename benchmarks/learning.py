@@ -13,8 +13,8 @@ are in FILE are not run again, so they may be made in parts, or on several machi
 """
 
 import json
-import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +32,8 @@ from rich.progress import Progress
 from run import machine
 
 from jigsaw.errors import JigsawError, OptionError
-from jigsaw.files import alone, write_json
-from jigsaw.processes import told_in_one_line
+from jigsaw.files import alone, atomic_write
+from jigsaw.processes import told_in_one_line, undisturbed
 from jigsaw.show.training import Metrics, read_metrics
 from jigsaw.toy.controls import write_grey, write_shuffled
 from jigsaw.toy.quickstart import Quickstart
@@ -83,9 +83,9 @@ CHANGES = {
 }
 """2×2 by ``learning_loop.py`` with one setting changed; the first is what the others are compared with."""
 STARTS = {
-    "200 steps": Case(("grid=2x1",), 2),
-    "no supervised start": Case(("grid=2x1", "recall=0", "warm_steps=0", "steps=200"), 4),
-    "60 steps": Case(("grid=2x1", "warm_steps=60", "steps=200"), 4),
+    "200 steps": Case(("grid=2x1", "steps=150"), 4),
+    "no supervised start": Case(("grid=2x1", "recall=0", "warm_steps=0", "steps=120"), 4),
+    "60 steps": Case(("grid=2x1", "warm_steps=60", "steps=170"), 4),
     "250 steps": Case(("grid=2x1", "warm_steps=250", "steps=150"), 4),
     "1000 steps": Case(("grid=2x1", "warm_steps=1000", "steps=30"), 4),
 }
@@ -155,15 +155,24 @@ def log_of(metrics: dict[int, Metrics], task: str) -> Result:
     }
 
 
+def ended(command: Sequence[str]) -> int:
+    """The exit status of a command, which is let end in its own way when this one is stopped."""
+    running = subprocess.Popen(command)
+    try:
+        return running.wait()
+    except KeyboardInterrupt:
+        with undisturbed():
+            running.send_signal(signal.SIGINT)
+            running.wait()
+        raise
+
+
 def quickstart(name: str, seed: int, out: Path) -> Iterator[Result]:
     """A case's run with a seed, and its figures, by task."""
     folder = folder_of(out, name, seed)
     command = [str(Path(sys.executable).with_name("jigsaw")), "quickstart", *CASES[name].options]
-    done = subprocess.run([*command, "--seed", str(seed), "--out", str(folder)], check=False)
-    if done.returncode:
-        raise JigsawError(
-            f"{name}, seed {seed}: the quickstart ended with {done.returncode}; see {folder / 'verl.log'}"
-        )
+    if status := ended([*command, "--seed", str(seed), "--out", str(folder)]):
+        raise JigsawError(f"{name}, seed {seed}: the quickstart ended with {status}; see {folder / 'verl.log'}")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     names = (
         "chance",
@@ -204,6 +213,7 @@ def trained_on(case: str, name: str, told: Told, seed: int, out: Path) -> Iterat
     run, clock = beside(Quickstart(folder, settings, steps), name)
     with Progress(transient=True) as progress:
         run.grpo(progress, clock, *told(run))
+    clock.stop()
     run.merge()
     (part,) = run.parts
     measured = (*run.measure_both(run.trained_model), run.measure(run.trained_model, grey=True))
@@ -224,11 +234,8 @@ def in_the_loop(options: Sequence[str], name: str, seed: int, out: Path) -> Iter
     """The figures of a run in one process; supervised starts are shared where they are the same."""
     told = [*options, f"seed={seed}"]
     folder = out / "loop"
-    running = subprocess.Popen([sys.executable, str(Path(__file__).with_name("learning_loop.py")), str(folder), *told])
-    _, status, used = os.wait4(running.pid, 0)
-    running.returncode = os.waitstatus_to_exitcode(status)
-    if running.returncode:
-        raise JigsawError(f"{name}, seed {seed}: the loop ended with {running.returncode}; see above")
+    if status := ended([sys.executable, str(Path(__file__).with_name("learning_loop.py")), str(folder), *told]):
+        raise JigsawError(f"{name}, seed {seed}: the loop ended with {status}; see above")
     log = folder / "runs" / f"{' '.join(sorted(told))}.jsonl"
     settings, before, *steps, after = (json.loads(line) for line in log.read_text(encoding="utf-8").splitlines())
     curve = {str(each["step"]): each["held_out"]["exact"] for each in steps if "held_out" in each}
@@ -243,7 +250,7 @@ def in_the_loop(options: Sequence[str], name: str, seed: int, out: Path) -> Iter
         "named_after_sampled": after["after_sampled"]["named"],
         "grpo_steps": settings["steps"],
         "minutes": round((warm + sum(each["seconds"] for each in steps)) / 60, 1),
-        "peak_gib": round(used.ru_maxrss / 2**20, 2),
+        "peak_gib": round(after["peak_gib"], 2),
         "curve": {"0": before["before"]["exact"], **curve},
         "steps": {
             name: [round(each[name], 4) for each in steps]
@@ -307,6 +314,13 @@ def read_results(path: Path | None) -> list[Result]:
     return results
 
 
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Keep figures in a JSON file, a result a line."""
+    lines = ",\n".join(map(json.dumps, results))
+    with atomic_write(path) as file:
+        file.write(f'{{"results": [\n{lines}\n]}}\n'.encode())
+
+
 def main(
     cases: Annotated[
         list[str] | None, typer.Argument(help=", ".join(CASES) + "; all if none is given, none with --screen alone.")
@@ -331,7 +345,7 @@ def main(
     """
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
     folder = (out or OUTPUTS / "learning").resolve()
-    chosen = cases or ([] if screen and not controls and not changes else list(CASES))
+    chosen = list(dict.fromkeys(cases or ())) or ([] if screen and not controls and not changes else list(CASES))
     seeds = seed if seed is not None else list(range(5))
     with told_in_one_line(lambda: console.print("stopped; started again with the same arguments it goes on")):
         for name in chosen:
@@ -355,12 +369,13 @@ def main(
             console.print(f"{len(runs)} runs to make, about {hours:.1f} hours on 2 cores; {len(done)} are there")
             for run in runs:
                 console.rule(f"{run.name}, seed {run.seed}")
-                results += [
+                made = [
                     {"kind": run.kind, "name": run.name, "seed": run.seed, **figures, "machine": machine()}
                     for figures in run.make(folder)
                 ]
+                results = [*(read_results(json_file) or results), *made]  # another start may have added some
                 if json_file is not None:
-                    write_json(json_file, {"results": results})
+                    write_results(json_file, results)
         if pictures is not None:
             draw_all(results, pictures)
     for shown in tables(results):

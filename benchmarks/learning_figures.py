@@ -20,9 +20,11 @@ CASE, CONTROL, VARIANT, CHANGE, START = "case", "control", "variant", "change", 
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of a mean over seeds, by Student's t; None of one value."""
+    """The 95 % interval of a mean over seeds, by Student's t; None of one value, no width of values that are alike."""
     if len(values) < 2:
         return None
+    if max(values) == min(values):
+        return values[0], values[0]
     low, high = t.interval(0.95, len(values) - 1, fmean(values), stdev(values) / math.sqrt(len(values)))
     return float(low), float(high)
 

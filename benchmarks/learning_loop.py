@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from statistics import fmean
 from typing import Any
 
@@ -88,7 +89,6 @@ class Settings:
     """Whether the supervised start teaches the true orders: a bound on what the model can learn."""
     prompts: int = BATCH
     n: int = 16
-    temperature: float = 1.0
     lr: float = 2e-4
     by_std: bool = True
     """Whether advantages are divided by the standard deviation of their group."""
@@ -116,23 +116,20 @@ class Loop:
 
     def __init__(self, out: Path, settings: Settings) -> None:
         self.out, self.settings = out, settings
-        self.temperature = 1.0
-        """Of what is drawn; GRPO has its own."""
         self.blind = False
+        """Whether no media are shown; the supervised start shows them in any case."""
         named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
         told = Quickstart(begin_with=settings.begin_with or None, images=None, warm_start_steps=None, **named)
         (self.world,) = worlds_of(told)
-        self.media = out / f"{self.world.root}_{settings.seed}"
-        rendered = out / f"{self.world.folder}_{settings.seed}"
-        data = out / f"data_{self.world}_{settings.seed}".replace(" ", "_")
-        if not data.is_dir():
-            self.world.write(rendered, workers=2)
-            prepare_rows(rendered, data, self.world.options(28, self.media), progress=lambda done, total: None)
+        kept = out / f"{self.world} seed {settings.seed}".replace(" ", "_")
+        self.media, rendered, data = kept / self.world.root, kept / self.world.folder, kept / "data"
+        self.world.write(rendered, workers=2)
+        prepare_rows(rendered, data, self.world.options(28, self.media), progress=lambda done, total: None)
         self.train, self.held_out = (read_rows(data / f"{part}.parquet") for part in ("train", "val"))
         grids = (parse_grid(settings.begin_with), parse_grid(settings.grid)) if settings.begin_with else ()
         self.schedule = Difficulty(grids, RAISE_AT, WINDOW) if grids else None
         self.lessons = [at_level(row, "image", grid) for grid in grids for row in self.train] or self.train
-        random_model = out / f"random_{self.world}_{settings.begin_with}_{settings.seed}".replace(" ", "_")
+        random_model = kept / f"random_{settings.begin_with}"
         made = build_tiny_model(
             random_model,
             seed=settings.seed,
@@ -189,7 +186,7 @@ class Loop:
         over = torch.zeros(len(logits), dtype=torch.bool)
         while not over.all() and len(drawn) < 16 + 10 * self.world.pieces:
             logits[:, never] = -math.inf
-            token = logits.argmax(-1) if greedy else torch.multinomial((logits / self.temperature).softmax(-1), 1)[:, 0]
+            token = logits.argmax(-1) if greedy else torch.multinomial(logits.softmax(-1), 1)[:, 0]
             drawn.append(token)
             over |= token == end
             hidden = self.drawing.model.language_model(
@@ -213,7 +210,12 @@ class Loop:
         return scores | {"named": named(self.world, row, puzzle, text)}
 
     def measure(self, rows: Sequence[Row], *, greedy: bool = True, grey: bool = False) -> dict[str, float]:
-        """Mean scores of a reply to each row's puzzle."""
+        """Mean scores of a reply to each row's puzzle; what is drawn is the same whatever was drawn before."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.settings.seed)
+            return self._measure(rows, greedy=greedy, grey=grey)
+
+    def _measure(self, rows: Sequence[Row], *, greedy: bool, grey: bool) -> dict[str, float]:
         found = []
         for at in range(0, len(rows), 32):
             asked = rows[at : at + 32]
@@ -293,15 +295,15 @@ class Loop:
         found, _ = compute_grpo_outcome_advantage(
             rewards, torch.ones_like(rewards), groups, norm_adv_by_std_in_grpo=told.by_std
         )
-        weighed = [weights(group, self.world.pieces, told.weigh) for group in answers]
-        advantages: Tensor = found[:, 0] * torch.tensor(list(chain.from_iterable(weighed)))
+        weighed = torch.tensor([weights(group, self.world.pieces, told.weigh) for group in answers]).flatten()
+        advantages: Tensor = found[:, 0] * weighed / weighed.mean().clamp(min=1e-6)  # a step is as long for any weights
         return advantages
 
     def grpo(self) -> Iterator[dict[str, Any]]:
         """Train; what is logged of each step."""
         told = self.settings
         torch.manual_seed(told.seed)
-        rng, self.temperature, self.blind = random.Random(told.seed), told.temperature, told.blind
+        rng = random.Random(told.seed)
         self.model.model.visual.requires_grad_(not told.frozen)
         optimizer = AdamW(self.model.parameters(), lr=told.lr, weight_decay=0.0)
         rows = ((row, epoch) for epoch in range(1000) for row in rng.sample(self.train, len(self.train)))
@@ -318,7 +320,11 @@ class Loop:
             replies = self.draw(prompts, told.n)
             asked = zip(drawn, puzzles, replies, strict=True)
             scores = [self.score(row, puzzle, reply) for (row, _), puzzle, group in asked for reply in group]
-            answers = [[self.text(reply).rpartition("<answer>")[2] for reply in group] for group in replies]
+            said = (  # what is no permutation is one answer more
+                self.text(reply).rpartition("<answer>")[2] if score["valid_permutation"] else ""
+                for reply, score in zip(chain.from_iterable(replies), scores, strict=True)
+            )
+            answers = [list(islice(said, told.n)) for _ in replies]
             advantages = self._advantages(scores, answers)
             lengths = torch.tensor([len(reply) for group in replies for reply in group])
             chosen, entropy = self.log_probs(prompts, replies)
@@ -338,6 +344,7 @@ class Loop:
         yield {
             "grey": self.measure(self.held_out, grey=True),
             "after_sampled": self.measure(self.held_out, greedy=False),
+            "peak_gib": getrusage(RUSAGE_SELF).ru_maxrss / 2**20,
         }
 
 
@@ -372,6 +379,7 @@ def main() -> None:
     loop = Loop(Path(sys.argv[1]), settings)
     told = asdict(settings) | {"chance": 1 / math.factorial(loop.world.pieces)}
     before: dict[str, Any] = {"warm_start_seconds": loop.warm_start()}
+    loop.blind = settings.blind
     before |= {"before": loop.measure(loop.held_out), "sampled": loop.measure(loop.held_out, greedy=False)}
     (loop.out / "runs").mkdir(exist_ok=True)
     with (loop.out / "runs" / f"{' '.join(sorted(sys.argv[2:])) or 'quickstart'}.jsonl").open("w") as log:

@@ -2,6 +2,10 @@
 
 import json
 import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +16,8 @@ from click.testing import Result
 from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
+
+from jigsaw.toy.settings import LEARNED
 
 
 def result(variant: str, steps: int = 100) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def test_seeds_that_are_there_are_shown_together_and_not_run_again(
     learning: Callable[..., Result], tmp_path: Path
 ) -> None:
     figures = json.dumps({"results": [learned(0, 0.9), learned(1, 0.98), learned(0, 0.5, "random reward", "control")]})
-    ran = learning(figures, "1x2 tiles", "--seed", "0", "--seed", "1")
+    ran = learning(figures, "1x2 tiles", "1x2 tiles", "--seed", "0", "--seed", "1")
     assert (ran.exit_code, ran.stderr) == (0, "")
     assert "0 runs to make, about 0.0 hours on 2 cores; 3 are there" in ran.stdout
     (line,) = [line for line in ran.stdout.splitlines() if "1x2 tiles" in line]
@@ -154,6 +160,73 @@ def test_a_changed_setting_is_compared_on_the_seeds_that_both_have(
     # A run that goes on for longer is compared on the tests that both have.
     longer = {**ours[0], "curve": {**ours[0]["curve"], "30": 1.0}}
     assert figures.difference([longer], others) == figures.difference(ours[:1], others)
+
+
+def test_seeds_that_agree_have_an_interval_without_width(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    figures = import_module("learning_figures")
+    assert figures.interval([0.75, 0.75, 0.75]) == (0.75, 0.75)
+    assert figures.interval([0.75]) is None
+    ours, others = ([learned(seed, exact) for seed in (0, 1)] for exact in (0.95, 0.85))
+    assert figures.difference(ours, others) == "+0.050 (+0.050 to +0.050)"
+
+
+def test_runs_are_made_once_each_a_case_before_what_trains_on_from_it(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    runs_of = import_module("learning").runs_of
+    cases = ["2x1 tiles", "mixture"]
+    runs = list(runs_of(cases, [0, 1], controls=True, changes=True, screen=True))
+    assert len({(run.name, run.seed) for run in runs}) == len(runs)
+    assert [(run.name, run.seed) for run in runs[:4]] == [(case, seed) for case in cases for seed in (0, 1)]
+    kinds = Counter(run.kind for run in runs)
+    assert kinds == {"case": 4, "control": 12, "variant": 4, "change": 22, "start": 10}
+    assert not [run.name for run in runs if run.name.startswith("mixture,")]
+
+
+def test_a_run_that_is_stopped_is_let_end_in_its_own_way(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent waits for longer than the quarter of a second after which subprocess.run kills."""
+    started, ended = tmp_path / "started", tmp_path / "ended"
+    run = f"""if True:
+        import pathlib, time
+        try:
+            pathlib.Path({str(started)!r}).touch()
+            time.sleep(60)
+        except KeyboardInterrupt:
+            time.sleep(1)
+            pathlib.Path({str(ended)!r}).touch()
+    """
+    parent = f"""if True:
+        import sys
+        from jigsaw.processes import told_in_one_line
+        sys.path.insert(0, {str(repository / "benchmarks")!r})
+        from learning import ended
+        with told_in_one_line(lambda: None):
+            ended([sys.executable, "-c", {run!r}])
+    """
+    stopped = subprocess.Popen([sys.executable, "-c", parent])
+    while not started.exists():
+        assert stopped.poll() is None
+        time.sleep(0.05)
+    stopped.terminate()
+    assert stopped.wait(timeout=30) == 130
+    assert ended.exists()
+
+
+@pytest.mark.parametrize("name", list(LEARNED))
+def test_a_user_is_told_the_steps_after_which_every_seed_was_half_way_from_chance_to_all(
+    repository: Path, name: str
+) -> None:
+    results = json.loads((repository / "benchmarks/learning.json").read_text())["results"]
+    steps = [
+        min(int(step) for step, exact in each["curve"].items() if step != "0" and exact >= (1 + each["chance"]) / 2)
+        for each in results
+        if each["name"] == name
+    ]
+    assert max(steps) == LEARNED[name]
 
 
 def test_changes_stand_beside_the_setting_that_they_change(learning: Callable[..., Result]) -> None:

@@ -26,6 +26,7 @@ class Clock:
         self._path = path
         self._before = before["seconds"] + seconds_install
         self._begin = time.monotonic()
+        self._stopped = threading.Event()
         self.seconds_install = before["seconds_install"] + seconds_install
         self.peak_gib = before["peak_gib"]
         """Most memory of the run's processes at a time, in GiB; what they share counts once."""
@@ -36,19 +37,25 @@ class Clock:
         return float(self._before + time.monotonic() - self._begin)
 
     def watch_memory(self) -> None:
-        """Watch the memory of the run's processes from now on, in a thread: of this one and those of its folder."""
+        """Watch the memory of the run's processes from now on, in a thread: of this one and those of its folder.
+
+        Until :meth:`stop`, or until this process ends.
+        """
 
         def watch() -> None:
             highest = 0
-            while True:
+            while not self._stopped.wait(3):
                 processes = [psutil.Process(), *processes_of(self._path.parent)]
                 held = sum(map(resident, processes))
                 if held > highest:  # what they share is found by a walk over all pages, which slows the run
                     highest = held
                     self.peak_gib = max(self.peak_gib, sum(map(memory_of, processes)) / 2**30)
-                time.sleep(3)
 
         threading.Thread(target=watch, daemon=True).start()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._stopped.set()
 
     def save(self) -> None:
         """Keep them for the next start."""

@@ -12,9 +12,10 @@ STEPS, STEPS_OF_PICTURES = 30, 70
 """GRPO steps on rendered scenes, and on the user's pictures, whose parts nobody has named."""
 LEARNED = {
     **{"2x1 tiles": 10, "1x2 tiles": 10, "2x2 tiles": 10, "3x3 tiles": 50},
-    **{"2 clips": 10, "3 clips": 20, "2 points": 10, "3 points": 10},
+    **{"2 clips": 10, "3 clips": 10, "2 points": 10, "3 points": 10},
 }
-"""What rendered media were seen to teach (docs/learning.md), and after how many GRPO steps."""
+"""What rendered media were seen to teach (docs/learning.md), and after how many GRPO steps every seed was half way from
+chance to all puzzles, by tests every ten steps."""
 RAISE_AT, WINDOW = 0.8, 5
 """Of the grid to begin with: exact accuracy, over so many steps."""
 FORMED = 0.9

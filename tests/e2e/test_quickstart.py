@@ -100,8 +100,11 @@ def test_controls_stay_at_chance(repository: Path, tmp_path: Path) -> None:
     results = {each["name"].removeprefix("2x1 tiles, "): each for each in controls}
     results.pop("frozen tower")
     assert set(results) == {"random reward", "reward for the form", "shuffled pixels", "grey pictures", "text alone"}
+    blind = results["text alone"]
+    assert blind["exact_after"] == blind["exact_greyed"]  # nothing is shown that could be grey
     for each in results.values():
         assert each["exact_after_sampled"] <= 0.5 + 0.13  # four standard errors of 240 puzzles
+        assert each["steps"]["valid_permutation"][-1] >= 0.9  # it answers, and does not fail for want of a form
 
 
 def compare(out: Path, folder: Path, repository: Path) -> None:
