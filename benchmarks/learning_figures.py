@@ -113,7 +113,11 @@ def tables(results: Sequence[Result]) -> Iterator[Table]:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """A plot a name, a curve a seed: greedy on held-out puzzles, and faint what training sampled; chance dashed."""
+    """A plot a name, a curve a seed: greedy on held-out puzzles, and faint what training sampled; chance dashed.
+
+    Of controls what was sampled alone: where nothing tells orders apart, a greedy reply is right on all puzzles or on
+    none, by luck.
+    """
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib import pyplot as plt
 
@@ -125,7 +129,8 @@ def draw(results: Sequence[Result], path: Path) -> None:
     for (name, of_name), axis in zip(named.items(), axes.flat, strict=False):
         for each in of_name:
             steps, exact = zip(*sorted((int(step), value) for step, value in each["curve"].items()), strict=True)
-            axis.plot(steps, exact, "o-", color="#2a6f97", markersize=2.5, linewidth=1.4, alpha=0.75)
+            if each["kind"] != CONTROL:
+                axis.plot(steps, exact, "o-", color="#2a6f97", markersize=2.5, linewidth=1.4, alpha=0.75)
             sampled = each.get("steps", {}).get("exact", [])
             axis.plot(range(1, len(sampled) + 1), sampled, color="#e07a5f", linewidth=0.8, alpha=0.6)
         axis.axhline(of_name[0]["chance"], color="grey", linestyle="--", linewidth=1)
@@ -136,7 +141,8 @@ def draw(results: Sequence[Result], path: Path) -> None:
     for axis in axes.flat[len(named) :]:
         axis.set_visible(False)
     figure.supxlabel("GRPO step", fontsize=9)
-    figure.supylabel("exact: blue greedy, held out; red sampled, in training", fontsize=9)
+    greedy = "" if results[0]["kind"] == CONTROL else "blue greedy, held out; "
+    figure.supylabel(f"exact: {greedy}red sampled, in training", fontsize=9)
     save(figure, path)
 
 

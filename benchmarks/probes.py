@@ -47,6 +47,8 @@ SERIES = 1000
 """Seed of the media, which no run that is asked should have. They are rendered once for all models."""
 FITTED, ASKED, DRAWS = 64, 400, 5
 """Media that a classifier is fitted to, those it is asked of, and how often others are drawn to fit it to."""
+AS_RENDERED = {"shortest_edge": 1, "longest_edge": 10**9}
+"""Pixels: media are seen as they are by all models, whatever those of a run were limited to."""
 EVERY = 6
 """Frames of a film from one that is shown to the next."""
 
@@ -127,6 +129,8 @@ def looked_at(model: Any, processor: Any, probe: Probe, medium: Any) -> tuple[np
 def probed(folder: Path, probe: Probe, told: str) -> Result:
     """What a model's tower and its words tell of a probe's media."""
     model, processor = load(folder)
+    for sized in (processor.image_processor, processor.video_processor):
+        sized.size = AS_RENDERED
     media = (probe.show(index) for index in range(DRAWS * FITTED + ASKED))
     found = [
         (*looked_at(model, processor, probe, medium), label)

@@ -1,9 +1,9 @@
 """Rendered films that have a direction of time, for a tiny model to learn the video jigsaw from.
 
 Something changes one way: a glass fills, a balloon swells, the sun rises, a plant grows. It begins at a state drawn at
-random, so a single frame does not tell when it is shown, while two clips beside each other do. Means tell nothing
-either: what changes is lit on its left and in shade on its right, as much as makes its mean that of what is behind it,
-and the light flickers.
+random, so a single frame says only roughly when it is shown, while two clips beside each other say it. Means tell
+nothing: what changes is lit on its left and in shade on its right, as much as makes its mean that of what is behind it,
+and the light flickers. How far guesses get: tests/toy/test_films.py.
 """
 
 import hashlib
