@@ -104,7 +104,9 @@ def test_controls_stay_at_chance(repository: Path, tmp_path: Path) -> None:
     assert blind["exact_after"] == blind["exact_greyed"]  # nothing is shown that could be grey
     for each in results.values():
         assert each["exact_after_sampled"] <= 0.5 + 0.13  # four standard errors of 240 puzzles
-        assert each["steps"]["valid_permutation"][-1] >= 0.9  # it answers, and does not fail for want of a form
+    results.pop("random reward")  # which wears out the form, too
+    for each in results.values():
+        assert each["steps"]["valid_permutation"][-1] >= 0.9
 
 
 def compare(out: Path, folder: Path, repository: Path) -> None:
