@@ -141,8 +141,8 @@ def draw(results: Sequence[Result], path: Path) -> None:
     for axis in axes.flat[len(named) :]:
         axis.set_visible(False)
     figure.supxlabel("GRPO step", fontsize=9)
-    greedy = "" if results[0]["kind"] == CONTROL else "blue greedy, held out; "
-    figure.supylabel(f"exact: {greedy}red sampled, in training", fontsize=9)
+    greedy = "blue greedy, held out; red " if results[0]["kind"] != CONTROL else ""
+    figure.supylabel(f"exact: {greedy}sampled in training", fontsize=9)
     save(figure, path)
 
 
