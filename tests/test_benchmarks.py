@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -286,3 +287,54 @@ def test_how_replies_weigh_follows_their_answers(repository: Path, monkeypatch: 
     assert weights(["1, 2", "1, 2"], 2, "spread") == [0, 0]
     assert weights(["a", "b", "c", "a"], 3, "spread") == pytest.approx([2 / 3] * 4)  # of 4 replies, not of 6 orders
     assert weights(["a", "b", "a"], 3, "alike") == [1, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def measured(repository: Path) -> list[dict[str, Any]]:
+    """What benchmarks/learning.json holds."""
+    results: list[dict[str, Any]] = json.loads((repository / "benchmarks/learning.json").read_text())["results"]
+    return results
+
+
+def table_under(repository: Path, heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading of docs/learning.md, without its first two lines."""
+    section = (repository / "docs/learning.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_documented_figures_of_every_task_are_those_that_were_measured(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, measured: list[dict[str, Any]]
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    figures = import_module("learning_figures")
+    shown = {
+        name.partition(", ")[0]: cells for name, *cells in table_under(repository, "Every task") if len(cells) >= 10
+    }
+    named = figures.by_label([each for each in measured if each["kind"] == "case"])
+    assert list(shown) == list(named)
+    for name, results in named.items():
+        chance, before, after, sampled, greyed = (
+            f"{fmean(each[what] for each in results):.3f}"
+            for what in ("chance", "exact_before_sampled", "exact_after", "exact_after_sampled", "exact_greyed")
+        )
+        bounds = figures.interval([each["exact_after"] for each in results])
+        interval, worst = "", ""
+        if bounds:
+            interval = f"{bounds[0]:.3f} to {min(1, bounds[1]):.3f}"
+            worst = f"{min(each['exact_after'] for each in results):.3f}"
+        expected = [str(len(results)), chance, before, after, interval, worst, sampled, greyed]
+        assert shown[name][:8] == expected, name
+
+
+def test_the_documented_figures_of_the_controls_are_those_that_were_measured(
+    repository: Path, measured: list[dict[str, Any]]
+) -> None:
+    for name, *cells in table_under(repository, "Controls"):
+        control = name.partition(",")[0]
+        of_name = "2x1 tiles" if control.startswith("none") else f"2x1 tiles, {control}"
+        results = [each for each in measured if each["name"] == of_name and each["seed"] < 3]
+        last = [[fmean(each["steps"][what][-5:]) for each in results] for what in ("exact", "valid_permutation")]
+        columns = [*last, [each["exact_after_sampled"] for each in results]]
+        assert cells == [", ".join(f"{value:.3f}" for value in column) for column in columns], name
+        assert len(results) == 3
