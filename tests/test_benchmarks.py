@@ -186,9 +186,7 @@ def test_runs_are_made_once_each_a_case_before_what_trains_on_from_it(
     assert not [run.name for run in runs if run.name.startswith("mixture,")]
 
 
-def test_a_run_that_is_stopped_is_let_end_in_its_own_way(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_stopped_is_let_end_in_its_own_way(repository: Path, tmp_path: Path) -> None:
     """Its parent waits for longer than the quarter of a second after which subprocess.run kills."""
     started, ended = tmp_path / "started", tmp_path / "ended"
     run = f"""if True:
@@ -217,14 +215,20 @@ def test_a_run_that_is_stopped_is_let_end_in_its_own_way(
     assert ended.exists()
 
 
+@pytest.fixture(scope="module")
+def measured(repository: Path) -> list[dict[str, Any]]:
+    """What benchmarks/learning.json holds."""
+    results: list[dict[str, Any]] = json.loads((repository / "benchmarks/learning.json").read_text())["results"]
+    return results
+
+
 @pytest.mark.parametrize("name", list(LEARNED))
 def test_a_user_is_told_the_steps_after_which_every_seed_was_half_way_from_chance_to_all(
-    repository: Path, name: str
+    measured: list[dict[str, Any]], name: str
 ) -> None:
-    results = json.loads((repository / "benchmarks/learning.json").read_text())["results"]
     steps = [
         min(int(step) for step, exact in each["curve"].items() if step != "0" and exact >= (1 + each["chance"]) / 2)
-        for each in results
+        for each in measured
         if each["name"] == name
     ]
     assert max(steps) == LEARNED[name]
@@ -289,13 +293,6 @@ def test_how_replies_weigh_follows_their_answers(repository: Path, monkeypatch: 
     assert weights(["a", "b", "a"], 3, "alike") == [1, 1, 1]
 
 
-@pytest.fixture(scope="module")
-def measured(repository: Path) -> list[dict[str, Any]]:
-    """What benchmarks/learning.json holds."""
-    results: list[dict[str, Any]] = json.loads((repository / "benchmarks/learning.json").read_text())["results"]
-    return results
-
-
 def table_under(repository: Path, heading: str) -> list[list[str]]:
     """The cells of the first table under a heading of docs/learning.md, without its first two lines."""
     section = (repository / "docs/learning.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
@@ -308,9 +305,7 @@ def test_the_documented_figures_of_every_task_are_those_that_were_measured(
 ) -> None:
     monkeypatch.syspath_prepend(repository / "benchmarks")
     figures = import_module("learning_figures")
-    shown = {
-        name.partition(", ")[0]: cells for name, *cells in table_under(repository, "Every task") if len(cells) >= 10
-    }
+    shown = {name.partition(", ")[0]: cells for name, *cells in table_under(repository, "Every task")}
     named = figures.by_label([each for each in measured if each["kind"] == "case"])
     assert list(shown) == list(named)
     for name, results in named.items():
