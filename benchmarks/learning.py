@@ -277,14 +277,14 @@ def runs_of(
     """All runs of these, a case before what trains on from it."""
     for name, seed in product(cases, seeds):
         yield Run(CASE, name, seed, CASES[name].minutes, partial(quickstart, name, seed))
-    alone = [case for case in cases if case != "mixture"]  # the controls of its parts are its own
+    single = [case for case in cases if case != "mixture"]  # the controls of its parts are its own
     trainings = {CONTROL: CONTROLS} if controls else {}
     trainings |= {VARIANT: ON_THE_STACK} if changes else {}
-    for (kind, told), case, seed in product(trainings.items(), alone, seeds):
+    for (kind, told), case, seed in product(trainings.items(), single, seeds):
         for name, training in told.items():
             make = partial(trained_on, case, name, training, seed)
             yield Run(kind, f"{case}, {name}", seed, CASES[case].minutes / 2, make)
-    for case, seed in product(alone, seeds) if controls else ():
+    for case, seed in product(single, seeds) if controls else ():
         given = CASES[case].options
         options = [f"{option[2:]}={value}" for option, value in zip(given[::2], given[1::2], strict=True)]
         for name, option in IN_THE_LOOP.items():
