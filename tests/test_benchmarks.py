@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -295,9 +296,13 @@ def test_how_replies_weigh_follows_their_answers(repository: Path, monkeypatch: 
 
 def table_under(repository: Path, heading: str) -> list[list[str]]:
     """The cells of the first table under a heading of docs/learning.md, without its first two lines."""
-    section = (repository / "docs/learning.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    section = (repository / "docs/learning.md").read_text().partition(f"# {heading}\n")[2]
+    lines = takewhile(lambda line: line.startswith("|"), section[section.index("\n|") + 1 :].splitlines())
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][2:]
+
+
+def listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
 
 
 def test_the_documented_figures_of_every_task_are_those_that_were_measured(
@@ -331,5 +336,32 @@ def test_the_documented_figures_of_the_controls_are_those_that_were_measured(
         results = [each for each in measured if each["name"] == of_name and each["seed"] < 3]
         last = [[fmean(each["steps"][what][-5:]) for each in results] for what in ("exact", "valid_permutation")]
         columns = [*last, [each["exact_after_sampled"] for each in results]]
-        assert cells == [", ".join(f"{value:.3f}" for value in column) for column in columns], name
+        assert cells == [listed(column) for column in columns], name
+        assert len(results) == 3
+
+
+def test_the_documented_figures_of_changes_are_those_that_were_measured(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, measured: list[dict[str, Any]]
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    figures = import_module("learning_figures")
+    named = figures.by_label([each for each in measured if each["kind"] == "change"])
+    first, *_ = named.values()
+    shown = table_under(repository, "What changes it")
+    for (told, *cells), (name, results) in zip(shown, named.items(), strict=True):
+        columns = [[each["curve"][step] for each in results] for step in ("10", "30")]
+        columns.append([each["exact_after_sampled"] for each in results])
+        compared = "" if results is first else figures.difference(results, first)
+        assert cells == [*map(listed, columns), compared], (told, name)
+
+
+def test_the_documented_figures_of_the_loop_beside_the_stack_are_those_that_were_measured(
+    repository: Path, measured: list[dict[str, Any]]
+) -> None:
+    shown = table_under(repository, "The loop beside the stack")
+    for (told, *cells), name in zip(shown, ("2x2 tiles", "2x2, one process"), strict=True):
+        results = [each for each in measured if each["name"] == name and each["seed"] < 3]
+        steps = [[fmean(each["steps"]["exact"][at : at + 5]) for each in results] for at in (0, 5, 10, 25)]
+        tests = [[each["curve"][step] for each in results] for step in ("10", "30")]
+        assert cells == [*map(listed, [*steps, *tests])], told
         assert len(results) == 3
