@@ -76,6 +76,7 @@ CHANGES = {
     "8 replies": Case(("n=8",), 3),
     "32 replies": Case(("n=32",), 3),
     "no KL loss": Case(("kl_coef=0",), 3),
+    "8 replies, no KL loss": Case(("n=8", "kl_coef=0"), 3),
     "entropy 0.01": Case(("entropy_coeff=0.01",), 3),
     "adjacency": Case(("shape=adjacency",), 3),
     "kendall": Case(("shape=kendall",), 3),
@@ -204,10 +205,6 @@ def trained_on(case: str, name: str, told: Told, seed: int, out: Path) -> Iterat
     apart, what is greedy is one order of the names and right on all puzzles or on none, so what is sampled counts.
     """
     folder = folder_of(out, case, seed)
-    if not (folder / "summary.json").is_file():
-        raise JigsawError(
-            f"{folder}: no finished run, from which {name} would train; run {case} with seed {seed} there"
-        )
     settings = Settings(**json.loads((folder / "settings.json").read_text(encoding="utf-8")))
     steps = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["grpo_steps"]
     run, clock = beside(Quickstart(folder, settings, steps), name)
@@ -262,13 +259,23 @@ def in_the_loop(options: Sequence[str], name: str, seed: int, out: Path) -> Iter
 
 @dataclass(frozen=True)
 class Run:
-    """What is run with a seed; ``make`` takes the output folder, and ``kind`` says which table it goes to."""
+    """What is run with a seed.
+
+    Attributes:
+        kind: says which table it goes to.
+        options: of the quickstart or of the loop; figures that were made with others are not its.
+        minutes: about what it takes.
+        make: its figures, given the output folder.
+        case: the quickstart that it trains on from, if it does.
+    """
 
     kind: str
     name: str
     seed: int
+    options: Sequence[str]
     minutes: float
     make: Callable[[Path], Iterator[Result]]
+    case: str | None = None
 
 
 def runs_of(
@@ -276,23 +283,44 @@ def runs_of(
 ) -> Iterator[Run]:
     """All runs of these, a case before what trains on from it."""
     for name, seed in product(cases, seeds):
-        yield Run(CASE, name, seed, CASES[name].minutes, partial(quickstart, name, seed))
+        of_case = CASES[name]
+        yield Run(CASE, name, seed, of_case.options, of_case.minutes, partial(quickstart, name, seed))
     single = [case for case in cases if case != "mixture"]  # the controls of its parts are its own
     trainings = {CONTROL: CONTROLS} if controls else {}
     trainings |= {VARIANT: ON_THE_STACK} if changes else {}
     for (kind, told), case, seed in product(trainings.items(), single, seeds):
+        of_case = CASES[case]
         for name, training in told.items():
             make = partial(trained_on, case, name, training, seed)
-            yield Run(kind, f"{case}, {name}", seed, CASES[case].minutes / 2, make)
+            yield Run(kind, f"{case}, {name}", seed, of_case.options, of_case.minutes / 2, make, case)
     for case, seed in product(single, seeds) if controls else ():
         given = CASES[case].options
-        options = [f"{option[2:]}={value}" for option, value in zip(given[::2], given[1::2], strict=True)]
+        of_loop = [f"{option[2:]}={value}" for option, value in zip(given[::2], given[1::2], strict=True)]
         for name, option in IN_THE_LOOP.items():
-            make = partial(in_the_loop, [*options, option], name, seed)
-            yield Run(CONTROL, f"{case}, {name}", seed, CASES[case].minutes / 4, make)
+            options = [*of_loop, option]
+            make = partial(in_the_loop, options, name, seed)
+            yield Run(CONTROL, f"{case}, {name}", seed, options, CASES[case].minutes / 4, make)
     for kind, chosen in ({CHANGE: CHANGES, START: STARTS} if screen else {}).items():
         for (name, each), seed in product(chosen.items(), seeds):
-            yield Run(kind, name, seed, each.minutes, partial(in_the_loop, each.options, name, seed))
+            yield Run(kind, name, seed, each.options, each.minutes, partial(in_the_loop, each.options, name, seed))
+
+
+def check_ready(runs: Sequence[Run], out: Path) -> None:
+    """See that what trains on from another run finds it.
+
+    Raises:
+        JigsawError: if that run is neither in the output folder nor about to be made.
+    """
+    coming = {(run.name, run.seed) for run in runs}
+    for run in runs:
+        if run.case is None or (run.case, run.seed) in coming:
+            continue
+        folder = folder_of(out, run.case, run.seed)
+        if not (folder / "summary.json").is_file():
+            raise JigsawError(
+                f"{folder}: no finished run, from which {run.name} would train, though its figures are there; "
+                "give the --out that it was made in, or another --json to make it again"
+            )
 
 
 def read_results(path: Path | None) -> list[Result]:
@@ -301,12 +329,12 @@ def read_results(path: Path | None) -> list[Result]:
     Raises:
         JigsawError: if it holds anything else.
     """
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         return []
     try:
         results: list[Result] = json.loads(path.read_text(encoding="utf-8"))["results"]
-        needed = {"kind", "name", "seed", "exact_after", "exact_greyed", "chance", "minutes", "peak_gib", "curve"}
-        known = all(needed <= each.keys() for each in results)
+        needed = {"kind", "name", "seed", "options", "exact_after", "exact_greyed", "chance", "minutes", "peak_gib"}
+        known = all(needed <= each.keys() and "10" in each["curve"] for each in results)
     except (ValueError, TypeError, KeyError, AttributeError):
         known = False
     if not known:
@@ -321,11 +349,22 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
         file.write(f'{{"results": [\n{lines}\n]}}\n'.encode())
 
 
+def made(run: Run, out: Path, results: Sequence[Result], path: Path | None) -> list[Result]:
+    """Run; all figures, with the new ones in place of any of the same name and seed, which go to the file, too."""
+    known = {"kind": run.kind, "name": run.name, "seed": run.seed, "options": list(run.options)}
+    new = [{**known, **figures, "machine": machine()} for figures in run.make(out)]
+    before = read_results(path) if path else results  # another start may have added some
+    kept = [each for each in before if (each["name"], each["seed"]) != (run.name, run.seed)]
+    if path:
+        write_results(path, [*kept, *new])
+    return [*kept, *new]
+
+
 def main(
     cases: Annotated[
         list[str] | None, typer.Argument(help=", ".join(CASES) + "; all if none is given, none with --screen alone.")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be given again.", show_default="0 to 4")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be given again.", min=0, show_default="0 to 4")] = None,
     controls: Annotated[bool, typer.Option("--controls", help="And controls of each, but of a mixture.")] = False,
     changes: Annotated[
         bool, typer.Option("--changes", help=f"And of each, but of a mixture: {', '.join(ON_THE_STACK)}.")
@@ -350,36 +389,33 @@ def main(
     with told_in_one_line(lambda: console.print("stopped; started again with the same arguments it goes on")):
         for name in chosen:
             if name not in CASES:
-                raise OptionError("case", name, f"is none; these are there: {', '.join(CASES)}")
+                raise JigsawError(f"{name}: is no case; these are there: {', '.join(CASES)}")
         if len(set(seeds)) < len(seeds):
             raise OptionError(
                 "seed", max(seeds, key=seeds.count), "is given twice; the same run again says nothing new"
             )
-        folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder, *([pictures] if pictures else [])):
+            place.mkdir(parents=True, exist_ok=True)
         busy = f"{folder}: another start works in this folder; wait for it, or choose another --out"
         with alone(folder / ".lock", busy):
             results = read_results(json_file)
-            done = {(each["name"], each["seed"]) for each in results}
-            runs = [
-                run
-                for run in runs_of(chosen, seeds, controls=controls, changes=changes, screen=screen)
-                if (run.name, run.seed) not in done
-            ]
+            if json_file is not None:
+                write_results(json_file, results)  # what cannot be written should fail now
+            options = {(each["name"], each["seed"]): each["options"] for each in results}
+            asked = runs_of(chosen, seeds, controls=controls, changes=changes, screen=screen)
+            runs = [run for run in asked if options.get((run.name, run.seed)) != list(run.options)]
+            check_ready(runs, folder)
             hours = sum(run.minutes for run in runs) / 60
-            console.print(f"{len(runs)} runs to make, about {hours:.1f} hours on 2 cores; {len(done)} are there")
+            console.print(f"{len(runs)} runs to make, about {hours:.1f} hours on 2 cores; {len(options)} are there")
+            if again := [f"{run.name}, seed {run.seed}" for run in runs if (run.name, run.seed) in options]:
+                console.print(f"made with other options before, and again now: {'; '.join(again)}")
             for run in runs:
                 console.rule(f"{run.name}, seed {run.seed}")
-                made = [
-                    {"kind": run.kind, "name": run.name, "seed": run.seed, **figures, "machine": machine()}
-                    for figures in run.make(folder)
-                ]
-                results = [*(read_results(json_file) or results), *made]  # another start may have added some
-                if json_file is not None:
-                    write_results(json_file, results)
-        if pictures is not None:
-            draw_all(results, pictures)
+                results = made(run, folder, results, json_file)
     for shown in tables(results):
         console.print(shown)
+    if pictures is not None:
+        draw_all(results, pictures)
 
 
 if __name__ == "__main__":

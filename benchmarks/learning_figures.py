@@ -46,70 +46,88 @@ def on_the_way(result: Result, beside: Result) -> float:
     return fmean(exact for step, exact in result["curve"].items() if step != "0" and step in beside["curve"])
 
 
-def difference(results: Sequence[Result], others: Sequence[Result]) -> str:
-    """By how much results differ :func:`on_the_way` from others of the same seeds: the mean and its interval."""
+def in_training(result: Result, beside: Result) -> float:
+    """Mean exact accuracy of all that a run sampled in the steps that both have: it tells runs apart that learn all."""
+    steps = min(len(each["steps"]["exact"]) for each in (result, beside))
+    return fmean(result["steps"]["exact"][:steps])
+
+
+def difference(results: Sequence[Result], others: Sequence[Result], measure: Callable[[Result, Result], float]) -> str:
+    """By how much results differ from others of the same seeds: the mean and its interval.
+
+    Args:
+        results: of one setting.
+        others: of another; seeds that only one of both has do not count.
+        measure: :func:`on_the_way` or :func:`in_training`.
+    """
     known = {each["seed"]: each for each in others}
     pairs = [(each, known[each["seed"]]) for each in results if each["seed"] in known]
-    found = [on_the_way(one, other) - on_the_way(other, one) for one, other in pairs]
+    found = [measure(one, other) - measure(other, one) for one, other in pairs]
     bounds = interval(found)
     return f"{fmean(found):+.3f}" + (f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})" if bounds else "") if found else ""
 
 
+def mean(results: Sequence[Result], what: str) -> str:
+    """Of a figure over seeds, as text; empty where there is none."""
+    found = [each[what] for each in results if what in each]
+    return f"{fmean(found):.3f}" if found else ""
+
+
 def table(results: Sequence[Result]) -> Table:
-    """A line a case, control or variant: its seeds together; a variant also beside its case, on the way."""
+    """A line a case or control: its seeds together."""
     accuracies = ("chance", "before, sampled", "after", "95 %", "worst", "sampled", "greyed")
     title = "exact accuracy on held-out puzzles, means over seeds; sampled: at temperature 1"
-    shown = Table("", "seeds", *accuracies, "minutes", "GiB", "beside its case", title=title)
-    named = by_label(results)
-    for name, of_name in named.items():
-
-        def mean(what: str, each: list[Result] = of_name) -> str:
-            found = [one[what] for one in each if what in one]
-            return f"{fmean(found):.3f}" if found else ""
-
-        after = [each["exact_after"] for each in of_name]
+    shown = Table("", "seeds", *accuracies, "minutes", "GiB", title=title)
+    for name, of_name in by_label(results).items():
+        after, minutes, peak = ([each[what] for each in of_name] for what in ("exact_after", "minutes", "peak_gib"))
         bounds = interval(after)
-        minutes, peak = ([each[what] for each in of_name] for what in ("minutes", "peak_gib"))
         shown.add_row(
             name,
             str(len(of_name)),
-            mean("chance"),
-            mean("exact_before_sampled"),
-            mean("exact_after"),
+            mean(of_name, "chance"),
+            mean(of_name, "exact_before_sampled"),
+            mean(of_name, "exact_after"),
             f"{max(0, bounds[0]):.3f} to {min(1, bounds[1]):.3f}" if bounds else "",
             f"{min(after):.3f}",
-            mean("exact_after_sampled"),
-            mean("exact_greyed"),
+            mean(of_name, "exact_after_sampled"),
+            mean(of_name, "exact_greyed"),
             f"{min(minutes):.0f} to {max(minutes):.0f}",
             f"{max(peak):.1f}",
-            difference(of_name, named.get(name.partition(", ")[0], [])) if of_name[0]["kind"] == VARIANT else "",
         )
     return shown
 
 
 def table_of_changes(results: Sequence[Result], title: str) -> Table:
     """A line a name: how it compares with the first one on the same seeds."""
-    columns = ("seeds", "names right", "after", "exact after 10 steps", "at the end", "sampled", "mean of its tests")
-    shown = Table("", *columns, title=title)
+    columns = ("seeds", "names right", "after", "exact after 10 steps", "at the end", "sampled")
+    compared = {"mean of its tests": on_the_way, "sampled in training": in_training}
+    shown = Table("", *columns, *compared, title=f"{title}; in the last columns beside the first line")
     named = by_label(results)
     first, *_ = named.values()
     for name, of_name in named.items():
-        names = ("named_before_sampled", "named_after_sampled", "exact_after", "exact_after_sampled")
-        named_before, named_after, after, sampled = ([each[what] for each in of_name] for what in names)
-        cells = (named_before, named_after, [each["curve"]["10"] for each in of_name], after, sampled)
-        compared = f"{fmean(map(on_the_way, first, first)):.3f}" if of_name is first else difference(of_name, first)
-        shown.add_row(name, str(len(of_name)), *(f"{fmean(cell):.3f}" for cell in cells), compared)
+        figures = ("named_before_sampled", "named_after_sampled", "after_10", "exact_after", "exact_after_sampled")
+        with_curve = [{**each, "after_10": each["curve"]["10"]} for each in of_name]
+        beside = [
+            f"{fmean(map(measure, first, first)):.3f}" if of_name is first else difference(of_name, first, measure)
+            for measure in compared.values()
+        ]
+        shown.add_row(name, str(len(of_name)), *(mean(with_curve, what) for what in figures), *beside)
     return shown
 
 
 def tables(results: Sequence[Result]) -> Iterator[Table]:
-    """One of what ran on the stack, one of changes, one of supervised starts, where there are some."""
-    if ours := [each for each in results if each["kind"] in (CASE, CONTROL, VARIANT)]:
+    """What ran on the stack, changes on the stack by case, changes in one process, supervised starts; what there is."""
+    if ours := [each for each in results if each["kind"] in (CASE, CONTROL)]:
         yield table(ours)
+    variants = [each for each in results if each["kind"] == VARIANT]
+    for case in dict.fromkeys(each["name"].partition(", ")[0] for each in variants):
+        ours = [each for each in results if each["kind"] == CASE and each["name"] == case]
+        ours += [each for each in variants if each["name"].startswith(f"{case}, ")]
+        yield table_of_changes(ours, f"changed settings of GRPO, {case}")
     titles = {CHANGE: "changed settings of GRPO, 2x2", START: "other supervised starts, 2x1"}
     for kind, title in titles.items():
         if ours := [each for each in results if each["kind"] == kind]:
-            yield table_of_changes(ours, f"{title}, one process; in the last column beside the first line")
+            yield table_of_changes(ours, f"{title}, one process")
 
 
 def draw(results: Sequence[Result], path: Path) -> None:

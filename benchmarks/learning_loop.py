@@ -11,22 +11,23 @@ and supervised starts are kept in ``OUT`` and shared by its runs. What came of i
 import json
 import math
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
@@ -34,11 +35,13 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, kl_penal
 from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 
 from jigsaw.difficulty import Difficulty, at_level
+from jigsaw.errors import JigsawError
 from jigsaw.files import write_json
 from jigsaw.packing.layout import Layout
 from jigsaw.packing.model import take_packs
 from jigsaw.prepare.images import parse_grid
 from jigsaw.prepare.pipeline import prepare_rows
+from jigsaw.processes import told_in_one_line
 from jigsaw.puzzle import Message, Puzzle
 from jigsaw.response import reply_of
 from jigsaw.reward import compute_score
@@ -371,18 +374,46 @@ def _seen(prompts: Sequence[Prompt]) -> Prompt:
     return {name: torch.cat([prompt[name] for prompt in prompts]) for name in SEEN if name in prompts[0]}
 
 
-def main() -> None:
+def settings_of(told: Sequence[str]) -> Settings:
+    """The defaults, but for what is told as NAME=VALUE.
+
+    Raises:
+        JigsawError: if there is no such setting, or the value is no such thing.
+    """
+    try:
+        settings: Any = OmegaConf.to_object(OmegaConf.merge(Settings, OmegaConf.from_dotlist(list(told))))
+    except OmegaConfBaseException as error:
+        raise JigsawError(f"{' '.join(told)}: {str(error).splitlines()[0]}") from error
+    return settings
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="Folder of media, supervised starts and logs.")],
+    told: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=VALUE]...", help=f"Of: {', '.join(field.name for field in fields(Settings))}."),
+    ] = None,
+) -> None:
+    """Train the tiny model in one process.
+
+    Example: python benchmarks/learning_loop.py outputs/loop grid=2x1 steps=20 seed=1
+    """
+    with told_in_one_line(lambda: print("stopped; a supervised start that is done is kept")):
+        run(out, told or [])
+
+
+def run(out: Path, words: Sequence[str]) -> None:
     """Start, train and log."""
-    settings: Any = OmegaConf.to_object(OmegaConf.merge(Settings, OmegaConf.from_dotlist(sys.argv[2:])))
+    settings = settings_of(words)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    loop = Loop(Path(sys.argv[1]), settings)
+    loop = Loop(out, settings)
     told = asdict(settings) | {"chance": 1 / math.factorial(loop.world.pieces)}
     before: dict[str, Any] = {"warm_start_seconds": loop.warm_start()}
     loop.blind = settings.blind
     before |= {"before": loop.measure(loop.held_out), "sampled": loop.measure(loop.held_out, greedy=False)}
     (loop.out / "runs").mkdir(exist_ok=True)
-    with (loop.out / "runs" / f"{' '.join(sorted(sys.argv[2:])) or 'quickstart'}.jsonl").open("w") as log:
+    with (loop.out / "runs" / f"{' '.join(sorted(words)) or 'quickstart'}.jsonl").open("w") as log:
         for line in chain((told, before), loop.grpo()):
             print(json.dumps(line), file=log, flush=True)
             shown = {
@@ -392,4 +423,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -11,7 +11,6 @@ words, and how well the likelihoods of its two answers tell the media apart: the
 whatever a model likes better.
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from jigsaw.errors import JigsawError
-from jigsaw.files import write_json
+from jigsaw.files import json_object, write_json
 from jigsaw.media.video import Clip
 from jigsaw.processes import told_in_one_line
 from jigsaw.solve import shown
@@ -81,12 +80,17 @@ def sky(index: int) -> tuple[Image.Image, int]:
     return (picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM), 1) if _flipped(index) else (picture, 0)
 
 
+def middle_of_nearest(index: int) -> float:
+    """The column in the middle of a hall's nearest pillar, in pixels: its front is flat and parallel to the picture."""
+    depth = render_room(SERIES, index).depth
+    columns = np.where(depth > 0, depth, np.inf).min(axis=0)
+    return float(np.flatnonzero(np.isclose(columns, columns.min())).mean())
+
+
 @cache
 def nearest(index: int) -> tuple[Image.Image, int]:
     """A hall whose nearest pillar stands to the left (0) or to the right (1)."""
-    view = render_room(SERIES, index)
-    column = np.where(view.depth > 0, view.depth, np.inf).min(axis=0).argmin()
-    return view.colour, int(column >= SIZE[0] / 2)
+    return render_room(SERIES, index).colour, int(middle_of_nearest(index) >= SIZE[0] / 2)
 
 
 @cache
@@ -147,21 +151,37 @@ def probed(folder: Path, probe: Probe, told: str) -> Result:
     return {"tower": fmean(accuracies), "tower_sd": stdev(accuracies), "asked": asked}
 
 
-def models_of(run: Path) -> dict[str, Path]:
-    """The folders of a run's models.
+@dataclass(frozen=True)
+class Run:
+    """A finished quickstart.
 
-    Raises:
-        JigsawError: if it has not finished.
+    Attributes:
+        name: its task and seed.
+        models: the folders of its models, by what has been done to them.
     """
-    try:
-        steps = json.loads((run / "summary.json").read_text(encoding="utf-8"))["grpo_steps"]
-    except (OSError, ValueError, KeyError) as error:
-        raise JigsawError(f"{run}: no finished quickstart ({type(error).__name__}); give its output folder") from error
-    return {
-        "random": run / "model/random",
-        "warm-started": run / "model/warm_start",
-        "trained": run / f"model/step_{steps}",
-    }
+
+    name: str
+    models: dict[str, Path]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run":
+        """What lies in its output folder.
+
+        Raises:
+            JigsawError: if it has not finished, or a model is not there.
+        """
+        if not (folder / "summary.json").is_file():
+            raise JigsawError(f"{folder}: no finished quickstart; give its output folder")
+        remedy = "give the output folder of a finished quickstart"
+        summary = json_object(folder / "summary.json", ("grpo_steps", "tasks"), remedy=remedy)
+        seed = json_object(folder / "settings.json", ("seed",), remedy=remedy)["seed"]
+        pieces = [each["pieces"] for each in summary["tasks"].values()]
+        names = {"random": "random", "warm-started": "warm_start", "trained": f"step_{summary['grpo_steps']}"}
+        models = {name: folder / "model" / place for name, place in names.items()}
+        for model in models.values():
+            if not (model / "config.json").is_file():
+                raise JigsawError(f"{model}: no such model; {remedy}")
+        return cls(f"{'mixture' if len(pieces) > 1 else pieces[0]}, seed {seed}", models)
 
 
 def table(results: Sequence[Result]) -> Table:
@@ -190,11 +210,10 @@ def main(
     Example: python benchmarks/probes.py outputs/quickstart --json probes.json
     """
     with told_in_one_line(lambda: CONSOLE.print("stopped")):
-        models = {run: models_of(run) for run in runs}
         results = [
-            {"run": str(run), "model": name, "probe": what, **probed(folder, probe, f"{run}, {name}, {what}")}
-            for run, folders in models.items()
-            for name, folder in folders.items()
+            {"run": run.name, "model": name, "probe": what, **probed(folder, probe, f"{run.name}, {name}, {what}")}
+            for run in [Run.read(folder) for folder in runs]
+            for name, folder in run.models.items()
             for what, probe in PROBES.items()
         ]
         if json_file is not None:

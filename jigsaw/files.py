@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +47,26 @@ def write_json(path: Path, value: object) -> None:
     """Write a JSON file by rename."""
     with atomic_write(path) as file:
         file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def json_object(path: Path, keys: Iterable[str], *, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file that this package wrote.
+
+    Args:
+        path: the file.
+        keys: that it has.
+        remedy: what to do where it is damaged.
+
+    Raises:
+        JigsawError: if it is no object with these keys.
+    """
+    try:
+        read = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise JigsawError(f"{path}: is no JSON ({error}); {remedy}") from error
+    if not isinstance(read, dict) or not read.keys() >= set(keys):
+        raise JigsawError(f"{path}: is no object with {', '.join(keys)}; {remedy}")
+    return read
 
 
 def json_lines(path: Path, *keys: str, remedy: str) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
+from jigsaw.errors import JigsawError
 from jigsaw.toy.settings import LEARNED
 
 
@@ -97,12 +99,21 @@ def test_a_task_of_a_mixture_has_its_own_curve(
     assert log["steps"] == {"score": [0.5], "exact": [0.5], "valid_permutation": [0.5], "entropy": [0.25]}
 
 
+OPTIONS = {
+    "1x2 tiles": ["--grid", "1x2"],
+    "2x1 tiles": ["--grid", "2x1"],
+    "2x1 tiles, 8 replies": ["--grid", "2x1"],
+    "8 replies": ["n=8"],
+}
+
+
 def learned(seed: int, exact: float, name: str = "1x2 tiles", kind: str = "case") -> dict[str, Any]:
     curve = {"0": 0.5, "10": 0.75, "20": exact}
     return {
         "kind": kind,
         "name": name,
         "seed": seed,
+        "options": OPTIONS.get(name, []),
         "chance": 0.5,
         "exact_before_sampled": 0.5,
         "exact_after": exact,
@@ -110,6 +121,7 @@ def learned(seed: int, exact: float, name: str = "1x2 tiles", kind: str = "case"
         "minutes": 7.0,
         "peak_gib": 10.0,
         "curve": curve,
+        "steps": {"exact": [0.5, exact]},
         "machine": {"cpu": "a CPU"},
     }
 
@@ -119,14 +131,16 @@ def learning(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """The command, given figures of earlier starts and words."""
     monkeypatch.syspath_prepend(repository / "benchmarks")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
+    module = import_module("learning")
+    monkeypatch.setattr(module, "ended", lambda command: pytest.fail(f"{command} would take minutes"))
     app = Typer()
-    app.command()(import_module("learning").main)
+    app.command()(module.main)
 
     def run(figures: str, *words: str) -> Result:
         (tmp_path / "figures.json").write_text(figures)
         places = {"--json": "figures.json", "--pictures": "pictures", "--out": "out"}
         given = [word for option, name in places.items() for word in (option, str(tmp_path / name))]
-        return CliRunner().invoke(app, [*words, *given])
+        return CliRunner().invoke(app, [*given, *words])
 
     return run
 
@@ -140,12 +154,30 @@ def test_seeds_that_are_there_are_shown_together_and_not_run_again(
     assert "0 runs to make, about 0.0 hours on 2 cores; 3 are there" in ran.stdout
     (line,) = [line for line in ran.stdout.splitlines() if "1x2 tiles" in line]
     assert [cell.strip() for cell in line.strip("│").split("│")] == [
-        *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "", "0.480", "7 to 7", "10.0", ""),
+        *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "", "0.480", "7 to 7", "10.0"),
     ]  # Student's t of one degree of freedom
-    assert (tmp_path / "figures.json").read_text() == figures
+    assert json.loads((tmp_path / "figures.json").read_text()) == json.loads(figures)
     for name in ("cases", "controls"):
         with Image.open(tmp_path / f"pictures/{name}.png") as picture:
             assert picture.width > 300
+
+
+def test_figures_that_were_made_with_other_options_are_made_again(
+    learning: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = learned(0, 0.9, "2x1 tiles")
+    before = {"results": [{**case, "options": ["--grid", "1x2"]}, learned(1, 0.9, "2x1 tiles"), learned(0, 0.8)]}
+    figures = {name: case[name] for name in case if name not in ("kind", "name", "seed", "options", "machine")}
+    monkeypatch.setattr(import_module("learning"), "quickstart", lambda name, seed, out: iter([figures]))
+    ran = learning(json.dumps(before), "2x1 tiles", "--seed", "0", "--seed", "1")
+    assert "1 runs to make, about 0.1 hours" in ran.stdout
+    assert "made with other options before, and again now: 2x1 tiles, seed 0\n" in ran.stdout
+    kept = json.loads((tmp_path / "figures.json").read_text())["results"]
+    assert [(each["name"], each["seed"], each["options"]) for each in kept] == [
+        ("2x1 tiles", 1, ["--grid", "2x1"]),
+        ("1x2 tiles", 0, ["--grid", "1x2"]),
+        ("2x1 tiles", 0, ["--grid", "2x1"]),
+    ]
 
 
 def test_a_changed_setting_is_compared_on_the_seeds_that_both_have(
@@ -156,12 +188,16 @@ def test_a_changed_setting_is_compared_on_the_seeds_that_both_have(
     ours = [learned(1, 0.65), learned(0, 0.55)]
     others = [learned(0, 0.75), learned(1, 0.95), learned(2, 0.0)]
     # Of two tests the first says 0.75 in all: half of -0.3 and of -0.2, and Student's t of one degree of freedom.
-    assert figures.difference(ours, others) == "-0.125 (-0.443 to +0.193)"
-    assert figures.difference(ours[1:], others) == "-0.100"
-    assert figures.difference(ours, others[2:]) == ""
+    tested = partial(figures.difference, measure=figures.on_the_way)
+    assert tested(ours, others) == "-0.125 (-0.443 to +0.193)"
+    assert tested(ours[1:], others) == "-0.100"
+    assert tested(ours, others[2:]) == ""
     # A run that goes on for longer is compared on the tests that both have.
     longer = {**ours[0], "curve": {**ours[0]["curve"], "30": 1.0}}
-    assert figures.difference([longer], others) == figures.difference(ours[:1], others)
+    assert tested([longer], others) == tested(ours[:1], others)
+    trained = partial(figures.difference, measure=figures.in_training)
+    assert trained(ours[1:], others) == "-0.100"
+    assert trained([{**ours[1], "steps": {"exact": [0.5, 0.55, 1.0]}}], others) == "-0.100"
 
 
 def test_seeds_that_agree_have_an_interval_without_width(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +206,7 @@ def test_seeds_that_agree_have_an_interval_without_width(repository: Path, monke
     assert figures.interval([0.75, 0.75, 0.75]) == (0.75, 0.75)
     assert figures.interval([0.75]) is None
     ours, others = ([learned(seed, exact) for seed in (0, 1)] for exact in (0.95, 0.85))
-    assert figures.difference(ours, others) == "+0.050 (+0.050 to +0.050)"
+    assert figures.difference(ours, others, figures.on_the_way) == "+0.050 (+0.050 to +0.050)"
 
 
 def test_runs_are_made_once_each_a_case_before_what_trains_on_from_it(
@@ -183,7 +219,7 @@ def test_runs_are_made_once_each_a_case_before_what_trains_on_from_it(
     assert len({(run.name, run.seed) for run in runs}) == len(runs)
     assert [(run.name, run.seed) for run in runs[:4]] == [(case, seed) for case in cases for seed in (0, 1)]
     kinds = Counter(run.kind for run in runs)
-    assert kinds == {"case": 4, "control": 12, "variant": 4, "change": 22, "start": 10}
+    assert kinds == {"case": 4, "control": 12, "variant": 4, "change": 24, "start": 10}
     assert not [run.name for run in runs if run.name.startswith("mixture,")]
 
 
@@ -250,27 +286,29 @@ def test_changes_stand_beside_the_setting_that_they_change(learning: Callable[..
     ran = learning(json.dumps({"results": found}), "2x1 tiles", "--seed", "0")
     assert (ran.exit_code, ran.stderr) == (0, "")
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in ran.stdout.splitlines() if "│" in line]
-    assert ["2x2, one process", "2", "0.900", "0.950", "0.750", "0.900", "0.800", "0.825"] in rows
-    assert ["8 replies", "1", "0.900", "0.950", "0.750", "0.750", "0.800", "-0.100"] in rows
-    (variant,) = [row for row in rows if row[0] == "2x1 tiles, 8 replies"]
-    assert (variant[4], variant[-1]) == ("0.950", "-0.025")
+    named = ["0.900", "0.950"]
+    assert ["2x2, one process", "2", *named, "0.750", "0.900", "0.800", "0.825", "0.700"] in rows
+    assert ["8 replies", "1", *named, "0.750", "0.750", "0.800", "-0.100", "-0.100"] in rows
+    assert ["2x1 tiles, 8 replies", "1", *named, "0.750", "0.950", "0.800", "-0.025", "-0.025"] in rows
 
 
 @pytest.mark.parametrize(
     ("figures", "words", "message"),
     [
         ('{"results": []}', ["2x1 tiles", "--seed", "3", "--seed", "3"], "seed 3: is given twice"),
-        ('{"results": []}', ["4x4 tiles"], "case 4x4 tiles: is none; these are there: 2x1 tiles, "),
+        ('{"results": []}', ["4x4 tiles"], "error: 4x4 tiles: is no case; these are there: 2x1 tiles, "),
         (
             json.dumps({"results": [learned(7, 0.9, "2x1 tiles")]}),
             ["2x1 tiles", "--seed", "7", "--controls"],
-            "seed_7: no finished run, from which random reward would train; run 2x1 tiles with seed 7 there",
+            "seed_7: no finished run, from which 2x1 tiles, random reward would train, though its figures are there",
         ),
         (
             json.dumps({"results": [learned(7, 0.9, "2x1 tiles")]}),
             ["2x1 tiles", "--seed", "7", "--changes"],
-            "seed_7: no finished run, from which advantage not divided would train",
+            "seed_7: no finished run, from which 2x1 tiles, advantage not divided would train",
         ),
+        ('{"results": []}', ["2x1 tiles", "--pictures", __file__], __file__),
+        ('{"results": []}', ["2x1 tiles", "--json", str(Path(__file__).parent)], str(Path(__file__).parent)),
         ("[", ["2x1 tiles"], "figures.json: holds no figures of this benchmark"),
         ('{"results": [{"name": "2x1 tiles"}]}', ["2x1 tiles"], "figures.json: holds no figures of this benchmark"),
     ],
@@ -292,6 +330,55 @@ def test_how_replies_weigh_follows_their_answers(repository: Path, monkeypatch: 
     assert weights(["1, 2", "1, 2"], 2, "spread") == [0, 0]
     assert weights(["a", "b", "c", "a"], 3, "spread") == pytest.approx([2 / 3] * 4)  # of 4 replies, not of 6 orders
     assert weights(["a", "b", "a"], 3, "alike") == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bogus=1"], "error: bogus=1: Key 'bogus' not in 'Settings'"),
+        (["steps=x"], "error: steps=x: Value 'x' of type"),
+    ],
+)
+def test_the_loop_says_what_it_cannot_be_told(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    app = Typer()
+    app.command()(import_module("learning_loop").main)
+    ran = CliRunner().invoke(app, [str(tmp_path / "out"), *words])
+    assert (ran.exit_code, len(ran.stderr.splitlines())) == (1, 1)
+    assert ran.stderr.startswith(message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_knows_where_the_nearest_pillar_stands(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillars stand at four columns; the middle of a front, not its left edge, lies at one of them."""
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    probes = import_module("probes")
+    indices = range(120)
+    for middle in map(probes.middle_of_nearest, indices):
+        assert min(abs(middle - column) for column in (42, 70, 98, 126)) <= 4
+    left = [probes.nearest(index)[1] for index in indices].count(0)
+    assert abs(left - 60) < 22  # four standard errors
+
+
+def test_probes_take_finished_runs_alone(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    read = import_module("probes").Run.read
+    with pytest.raises(JigsawError, match="no finished quickstart"):
+        read(tmp_path)
+    (tmp_path / "settings.json").write_text('{"seed": 3}')
+    (tmp_path / "summary.json").write_text("[]")
+    with pytest.raises(JigsawError, match=r"summary.json: is no object with grpo_steps, tasks"):
+        read(tmp_path)
+    (tmp_path / "summary.json").write_text('{"grpo_steps": 30, "tasks": {"image": {"pieces": "2x1 tiles"}}}')
+    with pytest.raises(JigsawError, match=r"model/random: no such model"):
+        read(tmp_path)
+    for name in ("random", "warm_start", "step_30"):
+        (tmp_path / "model" / name).mkdir(parents=True)
+        (tmp_path / "model" / name / "config.json").write_text("{}")
+    assert read(tmp_path).name == "2x1 tiles, seed 3"
 
 
 def table_under(repository: Path, heading: str) -> list[list[str]]:
@@ -351,8 +438,11 @@ def test_the_documented_figures_of_changes_are_those_that_were_measured(
     for (told, *cells), (name, results) in zip(shown, named.items(), strict=True):
         columns = [[each["curve"][step] for each in results] for step in ("10", "30")]
         columns.append([each["exact_after_sampled"] for each in results])
-        compared = "" if results is first else figures.difference(results, first)
-        assert cells == [*map(listed, columns), compared], (told, name)
+        beside = [
+            "" if results is first else figures.difference(results, first, measure)
+            for measure in (figures.on_the_way, figures.in_training)
+        ]
+        assert cells == [*map(listed, columns), *beside], (told, name)
 
 
 def test_the_documented_figures_of_the_loop_beside_the_stack_are_those_that_were_measured(

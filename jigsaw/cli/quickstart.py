@@ -34,11 +34,11 @@ def quickstart(
         typer.Option(
             help="Supervised steps on puzzles before GRPO.",
             min=1,
-            show_default=f"until {FORMED:.0%} of the replies are permutations, and enough names right",
+            show_default=f"up to four rounds, until {FORMED:.0%} of replies are permutations and enough names right",
         ),
     ] = None,
     model: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Family of the tiny model.")] = "qwen2_5_vl",
-    seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of pictures, weights and draws.", min=0)] = 0,
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="outputs/quickstart")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON; all else on stderr.")] = False,
 ) -> None:
@@ -46,7 +46,7 @@ def quickstart(
 
     Stopped at any point, it resumes from the last complete checkpoint when started again.
 
-    Example: [bold]jigsaw quickstart --grid 2x2 --steps 200[/]
+    Example: [bold]jigsaw quickstart --grid 2x2[/]
     """
     os.environ.update(ENVIRONMENT)  # before verl and torch are imported
     try:

@@ -44,7 +44,7 @@ WIDTH = 128
 """Of all layers."""
 INITIAL = WIDTH**-0.5
 """Standard deviation of the random weights, by which a layer keeps the size of what it is given. Of Qwen's 0.02, meant
-for layers twenty times as wide, 400 supervised steps saw nothing on the discs of rooms, where of this 200 did."""
+for layers twenty times as wide, 400 supervised steps saw nothing on the discs of rooms, where of this 300 did."""
 _FRAMES = 64
 """Of a video at full size."""
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from jigsaw.difficulty import at_level
 from jigsaw.errors import JigsawError, OptionError
 from jigsaw.evaluation.statistics import clustered_error
-from jigsaw.files import alone, write_json
+from jigsaw.files import alone, json_object, write_json
 from jigsaw.machine import available_cores
 from jigsaw.prepare.images import list_pictures, parse_grid
 from jigsaw.prepare.pipeline import prepare_rows
@@ -322,7 +322,7 @@ class Quickstart:
         steps = self.settings.warm_start_steps or sum(
             warm_start_steps_of(part.pieces, part.world) for part in self.parts
         )
-        model, valid = self._recall(progress), 0.0
+        model, valid, ready = self._recall(progress), 0.0, False
         for number in range(1 if self.settings.warm_start_steps else ROUNDS):
             target = self.out / f"model/warm_start_round_{number + 1}"
             if not target.is_dir():
@@ -331,6 +331,10 @@ class Quickstart:
             model, (valid, ready) = target, self._formed(target, progress)
             if ready:
                 break
+        if not (ready or self.settings.warm_start_steps):
+            progress.console.print(
+                f"  [yellow]after {ROUNDS} rounds that is still too few; GRPO begins all the same[/]"
+            )
         model.rename(self.warm_model)
         return f"{(number + 1) * steps} steps, {valid:.0%} valid"
 
@@ -691,7 +695,8 @@ def _of_part(quickstart: Quickstart, part: Part, measured: dict[str, Scores]) ->
 def _begin(out: Path, settings: Settings) -> None:
     """Make the folder ready: keep a run of the same settings, put any other aside, nothing is lost."""
     stored = out / "settings.json"
-    before = {**UNSAID, **json.loads(stored.read_text())} if stored.is_file() else None
+    remedy = f"choose another output folder, or move {out} away"
+    before = {**UNSAID, **json_object(stored, ("grid", "seed"), remedy=remedy)} if stored.is_file() else None
     if out.exists() and before != asdict(settings):
         if not stored.is_file() and any(out.iterdir()):
             raise JigsawError(f"{out}: holds something other than a quickstart; choose another output folder")

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jigsaw.errors import JigsawError
 from jigsaw.files import write_json
 from jigsaw.processes import MARK
 from jigsaw.toy.clock import Clock
@@ -24,6 +25,12 @@ def test_the_clock_adds_up_all_starts(tmp_path: Path) -> None:
     again = Clock(tmp_path / "timing.json", seconds_install=0.0)
     assert again.seconds >= 102.0
     assert again.peak_gib >= 9.5
+
+
+def test_a_damaged_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "timing.json").write_text("[]")
+    with pytest.raises(JigsawError, match=r"timing.json: is no object with .*; delete it"):
+        Clock(tmp_path / "timing.json", seconds_install=0.0)
 
 
 ALLOCATE = "import sys; block = bytearray(int(sys.argv[1]) << 20); block[::4096] = b'x' * len(block[::4096]); input()"

@@ -114,6 +114,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         _begin(tmp_path, SETTINGS)
 
 
+@pytest.mark.parametrize("text", ['{"grid": ', "[]", '{"grid": "2x1"}'])
+def test_settings_that_are_damaged_are_said_and_kept(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(JigsawError, match=r"settings.json: is no .*; choose another output folder, or move .* away"):
+        _begin(tmp_path, SETTINGS)
+    assert (tmp_path / "settings.json").read_text() == text
+
+
 @pytest.mark.parametrize("easier", ["2x2", "1x3", "3x1"])
 def test_a_grid_to_begin_with_must_be_easier(tmp_path: Path, easier: str) -> None:
     with pytest.raises(JigsawError, match=f"begin_with {easier}: is no easier grid than 2x2"):
