@@ -427,15 +427,20 @@ def test_the_documented_figures_of_the_controls_are_those_that_were_measured(
         assert len(results) == 3
 
 
+@pytest.mark.parametrize(("heading", "kinds"), [("What changes it", ["change"]), ("On the stack", ["case", "variant"])])
 def test_the_documented_figures_of_changes_are_those_that_were_measured(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, measured: list[dict[str, Any]]
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    measured: list[dict[str, Any]],
+    heading: str,
+    kinds: list[str],
 ) -> None:
     monkeypatch.syspath_prepend(repository / "benchmarks")
     figures = import_module("learning_figures")
-    named = figures.by_label([each for each in measured if each["kind"] == "change"])
+    of_kinds = [each for each in measured if each["kind"] in kinds]
+    named = figures.by_label([each for each in of_kinds if each["kind"] == "change" or each["name"].startswith("2x2")])
     first, *_ = named.values()
-    shown = table_under(repository, "What changes it")
-    for (told, *cells), (name, results) in zip(shown, named.items(), strict=True):
+    for (told, *cells), (name, results) in zip(table_under(repository, heading), named.items(), strict=True):
         columns = [[each["curve"][step] for each in results] for step in ("10", "30")]
         columns.append([each["exact_after_sampled"] for each in results])
         beside = [
