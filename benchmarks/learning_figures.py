@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -115,14 +115,24 @@ def table_of_changes(results: Sequence[Result], title: str) -> Table:
     return shown
 
 
+def with_variants(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Of each case that has been tried with changed settings: its own results, then those of the changes."""
+    variants = [each for each in results if each["kind"] == VARIANT]
+    cases = dict.fromkeys(each["name"].partition(", ")[0] for each in variants)
+    return {
+        case: [
+            *(each for each in results if each["kind"] == CASE and each["name"] == case),
+            *(each for each in variants if each["name"].startswith(f"{case}, ")),
+        ]
+        for case in cases
+    }
+
+
 def tables(results: Sequence[Result]) -> Iterator[Table]:
     """What ran on the stack, changes on the stack by case, changes in one process, supervised starts; what there is."""
     if ours := [each for each in results if each["kind"] in (CASE, CONTROL)]:
         yield table(ours)
-    variants = [each for each in results if each["kind"] == VARIANT]
-    for case in dict.fromkeys(each["name"].partition(", ")[0] for each in variants):
-        ours = [each for each in results if each["kind"] == CASE and each["name"] == case]
-        ours += [each for each in variants if each["name"].startswith(f"{case}, ")]
+    for case, ours in with_variants(results).items():
         yield table_of_changes(ours, f"changed settings of GRPO, {case}")
     titles = {CHANGE: "changed settings of GRPO, 2x2", START: "other supervised starts, 2x1"}
     for kind, title in titles.items():
@@ -158,9 +168,9 @@ def draw(results: Sequence[Result], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[len(named) :]:
         axis.set_visible(False)
-    figure.supxlabel("GRPO step", fontsize=9)
-    greedy = "blue greedy, held out; red " if results[0]["kind"] != CONTROL else ""
-    figure.supylabel(f"exact: {greedy}sampled in training", fontsize=9)
+    greedy = "blue: greedy, held out · red: " if results[0]["kind"] != CONTROL else ""
+    figure.supxlabel(f"GRPO step\n{greedy}sampled in training", fontsize=9)
+    figure.supylabel("exact", fontsize=9)
     save(figure, path)
 
 
@@ -203,6 +213,8 @@ def draw_all(results: Sequence[Result], folder: Path) -> None:
         CHANGE: draw,
         START: draw_by_time,
     }
+    of_kinds = {kind: [each for each in results if each["kind"] == kind] for kind in drawn}
+    of_kinds[VARIANT] = list(chain.from_iterable(with_variants(results).values()))
     for kind, of_kind in drawn.items():
-        if chosen := [each for each in results if each["kind"] == kind]:
-            of_kind(chosen, folder / f"{kind}s.png")
+        if of_kinds[kind]:
+            of_kind(of_kinds[kind], folder / f"{kind}s.png")
