@@ -460,3 +460,22 @@ def test_the_documented_figures_of_the_loop_beside_the_stack_are_those_that_were
         tests = [[each["curve"][step] for each in results] for step in ("10", "30")]
         assert cells == [*map(listed, [*steps, *tests])], told
         assert len(results) == 3
+
+
+def test_the_documented_figures_of_supervised_starts_are_those_that_were_measured(
+    repository: Path, measured: list[dict[str, Any]]
+) -> None:
+    shown = table_under(repository, "Supervised steps, and whether GRPO teaches to see")
+    for told, *cells in shown:
+        steps = told.partition(",")[0]
+        name = "no supervised start" if steps == "0" else f"{steps} steps"
+        results = [each for each in measured if each["name"] == name and each["kind"] == "start"]
+        seconds = [[each["warm_start_seconds"] / 60 for each in results], [each["minutes"] for each in results]]
+        figures = ("named_before_sampled", "named_after_sampled", "exact_before_sampled", "exact_after_sampled")
+        assert cells == [
+            *(", ".join(f"{value:.1f}" for value in minutes) for minutes in seconds),
+            str(results[0]["grpo_steps"]),
+            *(listed(each[what] for each in results) for what in figures),
+        ], told
+        assert len(results) == 3
+    assert len(shown) == 5
