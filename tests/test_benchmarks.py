@@ -479,3 +479,15 @@ def test_the_documented_figures_of_supervised_starts_are_those_that_were_measure
         ], told
         assert len(results) == 3
     assert len(shown) == 5
+
+
+def test_the_documented_figures_of_probes_are_those_that_were_measured(repository: Path) -> None:
+    results = json.loads((repository / "benchmarks/probes.json").read_text())["results"]
+    shown = {(run, model): cells for run, model, *cells in table_under(repository, "What carries over")}
+    assert shown.keys() == {(each["run"], each["model"]) for each in results}
+    for (run, model), cells in shown.items():
+        expected = []
+        for each in results:
+            if (each["run"], each["model"]) == (run, model):
+                expected += [f"{each['tower']:.3f} ± {each['tower_sd']:.3f}", f"{each['asked']:.3f}"]
+        assert cells == expected
