@@ -318,8 +318,8 @@ def check_ready(runs: Sequence[Run], out: Path) -> None:
         folder = folder_of(out, run.case, run.seed)
         if not (folder / "summary.json").is_file():
             raise JigsawError(
-                f"{folder}: no finished run, from which {run.name} would train, though its figures are there; "
-                "give the --out that it was made in, or another --json to make it again"
+                f"{folder}: no finished run, from which {run.name} would train, though the figures of {run.case} are "
+                "there; give the --out that it was made in, or another --json to make it again"
             )
 
 
@@ -334,7 +334,10 @@ def read_results(path: Path | None) -> list[Result]:
     try:
         results: list[Result] = json.loads(path.read_text(encoding="utf-8"))["results"]
         needed = {"kind", "name", "seed", "options", "exact_after", "exact_greyed", "chance", "minutes", "peak_gib"}
-        known = all(needed <= each.keys() and "10" in each["curve"] for each in results)
+        learned = {"10": "curve", "exact": "steps"}
+        known = all(
+            needed <= each.keys() and all(what in each[where] for what, where in learned.items()) for each in results
+        )
     except (ValueError, TypeError, KeyError, AttributeError):
         known = False
     if not known:
@@ -353,11 +356,13 @@ def made(run: Run, out: Path, results: Sequence[Result], path: Path | None) -> l
     """Run; all figures, with the new ones in place of any of the same name and seed, which go to the file, too."""
     known = {"kind": run.kind, "name": run.name, "seed": run.seed, "options": list(run.options)}
     new = [{**known, **figures, "machine": machine()} for figures in run.make(out)]
-    before = read_results(path) if path else results  # another start may have added some
-    kept = [each for each in before if (each["name"], each["seed"]) != (run.name, run.seed)]
+    before = list(read_results(path) if path else results)  # another start may have added some
+    places = [place for place, each in enumerate(before) if (each["name"], each["seed"]) == (run.name, run.seed)]
+    begin, end = (places[0], places[-1] + 1) if places else (len(before), len(before))
+    before[begin:end] = new  # tables compare with the first of a kind
     if path:
-        write_results(path, [*kept, *new])
-    return [*kept, *new]
+        write_results(path, before)
+    return before
 
 
 def main(

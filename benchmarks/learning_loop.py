@@ -33,9 +33,10 @@ from torch.optim import AdamW, Optimizer
 from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, kl_penalty
 from verl.utils.torch_functional import get_cosine_schedule_with_warmup
+from yaml import YAMLError
 
 from jigsaw.difficulty import Difficulty, at_level
-from jigsaw.errors import JigsawError
+from jigsaw.errors import JigsawError, OptionError
 from jigsaw.files import write_json
 from jigsaw.packing.layout import Layout
 from jigsaw.packing.model import take_packs
@@ -69,6 +70,8 @@ MEASURED, EVERY = 120, 10
 SUPERVISED = ("task", "grid", "begin_with", "clips", "points", "seed", "recall", "warm_steps", "warm_lr", "truth")
 """What a supervised start depends on."""
 
+WEIGHS = ("alike", "rare", "spread")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -95,8 +98,8 @@ class Settings:
     lr: float = 2e-4
     by_std: bool = True
     """Whether advantages are divided by the standard deviation of their group."""
-    weigh: str = "alike"
-    """How the replies to a prompt weigh; or rare, or spread: see :func:`weights`."""
+    weigh: str = WEIGHS[0]
+    """How the replies to a prompt weigh: see :func:`weights`."""
     entropy_coeff: float = 0.0
     kl_coef: float = 0.1
     """Weight of the divergence from the supervised start, by verl's ``low_var_kl``."""
@@ -382,8 +385,12 @@ def settings_of(told: Sequence[str]) -> Settings:
     """
     try:
         settings: Any = OmegaConf.to_object(OmegaConf.merge(Settings, OmegaConf.from_dotlist(list(told))))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         raise JigsawError(f"{' '.join(told)}: {str(error).splitlines()[0]}") from error
+    if settings.weigh not in WEIGHS:
+        raise OptionError("weigh", settings.weigh, f"must be one of {', '.join(WEIGHS)}")
+    if settings.seed < 0:
+        raise OptionError("seed", settings.seed, "must be 0 or more")
     return settings
 
 
