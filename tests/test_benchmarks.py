@@ -300,7 +300,7 @@ def test_changes_stand_beside_the_setting_that_they_change(learning: Callable[..
         (
             json.dumps({"results": [learned(7, 0.9, "2x1 tiles")]}),
             ["2x1 tiles", "--seed", "7", "--controls"],
-            "seed_7: no finished run, from which 2x1 tiles, random reward would train, though the figures of 2x1 tiles are there",
+            "seed_7: no finished run, from which 2x1 tiles, random reward would train, though the figures of 2x1",
         ),
         (
             json.dumps({"results": [learned(7, 0.9, "2x1 tiles")]}),
