@@ -428,17 +428,18 @@ def test_the_documented_figures_of_every_task_are_those_that_were_measured(
         assert shown[name][:8] == expected, name
 
 
+@pytest.mark.parametrize(("heading", "case", "seeds"), [("Controls", "2x1 tiles", 3), ("Of 2×2", "2x2 tiles", 1)])
 def test_the_documented_figures_of_the_controls_are_those_that_were_measured(
-    repository: Path, measured: list[dict[str, Any]]
+    repository: Path, measured: list[dict[str, Any]], heading: str, case: str, seeds: int
 ) -> None:
-    for name, *cells in table_under(repository, "Controls"):
+    for name, *cells in table_under(repository, heading):
         control = name.partition(",")[0]
-        of_name = "2x1 tiles" if control.startswith("none") else f"2x1 tiles, {control}"
-        results = [each for each in measured if each["name"] == of_name and each["seed"] < 3]
+        of_name = case if control.startswith("none") else f"{case}, {control}"
+        results = [each for each in measured if each["name"] == of_name and each["seed"] < seeds]
         last = [[fmean(each["steps"][what][-5:]) for each in results] for what in ("exact", "valid_permutation")]
         columns = [*last, [each["exact_after_sampled"] for each in results]]
         assert cells == [listed(column) for column in columns], name
-        assert len(results) == 3
+        assert len(results) == seeds
 
 
 @pytest.mark.parametrize(("heading", "kinds"), [("What changes it", ["change"]), ("On the stack", ["case", "variant"])])
