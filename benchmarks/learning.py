@@ -8,8 +8,8 @@ output folder. ``--controls`` trains on from each run's warm-started model with 
 pays for the form alone, and pictures that are grey or whose pixels are shuffled; and by ``learning_loop.py``, in one
 process, with a vision tower that is frozen, and with prompts without pictures. ``--screen`` tries other settings of
 GRPO and shorter and longer supervised starts, in one process, too; ``--changes`` some of the former on the stack, from
-each run's warm-started model. Hours are said before it starts. Stopped and started again it resumes; runs whose figures
-are in FILE are not run again, so they may be made in parts, or on several machines.
+each run's warm-started model. Hours are said before it starts. Stopped and started again it resumes; runs whose
+figures, with the same options, are in FILE are not run again, so they may be made in parts, or on several machines.
 """
 
 import json
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import compress, product
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +32,7 @@ from rich.progress import Progress
 from run import machine
 
 from jigsaw.errors import JigsawError, OptionError
-from jigsaw.files import alone, atomic_write
+from jigsaw.files import alone, atomic_write, json_object
 from jigsaw.processes import told_in_one_line, undisturbed
 from jigsaw.show.training import Metrics, read_metrics
 from jigsaw.toy.controls import write_grey, write_shuffled
@@ -205,8 +205,9 @@ def trained_on(case: str, name: str, told: Told, seed: int, out: Path) -> Iterat
     apart, what is greedy is one order of the names and right on all puzzles or on none, so what is sampled counts.
     """
     folder = folder_of(out, case, seed)
-    settings = Settings(**json.loads((folder / "settings.json").read_text(encoding="utf-8")))
-    steps = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["grpo_steps"]
+    remedy = f"move {folder} away"
+    settings = Settings(**json_object(folder / "settings.json", "grid", "seed", remedy=remedy))
+    steps = json_object(folder / "summary.json", "grpo_steps", remedy=remedy)["grpo_steps"]
     run, clock = beside(Quickstart(folder, settings, steps), name)
     with Progress(transient=True) as progress:
         run.grpo(progress, clock, *told(run))
@@ -356,13 +357,13 @@ def made(run: Run, out: Path, results: Sequence[Result], path: Path | None) -> l
     """Run; all figures, with the new ones in place of any of the same name and seed, which go to the file, too."""
     known = {"kind": run.kind, "name": run.name, "seed": run.seed, "options": list(run.options)}
     new = [{**known, **figures, "machine": machine()} for figures in run.make(out)]
-    before = list(read_results(path) if path else results)  # another start may have added some
-    places = [place for place, each in enumerate(before) if (each["name"], each["seed"]) == (run.name, run.seed)]
-    begin, end = (places[0], places[-1] + 1) if places else (len(before), len(before))
-    before[begin:end] = new  # tables compare with the first of a kind
+    before = read_results(path) if path else results  # another start may have added some
+    others = [(each["name"], each["seed"]) != (run.name, run.seed) for each in before]
+    place = others.index(False) if False in others else len(before)  # tables compare with the first of a kind
+    results = [*before[:place], *new, *compress(before[place:], others[place:])]
     if path:
-        write_results(path, before)
-    return before
+        write_results(path, results)
+    return results
 
 
 def main(
@@ -399,13 +400,11 @@ def main(
             raise OptionError(
                 "seed", max(seeds, key=seeds.count), "is given twice; the same run again says nothing new"
             )
-        for place in (folder, *([pictures] if pictures else [])):
+        for place in filter(None, (folder, pictures)):
             place.mkdir(parents=True, exist_ok=True)
         busy = f"{folder}: another start works in this folder; wait for it, or choose another --out"
         with alone(folder / ".lock", busy):
             results = read_results(json_file)
-            if json_file is not None:
-                write_results(json_file, results)  # what cannot be written should fail now
             options = {(each["name"], each["seed"]): each["options"] for each in results}
             asked = runs_of(chosen, seeds, controls=controls, changes=changes, screen=screen)
             runs = [run for run in asked if options.get((run.name, run.seed)) != list(run.options)]
@@ -414,6 +413,8 @@ def main(
             console.print(f"{len(runs)} runs to make, about {hours:.1f} hours on 2 cores; {len(options)} are there")
             if again := [f"{run.name}, seed {run.seed}" for run in runs if (run.name, run.seed) in options]:
                 console.print(f"made with other options before, and again now: {'; '.join(again)}")
+            if json_file is not None and runs:
+                write_results(json_file, results)  # what cannot be written should fail now
             for run in runs:
                 console.rule(f"{run.name}, seed {run.seed}")
                 results = made(run, folder, results, json_file)

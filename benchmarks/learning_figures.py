@@ -46,16 +46,22 @@ def on_the_way(result: Result, beside: Result) -> float:
     return fmean(exact for step, exact in result["curve"].items() if step != "0" and step in beside["curve"])
 
 
-def in_training(result: Result, beside: Result) -> float:
+def in_training(result: Result, beside: Result) -> float | None:
     """Mean exact accuracy of all that a run sampled in the steps that both have: it tells runs apart that learn all.
 
-    Of a run that begins with an easier grid it says nothing: puzzles of that count, too.
+    None where one of both begins with an easier grid: it has sampled other puzzles, too.
     """
+    if any(option.startswith("begin_with=") for each in (result, beside) for option in each["options"]):
+        return None
     steps = min(len(each["steps"]["exact"]) for each in (result, beside))
     return fmean(result["steps"]["exact"][:steps])
 
 
-def difference(results: Sequence[Result], others: Sequence[Result], measure: Callable[[Result, Result], float]) -> str:
+Measure = Callable[[Result, Result], float | None]
+"""Of a run that is compared with another; None where that says nothing."""
+
+
+def difference(results: Sequence[Result], others: Sequence[Result], measure: Measure) -> str:
     """By how much results differ from others of the same seeds: the mean and its interval.
 
     Args:
@@ -65,7 +71,8 @@ def difference(results: Sequence[Result], others: Sequence[Result], measure: Cal
     """
     known = {each["seed"]: each for each in others}
     pairs = [(each, known[each["seed"]]) for each in results if each["seed"] in known]
-    found = [measure(one, other) - measure(other, one) for one, other in pairs]
+    measured = [(measure(one, other), measure(other, one)) for one, other in pairs]
+    found = [ours - theirs for ours, theirs in measured if ours is not None and theirs is not None]
     bounds = interval(found)
     return f"{fmean(found):+.3f}" + (f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})" if bounds else "") if found else ""
 
@@ -110,12 +117,10 @@ def table_of_changes(results: Sequence[Result], title: str) -> Table:
     for name, of_name in named.items():
         figures = ("named_before_sampled", "named_after_sampled", "after_10", "exact_after", "exact_after_sampled")
         with_curve = [{**each, "after_10": each["curve"]["10"]} for each in of_name]
-        beside = [
-            f"{fmean(map(measure, first, first)):.3f}" if of_name is first else difference(of_name, first, measure)
-            for measure in compared.values()
-        ]
-        if any(option.startswith("begin_with=") for option in of_name[0]["options"]):
-            beside[-1] = ""
+        if of_name is first:
+            beside = [f"{fmean(measure(each, each) or 0 for each in first):.3f}" for measure in compared.values()]
+        else:
+            beside = [difference(of_name, first, measure) for measure in compared.values()]
         shown.add_row(name, str(len(of_name)), *(mean(with_curve, what) for what in figures), *beside)
     return shown
 

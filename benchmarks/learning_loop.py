@@ -21,7 +21,7 @@ from itertools import chain, islice
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import torch
@@ -45,14 +45,14 @@ from jigsaw.prepare.pipeline import prepare_rows
 from jigsaw.processes import told_in_one_line
 from jigsaw.puzzle import Message, Puzzle
 from jigsaw.response import reply_of
-from jigsaw.reward import compute_score
+from jigsaw.reward import SHAPES, compute_score
 from jigsaw.rows import Row, read_rows
 from jigsaw.solve import shown, without_content
 from jigsaw.tasks import cut, plan
 from jigsaw.toy.model import build_tiny_model
-from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, RECALL, RECALL_BATCH, ROUNDS, warm_start_steps_of
-from jigsaw.toy.settings import FORMED, RAISE_AT, WINDOW
-from jigsaw.toy.settings import Settings as Quickstart
+from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, RECALL, RECALL_BATCH, Quickstart, warm_start_steps_of
+from jigsaw.toy.settings import FORMED, RAISE_AT, ROUNDS, WINDOW, Kind
+from jigsaw.toy.settings import Settings as ToldQuickstart
 from jigsaw.toy.warm_start import (
     Example,
     name_thought,
@@ -62,7 +62,6 @@ from jigsaw.toy.warm_start import (
     recall_example,
     warm_start_example,
 )
-from jigsaw.toy.worlds import worlds_of
 from jigsaw.verl_plugin.positions import get_rope_index
 
 MEASURED, EVERY = 120, 10
@@ -70,7 +69,9 @@ MEASURED, EVERY = 120, 10
 SUPERVISED = ("task", "grid", "begin_with", "clips", "points", "seed", "recall", "warm_steps", "warm_lr", "truth")
 """What a supervised start depends on."""
 
+TASKS = tuple(task for task in get_args(Kind) if task != "mixture")
 WEIGHS = ("alike", "rare", "spread")
+"""See :func:`weights`."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,10 @@ class Loop:
         self.blind = False
         """Whether no media are shown; the supervised start shows them in any case."""
         named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
-        told = Quickstart(begin_with=settings.begin_with or None, images=None, warm_start_steps=None, **named)
-        (self.world,) = worlds_of(told)
+        told = ToldQuickstart(begin_with=settings.begin_with or None, images=None, warm_start_steps=None, **named)
+        (part,) = Quickstart(out, told, settings.steps).parts  # which knows what cannot be told
+        assert part.world is not None
+        self.world = part.world
         kept = out / f"{self.world} seed {settings.seed}".replace(" ", "_")
         self.media, rendered, data = kept / self.world.root, kept / self.world.folder, kept / "data"
         self.world.write(rendered, workers=2)
@@ -387,8 +390,9 @@ def settings_of(told: Sequence[str]) -> Settings:
         settings: Any = OmegaConf.to_object(OmegaConf.merge(Settings, OmegaConf.from_dotlist(list(told))))
     except (OmegaConfBaseException, YAMLError) as error:
         raise JigsawError(f"{' '.join(told)}: {str(error).splitlines()[0]}") from error
-    if settings.weigh not in WEIGHS:
-        raise OptionError("weigh", settings.weigh, f"must be one of {', '.join(WEIGHS)}")
+    for name, known in {"weigh": WEIGHS, "task": TASKS, "shape": SHAPES}.items():
+        if getattr(settings, name) not in known:
+            raise OptionError(name, getattr(settings, name), f"must be one of {', '.join(known)}")
     if settings.seed < 0:
         raise OptionError("seed", settings.seed, "must be 0 or more")
     return settings

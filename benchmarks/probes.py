@@ -80,9 +80,11 @@ def sky(index: int) -> tuple[Image.Image, int]:
     return (picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM), 1) if _flipped(index) else (picture, 0)
 
 
-def middle_of_nearest(index: int) -> float:
-    """The column in the middle of a hall's nearest pillar, in pixels: its front is flat and parallel to the picture."""
-    depth = render_room(SERIES, index).depth
+def middle_of_nearest(depth: np.ndarray) -> float:
+    """The column in the middle of a hall's nearest pillar, in pixels, by its depths (H, W), 0 where nothing is known.
+
+    The front of a pillar is flat and parallel to the picture.
+    """
     columns = np.where(depth > 0, depth, np.inf).min(axis=0)
     return float(np.flatnonzero(np.isclose(columns, columns.min())).mean())
 
@@ -90,7 +92,8 @@ def middle_of_nearest(index: int) -> float:
 @cache
 def nearest(index: int) -> tuple[Image.Image, int]:
     """A hall whose nearest pillar stands to the left (0) or to the right (1)."""
-    return render_room(SERIES, index).colour, int(middle_of_nearest(index) >= SIZE[0] / 2)
+    view = render_room(SERIES, index)
+    return view.colour, int(middle_of_nearest(view.depth) >= SIZE[0] / 2)
 
 
 @cache
@@ -173,8 +176,8 @@ class Run:
         if not (folder / "summary.json").is_file():
             raise JigsawError(f"{folder}: no finished quickstart; give its output folder")
         remedy = "give the output folder of a finished quickstart"
-        summary = json_object(folder / "summary.json", ("grpo_steps", "tasks"), remedy=remedy)
-        seed = json_object(folder / "settings.json", ("seed",), remedy=remedy)["seed"]
+        summary = json_object(folder / "summary.json", "grpo_steps", "tasks", remedy=remedy)
+        seed = json_object(folder / "settings.json", "seed", remedy=remedy)["seed"]
         pieces = [each["pieces"] for each in summary["tasks"].values()]
         names = {"random": "random", "warm-started": "warm_start", "trained": f"step_{summary['grpo_steps']}"}
         models = {name: folder / "model" / place for name, place in names.items()}

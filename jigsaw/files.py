@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -49,7 +49,7 @@ def write_json(path: Path, value: object) -> None:
         file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
-def json_object(path: Path, keys: Iterable[str], *, remedy: str) -> dict[str, Any]:
+def json_object(path: Path, *keys: str, remedy: str) -> dict[str, Any]:
     """The object in a JSON file that this package wrote.
 
     Args:
@@ -60,13 +60,7 @@ def json_object(path: Path, keys: Iterable[str], *, remedy: str) -> dict[str, An
     Raises:
         JigsawError: if it is no object with these keys.
     """
-    try:
-        read = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise JigsawError(f"{path}: is no JSON ({error}); {remedy}") from error
-    if not isinstance(read, dict) or not read.keys() >= set(keys):
-        raise JigsawError(f"{path}: is no object with {', '.join(keys)}; {remedy}")
-    return read
+    return _object(path.read_bytes(), str(path), keys, remedy)
 
 
 def json_lines(path: Path, *keys: str, remedy: str) -> Iterator[dict[str, Any]]:
@@ -82,13 +76,17 @@ def json_lines(path: Path, *keys: str, remedy: str) -> Iterator[dict[str, Any]]:
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise JigsawError(f"{path}, line {number}: is no JSON ({error}); {remedy}") from error
-            if not isinstance(row, dict) or not row.keys() >= set(keys):
-                raise JigsawError(f"{path}, line {number}: is no object with {', '.join(keys)}; {remedy}")
-            yield row
+            yield _object(line, f"{path}, line {number}", keys, remedy)
+
+
+def _object(text: bytes, where: str, keys: Collection[str], remedy: str) -> dict[str, Any]:
+    try:
+        read = json.loads(text)
+    except ValueError as error:
+        raise JigsawError(f"{where}: is no JSON ({error}); {remedy}") from error
+    if not isinstance(read, dict) or not read.keys() >= set(keys):
+        raise JigsawError(f"{where}: is no object with {', '.join(keys)}; {remedy}")
+    return read
 
 
 def sha256_of(path: Path) -> str:

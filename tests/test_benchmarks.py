@@ -156,7 +156,7 @@ def test_seeds_that_are_there_are_shown_together_and_not_run_again(
     assert [cell.strip() for cell in line.strip("│").split("│")] == [
         *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "", "0.480", "7 to 7", "10.0"),
     ]  # Student's t of one degree of freedom
-    assert json.loads((tmp_path / "figures.json").read_text()) == json.loads(figures)
+    assert (tmp_path / "figures.json").read_text() == figures
     for name in ("cases", "controls"):
         with Image.open(tmp_path / f"pictures/{name}.png") as picture:
             assert picture.width > 300
@@ -198,6 +198,8 @@ def test_a_changed_setting_is_compared_on_the_seeds_that_both_have(
     trained = partial(figures.difference, measure=figures.in_training)
     assert trained(ours[1:], others) == "-0.100"
     assert trained([{**ours[1], "steps": {"exact": [0.5, 0.55, 1.0]}}], others) == "-0.100"
+    # What begins with an easier grid has sampled other puzzles.
+    assert trained([{**ours[1], "options": ["begin_with=2x1"]}], others) == ""
 
 
 def test_seeds_that_agree_have_an_interval_without_width(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +339,10 @@ def test_how_replies_weigh_follows_their_answers(repository: Path, monkeypatch: 
     [
         (["grid=["], "error: grid=[: while parsing"),
         (["weigh=spred"], "error: --weigh spred: must be one of alike, rare, spread"),
+        (["task=mixture"], "error: --task mixture: must be one of image, video, depth"),
+        (["shape=round"], "error: --shape round: must be one of "),
+        (["grid=4x4"], "error: --grid 4x4: the tiny model's replies have room for 9 tiles"),
+        (["begin_with=3x3"], "error: --begin-with 3x3: is no easier grid than 2x2"),
         (["seed=-1"], "error: --seed -1: must be 0 or more"),
         (["bogus=1"], "error: bogus=1: Key 'bogus' not in 'Settings'"),
         (["steps=x"], "error: steps=x: Value 'x' of type"),
@@ -360,7 +366,8 @@ def test_a_probe_knows_where_the_nearest_pillar_stands(repository: Path, monkeyp
     monkeypatch.syspath_prepend(repository / "benchmarks")
     probes = import_module("probes")
     indices = range(120)
-    for middle in map(probes.middle_of_nearest, indices):
+    for index in indices:
+        middle = probes.middle_of_nearest(probes.render_room(probes.SERIES, index).depth)
         assert min(abs(middle - column) for column in (42, 70, 98, 126)) <= 4
     left = [probes.nearest(index)[1] for index in indices].count(0)
     assert abs(left - 60) < 22  # four standard errors
@@ -442,18 +449,17 @@ def test_the_documented_figures_of_the_controls_are_those_that_were_measured(
         assert len(results) == seeds
 
 
-@pytest.mark.parametrize(("heading", "kinds"), [("What changes it", ["change"]), ("On the stack", ["case", "variant"])])
+@pytest.mark.parametrize("heading", ["What changes it", "On the stack"])
 def test_the_documented_figures_of_changes_are_those_that_were_measured(
-    repository: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    measured: list[dict[str, Any]],
-    heading: str,
-    kinds: list[str],
+    repository: Path, monkeypatch: pytest.MonkeyPatch, measured: list[dict[str, Any]], heading: str
 ) -> None:
     monkeypatch.syspath_prepend(repository / "benchmarks")
     figures = import_module("learning_figures")
-    of_kinds = [each for each in measured if each["kind"] in kinds]
-    named = figures.by_label([each for each in of_kinds if each["kind"] == "change" or each["name"].startswith("2x2")])
+    of_heading = {
+        "What changes it": [each for each in measured if each["kind"] == "change"],
+        "On the stack": figures.with_variants(measured)["2x2 tiles"],
+    }
+    named = figures.by_label(of_heading[heading])
     first, *_ = named.values()
     for (told, *cells), (name, results) in zip(table_under(repository, heading), named.items(), strict=True):
         assert LABELS.get(told, told) == name.removeprefix("2x2 tiles, ")
@@ -463,8 +469,6 @@ def test_the_documented_figures_of_changes_are_those_that_were_measured(
             "" if results is first else figures.difference(results, first, measure)
             for measure in (figures.on_the_way, figures.in_training)
         ]
-        if name == "2x1 first":  # which samples other puzzles, too
-            beside[-1] = ""
         assert cells == [*map(listed, columns), *beside], told
 
 

@@ -8,7 +8,7 @@ import typer
 
 from jigsaw import machine
 from jigsaw.errors import JigsawError
-from jigsaw.toy.settings import FORMED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Kind, Settings
+from jigsaw.toy.settings import FORMED, RAISE_AT, ROUNDS, STEPS, STEPS_OF_PICTURES, WINDOW, Kind, Settings
 from jigsaw.verl_plugin.cpu.environment import ENVIRONMENT
 
 
@@ -34,7 +34,7 @@ def quickstart(
         typer.Option(
             help="Supervised steps on puzzles before GRPO.",
             min=1,
-            show_default=f"up to four rounds, until {FORMED:.0%} of replies are permutations and enough names right",
+            show_default=f"up to {ROUNDS} rounds, until {FORMED:.0%} of replies are permutations, enough names right",
         ),
     ] = None,
     model: Annotated[Literal["qwen2_5_vl", "qwen3_vl"], typer.Option(help="Family of the tiny model.")] = "qwen2_5_vl",

@@ -21,7 +21,7 @@ class Clock:
     def __init__(self, path: Path, seconds_install: float) -> None:
         before = {"seconds": 0.0, "seconds_install": 0.0, "peak_gib": 0.0}
         if path.is_file():
-            before.update(json_object(path, before, remedy="delete it: what the run took so far will not count"))
+            before.update(json_object(path, *before, remedy="delete it: what the run took so far will not count"))
         self._path = path
         self._before = before["seconds"] + seconds_install
         self._begin = time.monotonic()

@@ -36,7 +36,7 @@ from jigsaw.shapes import FAMILIES
 from jigsaw.show.training import Metrics, heldout_exact, plot_training, read_metrics
 from jigsaw.tasks import cut, plan
 from jigsaw.toy.clock import Clock
-from jigsaw.toy.settings import FORMED, LEARNED, RAISE_AT, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
+from jigsaw.toy.settings import FORMED, LEARNED, RAISE_AT, ROUNDS, STEPS, STEPS_OF_PICTURES, WINDOW, Settings
 from jigsaw.toy.verdict import mean_scores, verdict
 from jigsaw.toy.worlds import HELDOUT, PIXELS, World, worlds_of
 from jigsaw.verl_plugin.child import SFT, train_with_verl
@@ -50,8 +50,8 @@ CROPS = 6
 """Crops a picture at least."""
 BATCH = 16
 """Prompts a step (configs/quickstart.yaml)."""
-FORM_PUZZLES, ROUNDS = 128, 4
-"""Puzzles that say whether a warm start may end, and rounds after which it does in any case."""
+FORM_PUZZLES = 128
+"""Puzzles that say whether a warm start may end."""
 RAMP = "actor_rollout_ref.actor.optim.lr_warmup_steps=10"
 """Of a tiny Qwen3-VL: Adam's first steps are as large whatever the gradient. Without it the one run lost the format at
 step 7 and for good."""
@@ -696,7 +696,7 @@ def _begin(out: Path, settings: Settings) -> None:
     """Make the folder ready: keep a run of the same settings, put any other aside, nothing is lost."""
     stored = out / "settings.json"
     remedy = f"choose another output folder, or move {out} away"
-    before = {**UNSAID, **json_object(stored, ("grid", "seed"), remedy=remedy)} if stored.is_file() else None
+    before = {**UNSAID, **json_object(stored, "grid", "seed", remedy=remedy)} if stored.is_file() else None
     if out.exists() and before != asdict(settings):
         if not stored.is_file() and any(out.iterdir()):
             raise JigsawError(f"{out}: holds something other than a quickstart; choose another output folder")

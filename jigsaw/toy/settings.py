@@ -21,6 +21,8 @@ RAISE_AT, WINDOW = 0.8, 5
 FORMED = 0.9
 """The warm start ends when this share of the replies to puzzles of its own, drawn at temperature 1 as GRPO draws them,
 are permutations, and enough names of pieces are right (jigsaw/toy/worlds.py)."""
+ROUNDS = 4
+"""Of the warm start, after which it ends in any case."""
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,12 @@ def test_the_warm_start_goes_on_until_what_is_sampled_has_the_form(
     assert _warm_start(tmp_path, [], monkeypatch, UNTIL_FORMED) == ("kept", [])
 
 
-def test_the_warm_start_ends_after_some_rounds_come_what_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_warm_start_ends_after_some_rounds_come_what_may_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     said, made = _warm_start(tmp_path, [0.1, 0.2, 0.2, 0.3], monkeypatch, UNTIL_FORMED)
     assert (said, made) == ("800 steps, 30% valid", [0, 1, 2, 3])
+    assert "after 4 rounds that is still too few; GRPO begins all the same" in capsys.readouterr().out
 
 
 def test_a_warm_start_of_so_many_steps_has_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
