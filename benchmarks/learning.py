@@ -81,6 +81,7 @@ CHANGES = {
     "adjacency": Case(("shape=adjacency",), 3),
     "kendall": Case(("shape=kendall",), 3),
     "2x1 first": Case(("begin_with=2x1",), 3),
+    "2x1, then 1x2 first": Case(("begin_with=2x1,1x2",), 3),
 }
 """2×2 by ``learning_loop.py`` with one setting changed; the first is what the others are compared with."""
 STARTS = {

@@ -81,7 +81,7 @@ class Settings:
     task: str = "image"
     grid: str = "2x2"
     begin_with: str = ""
-    """An easier grid, as the quickstart's option."""
+    """Easier grids, in turn, with commas; one is the quickstart's option."""
     clips: int = 2
     points: int = 2
     seed: int = 0
@@ -126,8 +126,10 @@ class Loop:
         self.blind = False
         """Whether no media are shown; the supervised start shows them in any case."""
         named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
-        told = ToldQuickstart(begin_with=settings.begin_with or None, images=None, warm_start_steps=None, **named)
-        (part,) = Quickstart(out, told, settings.steps).parts  # which knows what cannot be told
+        easier = settings.begin_with.split(",") if settings.begin_with else []
+        for begin_with in easier or [None]:
+            told = ToldQuickstart(begin_with=begin_with, images=None, warm_start_steps=None, **named)
+            (part,) = Quickstart(out, told, settings.steps).parts  # which knows what cannot be told
         assert part.world is not None
         self.world = part.world
         kept = out / f"{self.world} seed {settings.seed}".replace(" ", "_")
@@ -135,7 +137,7 @@ class Loop:
         self.world.write(rendered, workers=2)
         prepare_rows(rendered, data, self.world.options(28, self.media), progress=lambda done, total: None)
         self.train, self.held_out = (read_rows(data / f"{part}.parquet") for part in ("train", "val"))
-        grids = (parse_grid(settings.begin_with), parse_grid(settings.grid)) if settings.begin_with else ()
+        grids = tuple(map(parse_grid, (*easier, settings.grid))) if easier else ()
         self.schedule = Difficulty(grids, RAISE_AT, WINDOW) if grids else None
         self.lessons = [at_level(row, "image", grid) for grid in grids for row in self.train] or self.train
         random_model = kept / f"random_{settings.begin_with}"

@@ -221,7 +221,7 @@ def test_runs_are_made_once_each_a_case_before_what_trains_on_from_it(
     assert len({(run.name, run.seed) for run in runs}) == len(runs)
     assert [(run.name, run.seed) for run in runs[:4]] == [(case, seed) for case in cases for seed in (0, 1)]
     kinds = Counter(run.kind for run in runs)
-    assert kinds == {"case": 4, "control": 12, "variant": 4, "change": 24, "start": 10}
+    assert kinds == {"case": 4, "control": 12, "variant": 4, "change": 26, "start": 10}
     assert not [run.name for run in runs if run.name.startswith("mixture,")]
 
 
@@ -343,6 +343,7 @@ def test_how_replies_weigh_follows_their_answers(repository: Path, monkeypatch: 
         (["shape=round"], "error: --shape round: must be one of "),
         (["grid=4x4"], "error: --grid 4x4: the tiny model's replies have room for 9 tiles"),
         (["begin_with=3x3"], "error: --begin-with 3x3: is no easier grid than 2x2"),
+        (["begin_with=2x1,2x2"], "error: --begin-with 2x2: is no easier grid than 2x2"),
         (["seed=-1"], "error: --seed -1: must be 0 or more"),
         (["bogus=1"], "error: bogus=1: Key 'bogus' not in 'Settings'"),
         (["steps=x"], "error: steps=x: Value 'x' of type"),
