@@ -406,6 +406,7 @@ LABELS = {
     "reward by `adjacency`": "adjacency",
     "reward by `kendall`": "kendall",
     "2×1 first (`--begin-with 2x1`)": "2x1 first",
+    "2×1 first, then 1×2": "2x1, then 1x2 first",
 }
 """What docs/learning.md calls changes, where it is not their name."""
 
