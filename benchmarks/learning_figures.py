@@ -125,14 +125,14 @@ def table_of_changes(results: Sequence[Result], title: str) -> Table:
     return shown
 
 
-def with_variants(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Of each case that has been tried with changed settings: its own results, then those of the changes."""
-    variants = [each for each in results if each["kind"] == VARIANT]
-    cases = dict.fromkeys(each["name"].partition(", ")[0] for each in variants)
+def by_case(results: Sequence[Result], kind: str) -> dict[str, list[Result]]:
+    """Of each case from which runs of a kind train on: its own results, then those of these runs."""
+    trained_on = [each for each in results if each["kind"] == kind]
+    cases = dict.fromkeys(each["name"].partition(", ")[0] for each in trained_on)
     return {
         case: [
             *(each for each in results if each["kind"] == CASE and each["name"] == case),
-            *(each for each in variants if each["name"].startswith(f"{case}, ")),
+            *(each for each in trained_on if each["name"].startswith(f"{case}, ")),
         ]
         for case in cases
     }
@@ -142,7 +142,7 @@ def tables(results: Sequence[Result]) -> Iterator[Table]:
     """What ran on the stack, changes on the stack by case, changes in one process, supervised starts; what there is."""
     if ours := [each for each in results if each["kind"] in (CASE, CONTROL)]:
         yield table(ours)
-    for case, ours in with_variants(results).items():
+    for case, ours in by_case(results, VARIANT).items():
         yield table_of_changes(ours, f"changed settings of GRPO, {case}")
     titles = {CHANGE: "changed settings of GRPO, 2x2", START: "other supervised starts, 2x1"}
     for kind, title in titles.items():
@@ -151,37 +151,68 @@ def tables(results: Sequence[Result]) -> Iterator[Table]:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """A plot a name, a curve a seed: greedy on held-out puzzles, and faint what training sampled; chance dashed.
-
-    Of controls what was sampled alone: where nothing tells orders apart, a greedy reply is right on all puzzles or on
-    none, by luck.
-    """
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    from matplotlib import pyplot as plt
-
+    """A plot a name, a curve a seed: greedy on held-out puzzles, and faint what training sampled; chance dashed."""
     named = by_label(results)
-    columns = min(4, len(named))
-    rows = math.ceil(len(named) / columns)
-    size = (2.8 * columns + 0.4, 2.3 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for (name, of_name), axis in zip(named.items(), axes.flat, strict=False):
+    figure, axes = panels(len(named))
+    for (name, of_name), axis in zip(named.items(), axes, strict=True):
         for each in of_name:
             steps, exact = zip(*sorted((int(step), value) for step, value in each["curve"].items()), strict=True)
-            if each["kind"] != CONTROL:
-                axis.plot(steps, exact, "o-", color="#2a6f97", markersize=2.5, linewidth=1.4, alpha=0.75)
+            axis.plot(steps, exact, "o-", color="#2a6f97", markersize=2.5, linewidth=1.4, alpha=0.75)
             sampled = each.get("steps", {}).get("exact", [])
             axis.plot(range(1, len(sampled) + 1), sampled, color="#e07a5f", linewidth=0.8, alpha=0.6)
         axis.axhline(of_name[0]["chance"], color="grey", linestyle="--", linewidth=1)
         axis.set_title(f"{name}, {len(of_name)} seeds" if len(of_name) > 1 else name, fontsize=9, loc="left")
+    figure.supxlabel("GRPO step\nblue: greedy, held out · red: sampled in training", fontsize=9)
+    figure.supylabel("exact", fontsize=9)
+    save(figure, path)
+
+
+def draw_controls(results: Sequence[Result], path: Path) -> None:
+    """A plot a case: what each of its controls sampled in training, and black the case itself; chance dashed.
+
+    What was sampled alone: where nothing tells orders apart, a greedy reply is right on all puzzles or on none, by
+    luck.
+    """
+    cases: dict[str, list[Result]] = {}
+    for each in results:
+        cases.setdefault(each["name"].partition(", ")[0], []).append(each)
+    figure, axes = panels(len(cases))
+    curves: dict[str, Any] = {}
+    for (case, of_case), axis in zip(cases.items(), axes, strict=True):
+        seeds = {each["seed"] for each in of_case if each["kind"] == CONTROL}
+        for each in of_case:
+            if each["seed"] not in seeds:
+                continue
+            control = each["name"].removeprefix(case).removeprefix(", ")
+            color = curves[control].get_color() if control in curves else f"C{len(curves)}" if control else "black"
+            exact = each["steps"]["exact"]
+            (curve,) = axis.plot(range(1, len(exact) + 1), exact, color=color, linewidth=1, alpha=0.75)
+            curves.setdefault(control, curve)
+        axis.axhline(of_case[0]["chance"], color="grey", linestyle="--", linewidth=1)
+        axis.set_title(f"{case}, {len(seeds)} seeds" if len(seeds) > 1 else case, fontsize=9, loc="left")
+    names = [control or "the case itself" for control in curves]
+    figure.supxlabel("GRPO step", fontsize=9)
+    figure.supylabel("exact, sampled in training", fontsize=9)
+    figure.legend(curves.values(), names, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    save(figure, path)
+
+
+def panels(number: int) -> tuple[Any, list[Any]]:
+    """A figure, and the axes of so many plots of accuracies."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib import pyplot as plt
+
+    columns = min(4 if number > 6 else 3, number)
+    rows = math.ceil(number / columns)
+    size = (2.8 * columns + 0.4, 2.3 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis in axes.flat:
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes.flat[len(named) :]:
+    for axis in axes.flat[number:]:
         axis.set_visible(False)
-    greedy = "blue: greedy, held out · red: " if results[0]["kind"] != CONTROL else ""
-    figure.supxlabel(f"GRPO step\n{greedy}sampled in training", fontsize=9)
-    figure.supylabel("exact", fontsize=9)
-    save(figure, path)
+    return figure, list(axes.flat[:number])
 
 
 def draw_by_time(results: Sequence[Result], path: Path) -> None:
@@ -218,15 +249,15 @@ def save(figure: Any, path: Path) -> None:
 
 def draw_all(results: Sequence[Result], folder: Path) -> None:
     """A picture of each kind of run that there is."""
-    drawn: dict[str, Callable[[Sequence[Result], Path], None]] = {
-        CASE: draw,
-        CONTROL: draw,
-        VARIANT: draw,
-        CHANGE: draw,
-        START: draw_by_time,
-    }
-    of_kinds = {kind: [each for each in results if each["kind"] == kind] for kind in drawn}
-    of_kinds[VARIANT] = list(chain.from_iterable(with_variants(results).values()))
-    for kind, of_kind in drawn.items():
-        if of_kinds[kind]:
-            of_kind(of_kinds[kind], folder / f"{kind}s.png")
+    cases, changes, starts = ([each for each in results if each["kind"] == kind] for kind in (CASE, CHANGE, START))
+    controls, variants = (list(chain.from_iterable(by_case(results, kind).values())) for kind in (CONTROL, VARIANT))
+    drawn: list[tuple[str, Callable[[Sequence[Result], Path], None], Sequence[Result]]] = [
+        ("cases", draw, cases),
+        ("controls", draw_controls, controls),
+        ("variants", draw, variants),
+        ("changes", draw, changes),
+        ("starts", draw_by_time, starts),
+    ]
+    for name, of_kind, shown in drawn:
+        if shown:
+            of_kind(shown, folder / f"{name}.png")

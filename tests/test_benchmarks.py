@@ -148,11 +148,12 @@ def learning(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_seeds_that_are_there_are_shown_together_and_not_run_again(
     learning: Callable[..., Result], tmp_path: Path
 ) -> None:
-    figures = json.dumps({"results": [learned(0, 0.9), learned(1, 0.98), learned(0, 0.5, "random reward", "control")]})
+    control = learned(0, 0.5, "1x2 tiles, random reward", "control")
+    figures = json.dumps({"results": [learned(0, 0.9), learned(1, 0.98), control]})
     ran = learning(figures, "1x2 tiles", "1x2 tiles", "--seed", "0", "--seed", "1")
     assert (ran.exit_code, ran.stderr) == (0, "")
     assert "0 runs to make, about 0.0 hours on 2 cores; 3 are there" in ran.stdout
-    (line,) = [line for line in ran.stdout.splitlines() if "1x2 tiles" in line]
+    (line,) = [line for line in ran.stdout.splitlines() if "1x2 tiles " in line]
     assert [cell.strip() for cell in line.strip("│").split("│")] == [
         *("1x2 tiles", "2", "0.500", "0.500", "0.940", "0.432 to 1.000", "0.900", "", "0.480", "7 to 7", "10.0"),
     ]  # Student's t of one degree of freedom
@@ -459,7 +460,7 @@ def test_the_documented_figures_of_changes_are_those_that_were_measured(
     figures = import_module("learning_figures")
     of_heading = {
         "What changes it": [each for each in measured if each["kind"] == "change"],
-        "On the stack": figures.with_variants(measured)["2x2 tiles"],
+        "On the stack": figures.by_case(measured, "variant")["2x2 tiles"],
     }
     named = figures.by_label(of_heading[heading])
     first, *_ = named.values()
