@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -50,7 +50,16 @@ from jigsaw.rows import Row, read_rows
 from jigsaw.solve import shown, without_content
 from jigsaw.tasks import cut, plan
 from jigsaw.toy.model import build_tiny_model
-from jigsaw.toy.quickstart import BATCH, FORM_PUZZLES, RECALL, RECALL_BATCH, Quickstart, warm_start_steps_of
+from jigsaw.toy.quickstart import (
+    BATCH,
+    FORM_PUZZLES,
+    RECALL,
+    RECALL_BATCH,
+    UNSAID,
+    Part,
+    Quickstart,
+    warm_start_steps_of,
+)
 from jigsaw.toy.settings import FORMED, RAISE_AT, ROUNDS, WINDOW, Kind
 from jigsaw.toy.settings import Settings as ToldQuickstart
 from jigsaw.toy.warm_start import (
@@ -79,7 +88,8 @@ class Settings:
     """What a run is told; the defaults are the quickstart's, on 2×2 tiles."""
 
     task: str = "image"
-    grid: str = "2x2"
+    grid: str = ""
+    """Empty: 2×2, if the task is to order tiles."""
     begin_with: str = ""
     """Easier grids, in turn, with commas; one is the quickstart's option."""
     clips: int = 2
@@ -125,11 +135,7 @@ class Loop:
         self.out, self.settings = out, settings
         self.blind = False
         """Whether no media are shown; the supervised start shows them in any case."""
-        named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
-        easier = settings.begin_with.split(",") if settings.begin_with else []
-        for begin_with in easier or [None]:
-            told = ToldQuickstart(begin_with=begin_with, images=None, warm_start_steps=None, **named)
-            (part,) = Quickstart(out, told, settings.steps).parts  # which knows what cannot be told
+        part = part_of(out, settings)
         assert part.world is not None
         self.world = part.world
         kept = out / f"{self.world} seed {settings.seed}".replace(" ", "_")
@@ -137,6 +143,7 @@ class Loop:
         self.world.write(rendered, workers=2)
         prepare_rows(rendered, data, self.world.options(28, self.media), progress=lambda done, total: None)
         self.train, self.held_out = (read_rows(data / f"{part}.parquet") for part in ("train", "val"))
+        easier = easier_grids(settings)
         grids = tuple(map(parse_grid, (*easier, settings.grid))) if easier else ()
         self.schedule = Difficulty(grids, RAISE_AT, WINDOW) if grids else None
         self.lessons = [at_level(row, "image", grid) for grid in grids for row in self.train] or self.train
@@ -382,6 +389,23 @@ def _seen(prompts: Sequence[Prompt]) -> Prompt:
     return {name: torch.cat([prompt[name] for prompt in prompts]) for name in SEEN if name in prompts[0]}
 
 
+def easier_grids(settings: Settings) -> list[str]:
+    return settings.begin_with.split(",") if settings.begin_with else []
+
+
+def part_of(out: Path, settings: Settings) -> Part:
+    """The quickstart's puzzles of these settings.
+
+    Raises:
+        JigsawError: if it has none such.
+    """
+    named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
+    for begin_with in easier_grids(settings) or [None]:
+        told = ToldQuickstart(begin_with=begin_with, images=None, warm_start_steps=None, **named)
+        (part,) = Quickstart(out, told, settings.steps).parts
+    return part
+
+
 def settings_of(told: Sequence[str]) -> Settings:
     """The defaults, but for what is told as NAME=VALUE.
 
@@ -397,7 +421,7 @@ def settings_of(told: Sequence[str]) -> Settings:
             raise OptionError(name, getattr(settings, name), f"must be one of {', '.join(known)}")
     if settings.seed < 0:
         raise OptionError("seed", settings.seed, "must be 0 or more")
-    return settings
+    return replace(settings, grid=settings.grid or ("2x2" if settings.task == "image" else UNSAID["grid"]))
 
 
 def main(

@@ -363,6 +363,16 @@ def test_the_loop_says_what_it_cannot_be_told(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("task", ["image", "video", "depth"])
+def test_the_loop_makes_the_puzzles_of_every_task(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    loop = import_module("learning_loop")
+    pieces = {"image": 4, "video": 2, "depth": 2}
+    assert loop.part_of(tmp_path, loop.settings_of([f"task={task}"])).pieces == pieces[task]
+
+
 def test_a_probe_knows_where_the_nearest_pillar_stands(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillars stand at four columns; the middle of a front, not its left edge, lies at one of them."""
     monkeypatch.syspath_prepend(repository / "benchmarks")
