@@ -7,7 +7,8 @@ is another.
 import os
 from collections.abc import Callable
 from hashlib import sha256
-from pathlib import Path
+from itertools import groupby
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from jigsaw.files import atomic_write
 from jigsaw.prepare.images import list_pictures
+from jigsaw.prepare.videos import SUFFIXES as VIDEOS
 from jigsaw.reward import compute_score
 from jigsaw.solve import without_content
 
@@ -36,7 +38,10 @@ def format_score(data_source: str, solution_str: str, ground_truth: Any, **told:
 
 
 def write_shuffled(pictures: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
-    """Write a folder of pictures with the pixels of each in an order of its own: colours stay, what is seen goes.
+    """Write a folder of pictures with their pixels in an order drawn at random: colours stay, what is seen goes.
+
+    Each picture keeps its own pixels, a film's frames those of the film: frame by frame, how much there is of a colour
+    would still tell what comes first. A film's frames lie in a folder of its name, with a video's suffix.
 
     Args:
         pictures: folder of PNG and JPEG files, and folders of some.
@@ -47,25 +52,36 @@ def write_shuffled(pictures: str | os.PathLike[str], folder: str | os.PathLike[s
 
 def write_grey(pictures: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
     """Write a folder of pictures of the same sizes in one grey; see :func:`write_shuffled`."""
-    _write(pictures, folder, lambda picture, rng: without_content(picture))
+    _write(pictures, folder, lambda group, rng: list(map(without_content, group)))
 
 
 def _write(
     pictures: str | os.PathLike[str],
     folder: str | os.PathLike[str],
-    changed: Callable[[Image.Image, np.random.Generator], Image.Image],
+    changed: Callable[[list[Image.Image], np.random.Generator], list[Image.Image]],
 ) -> None:
-    for path in list_pictures(Path(pictures)):
-        target = Path(folder) / path
-        if target.is_file():
+    for group, members in groupby(list_pictures(Path(pictures)), _group):
+        paths = list(members)
+        if all((Path(folder) / path).is_file() for path in paths):
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(Path(pictures) / path) as opened:
-            made = changed(opened.convert("RGB"), np.random.default_rng(list(sha256(path.encode()).digest())))
+        opened = [Image.open(Path(pictures) / path) for path in paths]
+        rng = np.random.default_rng(list(sha256(group.encode()).digest()))
+        written = changed([each.convert("RGB") for each in opened], rng)
+        for path, before, after in zip(paths, opened, written, strict=True):
+            target = Path(folder) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(target) as file:
-                made.save(file, opened.format, quality=100, subsampling=0)  # of a JPEG; PNG knows neither
+                after.save(file, before.format, quality=100, subsampling=0)  # of a JPEG; PNG knows neither
 
 
-def _shuffled(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    pixels = np.asarray(picture)
-    return Image.fromarray(rng.permutation(pixels.reshape(-1, 3)).reshape(pixels.shape))
+def _group(path: str) -> str:
+    """The film that a picture is a frame of, or the picture itself."""
+    parent = PurePosixPath(path).parent
+    return str(parent) if parent.suffix.lower() in VIDEOS else path
+
+
+def _shuffled(pictures: list[Image.Image], rng: np.random.Generator) -> list[Image.Image]:
+    shapes = [np.asarray(picture).shape for picture in pictures]
+    pixels = rng.permutation(np.concatenate([np.asarray(picture).reshape(-1, 3) for picture in pictures]))
+    parts = np.split(pixels, np.cumsum([height * width for height, width, _ in shapes])[:-1])
+    return [Image.fromarray(part.reshape(shape)) for part, shape in zip(parts, shapes, strict=True)]

@@ -71,6 +71,23 @@ def test_frames_and_their_folders_keep_their_names(tmp_path: Path) -> None:
     assert (made[0] != made[1]).any()  # an order of its own, though its name is the same
 
 
+def test_the_frames_of_a_film_share_their_colours(tmp_path: Path) -> None:
+    """Shuffled one by one they would still tell in which of them there is more of a colour."""
+    film = tmp_path / "frames/film-0.mp4"
+    film.mkdir(parents=True)
+    for number in range(4):
+        Image.new("L", (56, 112), 60 * number).convert("RGB").save(film / f"{number:06}.jpg")
+    write_shuffled(tmp_path / "frames", tmp_path / "shuffled")
+    made = sorted((tmp_path / "shuffled/film-0.mp4").iterdir())
+    pixels = [np.asarray(Image.open(path)) for path in made]
+    assert [round(picture.mean() / 90, 1) for picture in pixels] == [1, 1, 1, 1]
+    assert all(len(np.unique(picture // 30)) >= 4 for picture in pixels)
+    before = made[2].read_bytes()
+    made[2].unlink()
+    write_shuffled(tmp_path / "frames", tmp_path / "shuffled")
+    assert made[2].read_bytes() == before
+
+
 def test_grey_pictures_show_nothing(scenes: Path, tmp_path: Path) -> None:
     write_grey(scenes, tmp_path)
     grey = [np.asarray(Image.open(tmp_path / path.name)) for path in sorted(scenes.glob("*.png"))]
