@@ -3,7 +3,8 @@
 Something changes one way: a glass fills, a balloon swells, the sun rises, a plant grows. It begins at a state drawn at
 random, so a single frame says only roughly when it is shown, while two clips beside each other say it. Means tell
 nothing: what changes is lit on its left and in shade on its right, as much as makes its mean that of what is behind it,
-and the light flickers. How far guesses get: tests/toy/test_films.py.
+and the light flickers. Contrast does tell, as there is more to see with time. How far guesses get:
+tests/toy/test_films.py.
 """
 
 import hashlib
