@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
@@ -21,6 +22,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from jigsaw.errors import JigsawError
+from jigsaw.toy.films import render_film
+from jigsaw.toy.rooms import render_room
+from jigsaw.toy.scenes import render_scene
 from jigsaw.toy.settings import LEARNED
 
 
@@ -403,6 +407,55 @@ def test_probes_take_finished_runs_alone(repository: Path, tmp_path: Path, monke
     assert read(tmp_path).name == "2x1 tiles, seed 3"
 
 
+def test_a_cue_is_taken_away_and_the_others_stay(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    cues = import_module("cues")
+    scene = np.asarray(render_scene(0, 0))
+    picture = cues.Medium("scene.png", [scene], (2, 1))
+    (alike,) = cues.with_tiles_alike(picture)
+    above, below = np.split(alike.astype(float), 2)
+    assert np.abs(above.mean((0, 1)) - below.mean((0, 1))).max() < 4
+    assert np.corrcoef(above.ravel(), np.split(scene.astype(float), 2)[0].ravel())[0, 1] > 0.9
+    (shuffled,) = cues.with_tiles_shuffled(picture)
+    for before, after in zip(np.split(scene, 2), np.split(shuffled, 2), strict=True):
+        assert (np.sort(before.reshape(-1, 3).sum(1)) == np.sort(after.reshape(-1, 3).sum(1))).all()
+        assert (before != after).any()
+    (grey,) = cues.without_colour(picture)
+    assert (np.ptp(grey, axis=-1) == 0).all()
+    assert np.abs(grey.mean(-1) - scene.mean(-1)).max() <= 1
+
+    film = cues.Medium("film.mp4", list(render_film(0, 0)[::6]), (2, 1))
+    own, means = cues.contrasts(film.frames), [frame.mean() for frame in film.frames]
+    for name, wanted in (("frames alike in contrast", np.full(8, own.mean())), ("contrasts in reverse", own[::-1])):
+        frames = cues.CUES["video"][name](film)
+        # But for a frame that would be darker than black or lighter than white.
+        assert sorted(abs(cues.contrasts(frames) / wanted - 1))[-2] < 0.03
+        assert [frame.mean() for frame in frames] == pytest.approx(means, abs=2)
+
+    room = np.asarray(render_room(0, 3).colour)
+    hall = cues.Medium("room-0-00003/rgb/0.jpg", [room], (2, 1))
+    assert (cues.with_shade(hall, cues.SHADE)[0] == room).all()
+    assert (cues.with_shade(hall, 0)[0] != room).any()
+
+
+def test_changed_media_lie_where_the_others_lay(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    cues = import_module("cues")
+    names = ("films/film-0.mp4/000000.jpg", "films/film-0.mp4/000008.jpg", "scene.png")
+    for name in names:
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (56, 112), "red").save(tmp_path / "own" / name)
+    (tmp_path / "own/films/film-0.mp4/.source.json").write_text("{}")
+    asked = ["films/film-0.mp4", "scene.png"]
+    cues.write_changed(tmp_path / "own", asked, tmp_path / "changed", (2, 1), cues.without_colour)
+    assert sorted(path for path in (tmp_path / "changed").rglob("*.*") if path.is_file()) == [
+        tmp_path / "changed" / name for name in names
+    ]
+    assert np.ptp(np.asarray(Image.open(tmp_path / "changed/scene.png")), axis=-1).max() == 0
+
+
 def table_under(repository: Path, heading: str) -> list[list[str]]:
     """The cells of the first table under a heading of docs/learning.md, without its first two lines."""
     section = (repository / "docs/learning.md").read_text().partition(f"# {heading}\n")[2]
@@ -526,3 +579,15 @@ def test_the_documented_figures_of_probes_are_those_that_were_measured(repositor
             if (each["run"], each["model"]) == (run, model):
                 expected += [f"{each['tower']:.3f} ± {each['tower_sd']:.3f}", f"{each['asked']:.3f}"]
         assert cells == expected
+
+
+def test_the_documented_figures_of_cues_are_those_that_were_measured(repository: Path) -> None:
+    results = json.loads((repository / "benchmarks/cues.json").read_text())["results"]
+    shown = {(task, cue): cells for task, cue, *cells in table_under(repository, "What it looks at")}
+    assert shown.keys() == {(each["task"], each["cue"]) for each in results}
+    for (task, cue), cells in shown.items():
+        figures: dict[bool, list[float]] = {False: [], True: []}
+        for each in results:
+            if (each["task"], each["cue"]) == (task, cue):
+                figures[each["run"].startswith("mixture")].append(each["exact"])
+        assert cells == [listed(figures[False]), listed(figures[True])], (task, cue)

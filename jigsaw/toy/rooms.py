@@ -41,12 +41,13 @@ _REACH = 8
 _SUPERSAMPLING = 2
 
 
-def render_room(seed: int, index: int) -> View:
+def render_room(seed: int, index: int, *, shade: float = SHADE) -> View:
     """Render one hall, a pure function of its arguments.
 
     Args:
         seed: names a series of halls.
         index: 0-based number of the hall in its series.
+        shade: contrast of the halves of a pillar at the nearest distance.
 
     Returns:
         The view. Its depth map is of the picture's size and has readings round the places for points alone, else 0.
@@ -68,9 +69,9 @@ def render_room(seed: int, index: int) -> View:
     pose = look_at(np.array([0, 0, _EYE]), np.array([0, 1, _EYE]))
     depth, *_ = cast(boxes, pose, camera, SIZE)
     fine = (SIZE[0] * _SUPERSAMPLING, SIZE[1] * _SUPERSAMPLING)
-    shade = np.append(0, SHADE * np.exp((NEAREST - far) / HAZE))  # the hall is plain
+    shades = np.append(0, shade * np.exp((NEAREST - far) / HAZE))  # the hall is plain
     checks = np.append(0, np.full(PILLARS, CHECKS))
-    picture = shaded(boxes, colours, pose, _camera(fine), fine, checks, shade).reduce(_SUPERSAMPLING)
+    picture = shaded(boxes, colours, pose, _camera(fine), fine, checks, shades).reduce(_SUPERSAMPLING)
     y, x = (
         np.abs((np.arange(side) - first + LATTICE // 2) % LATTICE - LATTICE // 2) <= _REACH + JITTER
         for side, first in zip(depth.shape, FIRST, strict=True)
