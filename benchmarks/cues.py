@@ -4,12 +4,12 @@
     .venv/bin/python benchmarks/cues.py RUN... [--json FILE]
 
 A RUN is the output folder of a finished ``jigsaw quickstart``. What the trained model still gets right without a cue it
-sees by other ones; what it does not, it sees by that one. Nothing is trained on the changed media.
+does not need that one for. Nothing is trained on the changed media.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import typer
-from PIL import Image
+from PIL import Image, ImageFilter
 from probes import Run
 from rich.console import Console
 from rich.progress import track
@@ -37,6 +37,8 @@ from jigsaw.toy.verdict import mean_scores
 
 Pixels = npt.NDArray[np.uint8]
 """(H, W, RGB)."""
+BLUR = 6
+"""Standard deviation, in pixels."""
 Result = dict[str, Any]
 
 
@@ -91,6 +93,18 @@ def with_tiles_alike(medium: Medium) -> list[Pixels]:
     return [_bytes(picture)]
 
 
+def blurred(medium: Medium) -> list[Pixels]:
+    """Without what is finer than some ten pixels."""
+    return [np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(BLUR))) for frame in medium.frames]
+
+
+def without_all_three(medium: Medium) -> list[Pixels]:
+    """Blurred, then grey, then with tiles alike."""
+    for change in (blurred, without_colour):
+        medium = replace(medium, frames=change(medium))
+    return with_tiles_alike(medium)
+
+
 def with_tiles_shuffled(medium: Medium) -> list[Pixels]:
     """The pixels of each tile in an order drawn at random."""
     picture, rng = medium.frames[0].copy(), np.random.default_rng(0)
@@ -127,6 +141,8 @@ CUES: dict[str, dict[str, Change]] = {
     "image": {
         "without colour": without_colour,
         "tiles alike in mean and contrast": with_tiles_alike,
+        f"blurred by {BLUR} pixels": blurred,
+        "all three at once": without_all_three,
         "pixels of each tile shuffled": with_tiles_shuffled,
     },
     "video": {
@@ -168,14 +184,16 @@ def asked(run: Quickstart, part: Part, loaded: tuple[Any, Any], told: str) -> It
                 root = Path(folder)
                 write_changed(part.media_root, names, root, run.grid, change)
             scores = mean_scores(scores_of(plans, solve(*loaded, plans, root)))
-        yield {"task": part.kind, "chance": part.chance, "cue": cue, "exact": scores["exact"]}
+        figures = {name: scores[name] for name in ("exact", "valid_permutation")}
+        yield {"task": part.kind, "chance": part.chance, "cue": cue, **figures, "heldout_puzzles": len(plans)}
 
 
 def of_run(folder: Path) -> Iterator[Result]:
     """All of a run's tasks."""
     read = Run.read(folder)
-    settings = Settings(**json_object(folder / "settings.json", "grid", "seed", remedy=f"move {folder} away"))
-    run = Quickstart(folder, settings, 1)
+    names = [field.name for field in fields(Settings)]
+    told = json_object(folder / "settings.json", *names, remedy="give the output folder of a finished quickstart")
+    run = Quickstart(folder, Settings(**{name: told[name] for name in names}), 1)
     loaded = load(read.models["trained"])
     for part in run.parts:
         for result in asked(run, part, loaded, f"{read.name}, {part.kind}"):
@@ -197,12 +215,15 @@ def main(
         for folder in runs:
             Run.read(folder)
         results = [result for folder in runs for result in of_run(folder)]
+        table = Table(
+            "run", "puzzles", "media", "exact", "in form", "chance", title="greedy replies to held-out puzzles"
+        )
+        for each in results:
+            figures = (f"{each[what]:.3f}" for what in ("exact", "valid_permutation", "chance"))
+            table.add_row(*(each[what] for what in ("run", "task", "cue")), *figures)
+        CONSOLE.print(table)
         if json_file is not None:
             write_json(json_file, {"machine": machine(), "results": results})
-    table = Table("run", "puzzles", "media", "exact", "chance", title="greedy replies to held-out puzzles")
-    for each in results:
-        table.add_row(*(each[what] for what in ("run", "task", "cue")), f"{each['exact']:.3f}", f"{each['chance']:.3f}")
-    CONSOLE.print(table)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ MEASURED, EVERY = 120, 10
 SUPERVISED = ("task", "grid", "begin_with", "clips", "points", "seed", "recall", "warm_steps", "warm_lr", "truth")
 """What a supervised start depends on."""
 
+LEAST = {"seed": 0, "steps": 1, "recall": 0, "prompts": 1, "n": 2, "lr": 0, "threads": 1}
 TASKS = tuple(task for task in get_args(Kind) if task != "mixture")
 WEIGHS = ("alike", "rare", "spread")
 """See :func:`weights`."""
@@ -400,7 +401,14 @@ def part_of(out: Path, settings: Settings) -> Part:
         JigsawError: if it has none such.
     """
     named: Any = {name: getattr(settings, name) for name in ("grid", "seed", "task", "clips", "points")}
-    for begin_with in easier_grids(settings) or [None]:
+    easier = easier_grids(settings)
+    try:
+        pieces = [math.prod(parse_grid(grid)) for grid in easier]
+    except OptionError as error:
+        raise OptionError("begin_with", settings.begin_with, "must name grids, for example 2x1,1x2") from error
+    if len(set(easier)) < len(easier) or pieces != sorted(pieces):
+        raise OptionError("begin_with", settings.begin_with, "must name grids that get no easier, each once")
+    for begin_with in easier or [None]:
         told = ToldQuickstart(begin_with=begin_with, images=None, warm_start_steps=None, **named)
         (part,) = Quickstart(out, told, settings.steps).parts
     return part
@@ -419,8 +427,9 @@ def settings_of(told: Sequence[str]) -> Settings:
     for name, known in {"weigh": WEIGHS, "task": TASKS, "shape": SHAPES}.items():
         if getattr(settings, name) not in known:
             raise OptionError(name, getattr(settings, name), f"must be one of {', '.join(known)}")
-    if settings.seed < 0:
-        raise OptionError("seed", settings.seed, "must be 0 or more")
+    for name, least in LEAST.items():
+        if getattr(settings, name) < least:
+            raise OptionError(name, getattr(settings, name), f"must be {least} or more")
     return replace(settings, grid=settings.grid or ("2x2" if settings.task == "image" else UNSAID["grid"]))
 
 

@@ -219,10 +219,10 @@ def main(
             for name, folder in run.models.items()
             for what, probe in PROBES.items()
         ]
+        CONSOLE.print(table(results))
         if json_file is not None:
             settings = {"fitted": FITTED, "asked": ASKED, "draws": DRAWS}
             write_json(json_file, {"machine": machine(), **settings, "results": results})
-    CONSOLE.print(table(results))
 
 
 if __name__ == "__main__":

@@ -349,7 +349,11 @@ def test_how_replies_weigh_follows_their_answers(repository: Path, monkeypatch: 
         (["grid=4x4"], "error: --grid 4x4: the tiny model's replies have room for 9 tiles"),
         (["begin_with=3x3"], "error: --begin-with 3x3: is no easier grid than 2x2"),
         (["begin_with=2x1,2x2"], "error: --begin-with 2x2: is no easier grid than 2x2"),
+        (["begin_with=2x1,"], "error: --begin-with 2x1,: must name grids, for example 2x1,1x2"),
+        (["begin_with=2x1,2x1"], "error: --begin-with 2x1,2x1: must name grids that get no easier, each once"),
+        (["grid=3x3", "begin_with=2x2,2x1"], "error: --begin-with 2x2,2x1: must name grids that get no easier"),
         (["seed=-1"], "error: --seed -1: must be 0 or more"),
+        (["n=1"], "error: --n 1: must be 2 or more"),
         (["bogus=1"], "error: bogus=1: Key 'bogus' not in 'Settings'"),
         (["steps=x"], "error: steps=x: Value 'x' of type"),
     ],
@@ -420,6 +424,8 @@ def test_a_cue_is_taken_away_and_the_others_stay(repository: Path, monkeypatch: 
     for before, after in zip(np.split(scene, 2), np.split(shuffled, 2), strict=True):
         assert (np.sort(before.reshape(-1, 3).sum(1)) == np.sort(after.reshape(-1, 3).sum(1))).all()
         assert (before != after).any()
+    (soft,) = cues.blurred(picture)
+    assert np.abs(np.diff(soft.astype(float), axis=0)).mean() < np.abs(np.diff(scene.astype(float), axis=0)).mean() / 2
     (grey,) = cues.without_colour(picture)
     assert (np.ptp(grey, axis=-1) == 0).all()
     assert np.abs(grey.mean(-1) - scene.mean(-1)).max() <= 1
@@ -435,7 +441,14 @@ def test_a_cue_is_taken_away_and_the_others_stay(repository: Path, monkeypatch: 
     room = np.asarray(render_room(0, 3).colour)
     hall = cues.Medium("room-0-00003/rgb/0.jpg", [room], (2, 1))
     assert (cues.with_shade(hall, cues.SHADE)[0] == room).all()
-    assert (cues.with_shade(hall, 0)[0] != room).any()
+    middle = round(import_module("probes").middle_of_nearest(render_room(0, 3).depth))
+    lit, dim, even = (
+        halves[:, middle - 8 : middle].mean() - halves[:, middle + 1 : middle + 9].mean()
+        for shade in (cues.SHADE, cues.SHADE / 2, 0)
+        for halves in [cues.with_shade(hall, shade)[0][56:84].astype(float)]
+    )
+    assert lit > 1.5 * dim > 30
+    assert abs(even) < 5
 
 
 def test_changed_media_lie_where_the_others_lay(
@@ -504,7 +517,8 @@ def test_the_documented_figures_of_every_task_are_those_that_were_measured(
 def test_the_documented_figures_of_the_controls_are_those_that_were_measured(
     repository: Path, measured: list[dict[str, Any]]
 ) -> None:
-    for name, *cells in table_under(repository, "Controls"):
+    lines = table_under(repository, "Controls")
+    for name, *cells in lines:
         control = name.partition(",")[0]
         of_name = "2x1 tiles" if control.startswith("none") else f"2x1 tiles, {control}"
         results = [each for each in measured if each["name"] == of_name and each["seed"] < 3]
@@ -512,6 +526,7 @@ def test_the_documented_figures_of_the_controls_are_those_that_were_measured(
         columns = [*last, [each["exact_after_sampled"] for each in results]]
         assert cells == [listed(column) for column in columns], name
         assert len(results) == 3
+    assert len(lines) == 7
 
 
 def test_the_documented_figures_of_the_other_tasks_controls_are_those_that_were_measured(
