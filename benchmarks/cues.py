@@ -7,32 +7,29 @@ A RUN is the output folder of a finished ``jigsaw quickstart``. What the trained
 does not need that one for. Nothing is trained on the changed media.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
 from PIL import Image, ImageFilter
-from probes import Run
-from rich.console import Console
+from probes import CONSOLE, REMEDY, JsonFile, Run, Runs
 from rich.progress import track
 from rich.table import Table
 from run import machine
 
-from jigsaw.files import json_object, write_json
+from jigsaw.files import write_json
 from jigsaw.prepare.images import list_pictures
 from jigsaw.processes import told_in_one_line
 from jigsaw.puzzle import Plan, media_specs
 from jigsaw.solve import scores_of, solve
-from jigsaw.toy.quickstart import Part, Quickstart, load
+from jigsaw.toy.quickstart import Part, Quickstart, finished, load
 from jigsaw.toy.rooms import SHADE, render_room
-from jigsaw.toy.settings import Settings
 from jigsaw.toy.verdict import mean_scores
 
 Pixels = npt.NDArray[np.uint8]
@@ -79,6 +76,10 @@ def _bytes(pixels: npt.NDArray[Any]) -> Pixels:
     return pixels.round().clip(0, 255).astype(np.uint8)
 
 
+def _shuffled(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    return rng.permutation(pixels.reshape(-1, 3)).reshape(pixels.shape)
+
+
 def without_colour(medium: Medium) -> list[Pixels]:
     """As bright as they were, and grey."""
     return [_bytes(frame.mean(-1, keepdims=True).repeat(3, -1)) for frame in medium.frames]
@@ -109,7 +110,7 @@ def with_tiles_shuffled(medium: Medium) -> list[Pixels]:
     """The pixels of each tile in an order drawn at random."""
     picture, rng = medium.frames[0].copy(), np.random.default_rng(0)
     for tile in _tiles(medium):
-        picture[tile] = rng.permutation(picture[tile].reshape(-1, 3)).reshape(picture[tile].shape)
+        picture[tile] = _shuffled(picture[tile], rng)
     return [picture]
 
 
@@ -128,7 +129,7 @@ def with_contrasts(medium: Medium, wanted: Callable[[npt.NDArray[Any]], npt.NDAr
 def with_frames_shuffled(medium: Medium) -> list[Pixels]:
     """The pixels of each frame in an order drawn at random."""
     rng = np.random.default_rng(0)
-    return [rng.permutation(frame.reshape(-1, 3)).reshape(frame.shape) for frame in medium.frames]
+    return [_shuffled(frame, rng) for frame in medium.frames]
 
 
 def with_shade(medium: Medium, shade: float) -> list[Pixels]:
@@ -188,36 +189,24 @@ def asked(run: Quickstart, part: Part, loaded: tuple[Any, Any], told: str) -> It
         yield {"task": part.kind, "chance": part.chance, "cue": cue, **figures, "heldout_puzzles": len(plans)}
 
 
-def of_run(folder: Path) -> Iterator[Result]:
+def of_run(name: str, run: Quickstart) -> Iterator[Result]:
     """All of a run's tasks."""
-    read = Run.read(folder)
-    names = [field.name for field in fields(Settings)]
-    told = json_object(folder / "settings.json", *names, remedy="give the output folder of a finished quickstart")
-    run = Quickstart(folder, Settings(**{name: told[name] for name in names}), 1)
-    loaded = load(read.models["trained"])
+    loaded = load(run.trained_model)
     for part in run.parts:
-        for result in asked(run, part, loaded, f"{read.name}, {part.kind}"):
-            yield {"run": read.name, **result}
+        for result in asked(run, part, loaded, f"{name}, {part.kind}"):
+            yield {"run": name, **result}
 
 
-CONSOLE = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
-
-
-def main(
-    runs: Annotated[list[Path], typer.Argument(help="Output folders of finished quickstarts.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
-) -> None:
+def main(runs: Runs, json_file: JsonFile = None) -> None:
     """Ask a trained model its held-out puzzles with one cue taken from the media at a time.
 
     Example: python benchmarks/cues.py outputs/quickstart --json cues.json
     """
     with told_in_one_line(lambda: CONSOLE.print("stopped")):
-        for folder in runs:
-            Run.read(folder)
-        results = [result for folder in runs for result in of_run(folder)]
-        table = Table(
-            "run", "puzzles", "media", "exact", "in form", "chance", title="greedy replies to held-out puzzles"
-        )
+        read = [(Run.read(folder).name, finished(folder, REMEDY)) for folder in runs]
+        results = [result for name, run in read for result in of_run(name, run)]
+        columns = ("run", "puzzles", "media", "exact", "in form", "chance")
+        table = Table(*columns, title="greedy replies to held-out puzzles")
         for each in results:
             figures = (f"{each[what]:.3f}" for what in ("exact", "valid_permutation", "chance"))
             table.add_row(*(each[what] for what in ("run", "task", "cue")), *figures)

@@ -32,12 +32,11 @@ from rich.progress import Progress
 from run import machine
 
 from jigsaw.errors import JigsawError, OptionError
-from jigsaw.files import alone, atomic_write, json_object
+from jigsaw.files import alone, atomic_write
 from jigsaw.processes import told_in_one_line, undisturbed
 from jigsaw.show.training import Metrics, read_metrics
 from jigsaw.toy.controls import write_grey, write_shuffled
-from jigsaw.toy.quickstart import Quickstart
-from jigsaw.toy.settings import Settings
+from jigsaw.toy.quickstart import Quickstart, finished
 from jigsaw.toy.verdict import mean_scores
 from jigsaw.verl_plugin.checkpoint import override
 from jigsaw.verl_plugin.launch import OUTPUTS
@@ -206,10 +205,7 @@ def trained_on(case: str, name: str, told: Told, seed: int, out: Path) -> Iterat
     apart, what is greedy is one order of the names and right on all puzzles or on none, so what is sampled counts.
     """
     folder = folder_of(out, case, seed)
-    remedy = f"move {folder} away"
-    settings = Settings(**json_object(folder / "settings.json", "grid", "seed", remedy=remedy))
-    steps = json_object(folder / "summary.json", "grpo_steps", remedy=remedy)["grpo_steps"]
-    run, clock = beside(Quickstart(folder, settings, steps), name)
+    run, clock = beside(finished(folder, f"move {folder} away"), name)
     with Progress(transient=True) as progress:
         run.grpo(progress, clock, *told(run))
     clock.stop()
@@ -222,7 +218,7 @@ def trained_on(case: str, name: str, told: Told, seed: int, out: Path) -> Iterat
         "exact_after": after,
         "exact_after_sampled": sampled,
         "exact_greyed": greyed,
-        "grpo_steps": steps,
+        "grpo_steps": run.steps,
         "minutes": round(clock.seconds / 60, 1),
         "peak_gib": round(clock.peak_gib, 2),
         **log_of(run.metrics(), part.task),

@@ -391,6 +391,7 @@ def _seen(prompts: Sequence[Prompt]) -> Prompt:
 
 
 def easier_grids(settings: Settings) -> list[str]:
+    """Those that it begins with, as text; none for its own alone."""
     return settings.begin_with.split(",") if settings.begin_with else []
 
 

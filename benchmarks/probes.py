@@ -154,6 +154,10 @@ def probed(folder: Path, probe: Probe, told: str) -> Result:
     return {"tower": fmean(accuracies), "tower_sd": stdev(accuracies), "asked": asked}
 
 
+REMEDY = "give the output folder of a finished quickstart"
+"""What to do where a folder is none."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished quickstart.
@@ -175,15 +179,14 @@ class Run:
         """
         if not (folder / "summary.json").is_file():
             raise JigsawError(f"{folder}: no finished quickstart; give its output folder")
-        remedy = "give the output folder of a finished quickstart"
-        summary = json_object(folder / "summary.json", "grpo_steps", "tasks", remedy=remedy)
-        seed = json_object(folder / "settings.json", "seed", remedy=remedy)["seed"]
+        summary = json_object(folder / "summary.json", "grpo_steps", "tasks", remedy=REMEDY)
+        seed = json_object(folder / "settings.json", "seed", remedy=REMEDY)["seed"]
         pieces = [each["pieces"] for each in summary["tasks"].values()]
         names = {"random": "random", "warm-started": "warm_start", "trained": f"step_{summary['grpo_steps']}"}
         models = {name: folder / "model" / place for name, place in names.items()}
         for model in models.values():
             if not (model / "config.json").is_file():
-                raise JigsawError(f"{model}: no such model; {remedy}")
+                raise JigsawError(f"{model}: no such model; {REMEDY}")
         return cls(f"{'mixture' if len(pieces) > 1 else pieces[0]}, seed {seed}", models)
 
 
@@ -204,10 +207,11 @@ def table(results: Sequence[Result]) -> Table:
 CONSOLE = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
 
 
-def main(
-    runs: Annotated[list[Path], typer.Argument(help="Output folders of finished quickstarts.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
-) -> None:
+Runs = Annotated[list[Path], typer.Argument(help="Output folders of finished quickstarts.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
+
+
+def main(runs: Runs, json_file: JsonFile = None) -> None:
     """Ask models what no puzzle has asked them.
 
     Example: python benchmarks/probes.py outputs/quickstart --json probes.json

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from importlib.metadata import version
 from math import ceil, factorial
@@ -690,6 +690,23 @@ def _of_part(quickstart: Quickstart, part: Part, measured: dict[str, Scores]) ->
         "heldout_parquet": str(part.heldout_rows),
         "heldout_media_root": str(part.media_root),
     }
+
+
+def finished(out: Path, remedy: str) -> Quickstart:
+    """The quickstart that finished in a folder.
+
+    Args:
+        out: the folder.
+        remedy: what to do where a file of it is damaged.
+
+    Raises:
+        JigsawError: if one is.
+    """
+    names = [field.name for field in fields(Settings)]
+    needed = (name for name in names if name not in UNSAID)  # the others may be younger than the run
+    told = {**UNSAID, **json_object(out / "settings.json", *needed, remedy=remedy)}
+    steps = json_object(out / "summary.json", "grpo_steps", remedy=remedy)["grpo_steps"]
+    return Quickstart(out, Settings(**{name: told[name] for name in names}), steps)
 
 
 def _begin(out: Path, settings: Settings) -> None:

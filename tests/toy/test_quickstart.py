@@ -12,8 +12,9 @@ from rich.progress import Progress
 
 from jigsaw.difficulty import Difficulty, read_difficulties
 from jigsaw.errors import JigsawError
+from jigsaw.files import write_json
 from jigsaw.tasks import plan
-from jigsaw.toy.quickstart import Quickstart, _begin, schedule, warm_start_steps_of
+from jigsaw.toy.quickstart import Quickstart, _begin, finished, schedule, warm_start_steps_of
 from jigsaw.toy.rows import image_row
 from jigsaw.toy.settings import Kind, Settings
 
@@ -208,3 +209,14 @@ def test_a_grid_beyond_the_tiny_model_is_refused(tmp_path: Path) -> None:
 def test_too_few_pictures_are_said_at_once(tmp_path: Path, scenes: Path) -> None:
     with pytest.raises(JigsawError, match="holds 48 pictures; the quickstart needs 50"):
         Quickstart(tmp_path, replace(SETTINGS, images=str(scenes)), steps=1)
+
+
+def test_a_finished_run_is_read_also_one_from_before_there_were_other_tasks(tmp_path: Path) -> None:
+    told = {"grid": "2x2", "begin_with": None, "images": None, "warm_start_steps": None, "seed": 3}
+    write_json(tmp_path / "settings.json", told)
+    write_json(tmp_path / "summary.json", {"grpo_steps": 30})
+    run = finished(tmp_path, "move it away")
+    assert (run.settings, run.steps) == (Settings(**told), 30)
+    write_json(tmp_path / "settings.json", {"grid": "2x2"})
+    with pytest.raises(JigsawError, match=r"settings.json: is no object with .*seed; move it away"):
+        finished(tmp_path, "move it away")
